@@ -1,0 +1,23 @@
+"""Package `lib` for `pip install -e .`; nothing is compiled."""
+
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+LINES = (HERE / "requirements.txt").read_text(encoding="utf-8").splitlines()
+
+setup(
+    name="oceankit",
+    version="0.1.0",
+    description="Training and evaluation of the Ocean tracker and its variants",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="MIT",
+    packages=find_packages(include=["lib", "lib.*"]),
+    python_requires=">=3.10",
+    install_requires=[line for line in LINES if line and not line.startswith("#")],
+    extras_require={
+        "test": ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "ruff>=0.6", "mypy>=1.11", "types-PyYAML"],
+    },
+)
