@@ -1,0 +1,113 @@
+"""Crop geometry: the context square, the sub-window a tracker looks at, the 511 px training crop, and its views.
+
+The one place that knows how image pixels become patch pixels. Images are uint8 (H, W, 3), BGR.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from lib.boxes import Boxes
+
+Image = NDArray[np.uint8]
+
+CONTEXT = 0.5  # share of (w + h) added to each side: SiamFC (Bertinetto et al. 2016), kept by every tracker after it
+TEMPLATE_SIZE = 127  # px that the context square is scaled to
+CROP_SIZE = 511  # side of a prepared training crop, px
+
+
+def context_side(size_wh: ArrayLike) -> float:
+    """Return s_z, the side in px of the square that shows an object of size (w, h) with its context.
+
+    s_z = sqrt((w + p)(h + p)) with p = 0.5 (w + h): SiamFC's rule, OCEAN section 1.
+    """
+    width, height = (float(side) for side in np.asarray(size_wh, np.float64))
+    padding = CONTEXT * (width + height)
+    return float(np.sqrt((width + padding) * (height + padding)))
+
+
+def mean_colour(image: Image) -> NDArray[np.float64]:
+    """Return the mean of each channel (3,), 0..255, of an image: the colour of everything outside the picture."""
+    return np.asarray(cv2.mean(image)[:3], np.float64)
+
+
+def subwindow(
+    image: Image, centre_xy: ArrayLike, *, side: int, out_size: int, fill: ArrayLike
+) -> NDArray[np.uint8]:
+    """Return the square patch (out_size, out_size, 3) that shows `side` image px around a centre.
+
+    With c = (side + 1) / 2 the patch starts at round(centre - c), halves to even; px outside the image take `fill`
+    (3,) truncated to uint8; a patch of another size is resized bilinearly (OCEAN section 5, step 1). Only the part
+    inside the image is copied. A patch wholly outside is all `fill`.
+    """
+    assert side >= 1, side
+    height, width = image.shape[:2]
+    # numpy rounds halves to even, as Python's round and the reference's np.floor-free code path do.
+    left, top = (int(v) for v in np.round(np.asarray(centre_xy, np.float64) - (side + 1) / 2))
+    x1, y1, x2, y2 = max(left, 0), max(top, 0), min(left + side, width), min(top + side, height)
+    if x1 == left and y1 == top and x2 == left + side and y2 == top + side:
+        patch = image[y1:y2, x1:x2]
+    else:
+        patch = np.empty((side, side, 3), np.uint8)
+        patch[:] = np.asarray(fill, np.float64).astype(np.uint8)
+        if x2 > x1 and y2 > y1:
+            patch[y1 - top : y2 - top, x1 - left : x2 - left] = image[y1:y2, x1:x2]
+    if side != out_size:
+        return np.asarray(cv2.resize(patch, (out_size, out_size)), np.uint8)
+    return np.ascontiguousarray(patch)
+
+
+def crop_square(box_xyxy: ArrayLike, *, crop_size: int = CROP_SIZE) -> Boxes:
+    """Return the square (x1, y1, x2, y2), image px, that a training crop of an object's box shows.
+
+    Its side is s_x = s_z + (crop_size - 127) s_z / 127, around the box's centre (OCEAN section 4).
+    """
+    box = np.asarray(box_xyxy, np.float64)
+    centre = (box[:2] + box[2:]) / 2
+    half = context_side(box[2:] - box[:2]) * (1 + (crop_size - TEMPLATE_SIZE) / TEMPLATE_SIZE) / 2
+    return np.concatenate([centre - half, centre + half])
+
+
+def crop511(
+    image: Image, box_xyxy: ArrayLike, *, fill: ArrayLike | None = None, crop_size: int = CROP_SIZE
+) -> NDArray[np.uint8]:
+    """Return the training crop (crop_size, crop_size, 3) centred on a box given in image px.
+
+    The context square s_z becomes 127 px; px outside the image take `fill` (the image's mean colour if None).
+    """
+    matrix = view_matrix(crop_square(box_xyxy, crop_size=crop_size), out_size=crop_size)
+    colour = mean_colour(image) if fill is None else np.asarray(fill, np.float64)
+    crop = cv2.warpAffine(
+        image, matrix, (crop_size, crop_size), borderMode=cv2.BORDER_CONSTANT, borderValue=[float(c) for c in colour]
+    )
+    return np.asarray(crop, np.uint8)
+
+
+def box_in_crop511(size_wh: ArrayLike, *, crop_size: int = CROP_SIZE) -> Boxes:
+    """Return the box (x1, y1, x2, y2) of an object of size (w, h) image px in its own crop, in crop px.
+
+    The object is centred, so its size alone counts; it is scaled by 127 / s_z around crop_size // 2.
+    """
+    half = np.asarray(size_wh, np.float64) * (TEMPLATE_SIZE / context_side(size_wh)) / 2
+    return np.concatenate([crop_size // 2 - half, crop_size // 2 + half])
+
+
+def view_matrix(view_xyxy: ArrayLike, *, out_size: int) -> NDArray[np.float64]:
+    """Return the affine matrix (2, 3) that maps a view's px to patch px.
+
+    (out_size - 1) / (x2 - x1) per axis from the view's left edge: the left edge falls on px 0 and the right one on px
+    out_size - 1 (OCEAN section 4; the reference's crop_hwc).
+    """
+    x1, y1, x2, y2 = (float(v) for v in np.asarray(view_xyxy, np.float64))
+    a, b = (out_size - 1) / (x2 - x1), (out_size - 1) / (y2 - y1)
+    return np.array([[a, 0.0, -a * x1], [0.0, b, -b * y1]])
+
+
+def transform_box(box_xyxy: ArrayLike, matrix: ArrayLike) -> Boxes:
+    """Return the axis-aligned hull (x1, y1, x2, y2) of a box's corners under an affine matrix (2, 3)."""
+    x1, y1, x2, y2 = (float(v) for v in np.asarray(box_xyxy, np.float64))
+    corners = np.array([[x1, y1, 1.0], [x2, y1, 1.0], [x2, y2, 1.0], [x1, y2, 1.0]])
+    points = corners @ np.asarray(matrix, np.float64).T
+    return np.concatenate([points.min(axis=0), points.max(axis=0)])

@@ -1,0 +1,39 @@
+"""The one way a user's mistake is reported: one line on standard error, exit code 2, no traceback."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from typing import NoReturn
+
+EXIT_USER_ERROR = 2
+EXIT_INTERRUPTED = 130
+
+
+class UserError(Exception):
+    """A mistake of the user's, told in one line: the place, what was found, what was expected and how to mend it."""
+
+
+def run(main: Callable[[], int | None]) -> NoReturn:
+    """Return never: call `main` and leave with its code, 2 after a `UserError`, 130 after Ctrl-C.
+
+    A script in `tracking/` is one import and one call of this.
+    """
+    try:
+        code = main() or 0
+    except UserError as error:
+        print(f"error: {one_line(str(error))}", file=sys.stderr)
+        code = EXIT_USER_ERROR
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        code = EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # The reader of our output (`head`, a pager) left: not an error of ours, and nothing more can be said to it.
+        sys.stderr.close()
+        code = 1
+    sys.exit(code)
+
+
+def one_line(text: str) -> str:
+    """Return `text` with line breaks and control characters replaced, so that a hostile name cannot forge output."""
+    return "".join(c if c.isprintable() else " " for c in " ".join(text.split()))
