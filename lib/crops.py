@@ -44,7 +44,7 @@ def subwindow(
     """
     assert side >= 1, side
     height, width = image.shape[:2]
-    # numpy rounds halves to even, as Python's round and the reference's np.floor-free code path do.
+    # np.round takes halves to the even side; int(x + 0.5) would move every second patch by a pixel.
     left, top = (int(v) for v in np.round(np.asarray(centre_xy, np.float64) - (side + 1) / 2))
     x1, y1, x2, y2 = max(left, 0), max(top, 0), min(left + side, width), min(top + side, height)
     if x1 == left and y1 == top and x2 == left + side and y2 == top + side:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import NoReturn
 
 EXIT_USER_ERROR = 2
@@ -12,6 +13,9 @@ EXIT_INTERRUPTED = 130
 
 class UserError(Exception):
     """A mistake of the user's, told in one line: the place, what was found, what was expected and how to mend it."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(one_line(message))
 
 
 def run(main: Callable[[], int | None]) -> NoReturn:
@@ -22,7 +26,7 @@ def run(main: Callable[[], int | None]) -> NoReturn:
     try:
         code = main() or 0
     except UserError as error:
-        print(f"error: {one_line(str(error))}", file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         code = EXIT_USER_ERROR
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
@@ -37,3 +41,11 @@ def run(main: Callable[[], int | None]) -> NoReturn:
 def one_line(text: str) -> str:
     """Return `text` with line breaks and control characters replaced, so that a hostile name cannot forge output."""
     return "".join(c if c.isprintable() else " " for c in " ".join(text.split()))
+
+
+def did_you_mean(key: str, valid: Iterable[str]) -> str:
+    """Return "; did you mean NEAREST?" for a misspelt name, or the list of the valid ones when none is near."""
+    names = sorted(valid)
+    by_lower = {name.lower(): name for name in names}
+    close = difflib.get_close_matches(key.lower(), by_lower, n=1, cutoff=0.5)
+    return f"; did you mean {by_lower[close[0]]}?" if close else f"; valid here: {', '.join(names)}"

@@ -1,0 +1,307 @@
+"""Configuration of a training: one YAML file, typed and checked, with errors that name file, key and nearest key.
+
+The names are TracKit's, upper case, under one top-level model name (`OCEAN`), so a TracKit training YAML loads as it
+is; ours are added in the same manner. `cfg.TRAIN.BATCH` in code is `OCEAN: TRAIN: BATCH:` in YAML: grep finds both.
+The defaults are written here and nowhere else; `experiments/train/Ocean.yaml` shows them with a comment each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+
+from lib.errors import UserError, did_you_mean
+from lib.yaml_text import load_yaml, parse_value
+
+Probability = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+PositiveInt = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=0)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class ScheduleKwargs(_Section):
+    """Numbers of a learning-rate schedule; which of them count depends on its TYPE (see `lib.schedule`)."""
+
+    start_lr: Positive = 0.005
+    end_lr: Positive | None = 0.00001
+    step: PositiveInt = 1  # 'step': epochs between two changes
+    steps: list[PositiveInt] = [10, 20, 30, 40]  # 'multi-step': epochs of the changes
+    mult: Positive | None = None  # 'step', 'multi-step': the factor of a change
+    pct_start: Probability = 0.25  # 'onecycle': share of the steps spent rising
+
+
+class WarmupConfig(_Section):
+    IFNOT: bool = True
+    TYPE: Literal["step", "log", "linear", "cos", "multi-step"] = "step"
+    EPOCH: Count = 5
+    KWARGS: ScheduleKwargs = ScheduleKwargs(start_lr=0.001, end_lr=0.005)
+
+
+class LearningRateConfig(_Section):
+    TYPE: Literal["log", "step", "multi-step", "linear", "cos", "onecycle"] = "log"
+    KWARGS: ScheduleKwargs = ScheduleKwargs()
+
+
+class TrainConfig(_Section):
+    ISTRUE: bool = True
+    MODEL: str = "Ocean"
+    ALIGN: bool = False
+    START_EPOCH: Count = 0
+    END_EPOCH: PositiveInt = 20
+    TEMPLATE_SIZE: Literal[127] = 127
+    SEARCH_SIZE: Literal[255, 271, 287] = 255
+    STRIDE: Literal[8] = 8
+    BATCH: PositiveInt = 32
+    RESUME: bool | str = False
+    PRETRAIN: bool | str = False
+    LR_POLICY: str = "log"
+    WARMUP: WarmupConfig = WarmupConfig()
+    LR: LearningRateConfig = LearningRateConfig()
+    LAYERS_LR: Positive = 0.1
+    BASE_LR: Positive = 0.005
+    UNFIX_EPOCH: Count = 10
+    WARM_POLICY: str = "step"
+    UNFIX_POLICY: str = "log"
+    MOMENTUM: Probability = 0.9
+    WEIGHT_DECAY: NonNegative = 0.0001
+    TRAINABLE_LAYER: list[str] = ["layer1", "layer2", "layer3"]
+    WHICH_USE: list[str] = ["YTB", "VID", "COCO", "DET", "GOT10K"]
+    # Ours
+    SEED: Count = 0
+    BACKBONE: str = "ResNet50"
+    BACKBONE_OPTIONS: dict[str, Any] = {}
+    CHANNELS: PositiveInt = 256
+    TOWERNUM: PositiveInt = 4
+    OPTIMIZER: Literal["SGD", "AdamW"] = "SGD"
+    FROZEN_BN_EVAL: bool = True
+    AMP: Literal["none", "bf16", "fp16"] = "none"
+    CHANNELS_LAST: bool = False
+    COMPILE: bool = False
+    CLIP_GRAD: NonNegative = 0.0
+    SYNC_BN: bool = False
+    KEEP_LAST: Count = 0
+    SAVE_EVERY: Count = 0
+
+    @field_validator("WHICH_USE", "TRAINABLE_LAYER")
+    @classmethod
+    def _no_doubles(cls, names: list[str]) -> list[str]:
+        if len(set(names)) != len(names):
+            raise ValueError("a name stands twice")
+        return names
+
+    @field_validator("RESUME", "PRETRAIN", mode="before")
+    @classmethod
+    def _false_or_text(cls, value: Any) -> Any:
+        if value is True or not isinstance(value, bool | str):
+            raise ValueError("expected False or a path (RESUME also takes 'auto')")
+        return value
+
+    @model_validator(mode="after")
+    def _epochs(self) -> TrainConfig:
+        if self.START_EPOCH >= self.END_EPOCH:
+            raise ValueError(f"START_EPOCH {self.START_EPOCH} is not below END_EPOCH {self.END_EPOCH}")
+        return self
+
+
+class TestConfig(_Section):
+    ISTRUE: bool = False
+    THREADS: PositiveInt = 16
+    DATA: str = "VOT2019"
+    START_EPOCH: Count = 30
+    END_EPOCH: Count = 50
+    RGBTSPLIT: str | None = None
+
+
+class TuneConfig(_Section):
+    ISTRUE: bool = False
+    DATA: str = "VOT2019"
+    METHOD: Literal["TPE"] = "TPE"
+    RGBTSPLT: str | None = None  # spelt as TracKit spells it
+
+
+class SourceConfig(_Section):
+    """One source of training pairs: a folder of crops and its index, or a renderer."""
+
+    PATH: str = ""
+    ANNOTATION: str = ""
+    RANGE: PositiveInt = 100
+    USE: PositiveInt = 1
+    FORMAT: Literal["crop511", "synthetic"] = "crop511"
+    OPTIONS: dict[str, Any] = {}
+
+
+# Pairs per epoch and frame range of the Ocean paper's training (OCEAN section 4).
+_SOURCES = {
+    "VID": SourceConfig(PATH="data/vid/crop511", ANNOTATION="data/vid/train.json", RANGE=100, USE=110000),
+    "YTB": SourceConfig(PATH="data/ytb/crop511", ANNOTATION="data/ytb/train.json", RANGE=3, USE=210000),
+    "COCO": SourceConfig(PATH="data/coco/crop511", ANNOTATION="data/coco/train.json", RANGE=1, USE=60000),
+    "DET": SourceConfig(PATH="data/det/crop511", ANNOTATION="data/det/train.json", RANGE=100, USE=60000),
+    "GOT10K": SourceConfig(PATH="data/got10k/crop511", ANNOTATION="data/got10k/train.json", RANGE=100, USE=160000),
+}
+
+
+class DatasetConfig(_Section):
+    SHIFT: NonNegative = 4.0
+    SCALE: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    SHIFTs: NonNegative = 64.0
+    SCALEs: Annotated[float, Field(ge=0, lt=1)] = 0.18
+    COLOR: Probability = 1.0
+    FLIP: Probability = 0.0
+    BLUR: Probability = 0.0
+    ROTATION: Probability = 0.0
+    LABELSMOOTH: Literal[False] = False
+    MIXUP: Literal[0] = 0
+    GRAY: Probability = 0.0
+    CUTOUT: Probability = 0.0
+    # Ours
+    CLS_TARGET: Literal["box", "reference"] = "box"
+    MAX_UNREADABLE: Count = 0
+    SOURCES: dict[str, SourceConfig] = _SOURCES  # in YAML each source is a child of DATASET
+
+    @model_validator(mode="before")
+    @classmethod
+    def _gather_sources(cls, data: Any) -> Any:
+        """Move each child that is itself a mapping into SOURCES; a misspelt scalar key stays and is refused."""
+        if not isinstance(data, Mapping):
+            return data
+        children = {k: v for k, v in data.items() if k not in cls.model_fields and isinstance(v, Mapping)}
+        rest = {k: v for k, v in data.items() if k not in children}
+        return {**rest, "SOURCES": {**_SOURCES, **rest.get("SOURCES", {}), **children}}
+
+
+class Config(_Section):
+    """A whole training configuration; `NAME` is the YAML's one top-level key."""
+
+    NAME: str = "OCEAN"
+    GPUS: str = "0"
+    PRINT_FREQ: PositiveInt = 10
+    WORKERS: Count = 32
+    OUTPUT_DIR: str = "logs"
+    CHECKPOINT_DIR: str = "snapshot"
+    TRAIN: TrainConfig = TrainConfig()
+    TEST: TestConfig = TestConfig()
+    TUNE: TuneConfig = TuneConfig()
+    DATASET: DatasetConfig = DatasetConfig()
+
+    @field_validator("GPUS", mode="before")
+    @classmethod
+    def _one_number(cls, value: Any) -> Any:
+        return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+    @field_validator("GPUS")
+    @classmethod
+    def _device_numbers(cls, value: str) -> str:
+        parts = [part.strip() for part in value.split(",")]
+        if not all(part.isdecimal() for part in parts) or len({int(part) for part in parts}) != len(parts):
+            raise ValueError("expected different device numbers, comma separated, such as '0,1,2'")
+        return ",".join(parts)
+
+    @model_validator(mode="after")
+    def _sources_exist(self) -> Config:
+        for name in self.TRAIN.WHICH_USE:
+            if name not in self.DATASET.SOURCES:
+                near = did_you_mean(name, self.DATASET.SOURCES)
+                raise ValueError(f"TRAIN.WHICH_USE names '{name}', which DATASET does not have{near}")
+        return self
+
+    def gpu_numbers(self) -> tuple[int, ...]:
+        """Return the device numbers of GPUS."""
+        return tuple(int(part) for part in self.GPUS.split(","))
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the configuration as the YAML's plain nested dict, sources as children of DATASET."""
+        data = self.model_dump(mode="json", exclude={"NAME"})
+        dataset = data["DATASET"]
+        dataset.update(dataset.pop("SOURCES"))
+        return {self.NAME: data}
+
+
+def load_config(path: str | Path, *, overrides: Sequence[str] = ()) -> Config:
+    """Return the checked configuration of a YAML file, with `KEY=VALUE` overrides such as OCEAN.TRAIN.BATCH=16.
+
+    An override's key may leave the top-level name out; its value is read as YAML. Raises UserError naming file, key,
+    value, what was expected and the nearest valid key.
+    """
+    data = load_yaml(path)
+    if not isinstance(data, dict) or len(data) != 1 or not isinstance(next(iter(data.values())), dict):
+        raise UserError(f"{path}: expected one top-level model name such as OCEAN with its keys below it")
+    name, tree = next(iter(data.items()))
+    place = f"{path}"
+    for text in overrides:
+        _override(tree, text, name=str(name))
+    return _checked(tree, name=str(name), place=place)
+
+
+def config_from_dict(data: Mapping[str, Any], *, place: str) -> Config:
+    """Return the checked configuration of `Config.as_dict()`'s form; `place` names it in an error."""
+    if not isinstance(data, Mapping) or len(data) != 1:
+        raise UserError(f"{place}: expected one top-level model name with its keys below it")
+    name, tree = next(iter(data.items()))
+    return _checked(tree, name=str(name), place=place)
+
+
+def _checked(tree: Any, *, name: str, place: str) -> Config:
+    try:
+        return Config.model_validate({**tree, "NAME": name})
+    except ValidationError as error:
+        raise UserError(f"{place}: {_explain(error, name)}") from error
+
+
+def _override(tree: dict[str, Any], text: str, *, name: str) -> None:
+    """Set one `KEY=VALUE` in the tree in place (the tree is `load_config`'s own)."""
+    key, equals, value = text.partition("=")
+    parts = key.strip().split(".")
+    if not equals or not all(parts):
+        raise UserError(f"'{text}': expected KEY=VALUE, such as {name}.TRAIN.BATCH=16")
+    if parts[0] == name:
+        parts = parts[1:]
+    node = tree
+    for part in parts[:-1]:
+        child = node.setdefault(part, {})
+        if not isinstance(child, dict):
+            raise UserError(f"'{text}': {part} holds a value, not keys; expected KEY=VALUE with a key of the YAML")
+        node = child
+    if not parts:
+        raise UserError(f"'{text}': names no key below {name}")
+    node[parts[-1]] = parse_value(value, place=f"'{text}'")
+
+
+def _explain(error: ValidationError, name: str) -> str:
+    """Return one line on the first fault: key, value, expectation, nearest key; and how many more there are."""
+    faults = error.errors()
+    first = next((f for f in faults if f["type"] == "extra_forbidden"), faults[0])
+    location = [str(part) for part in first["loc"] if not str(part).startswith(("literal[", "constrained-", "str"))]
+    key = ".".join([name, *location]).replace("DATASET.SOURCES.", "DATASET.")
+    more = f" (and {len(faults) - 1} more faults)" if len(faults) > 1 else ""
+    if first["type"] == "extra_forbidden":
+        return f"{key}: unknown key{did_you_mean(location[-1], _keys_at(location[:-1]))}{more}"
+    message = first["msg"].removeprefix("Value error, ")
+    if not message[:2].isupper():
+        message = message[0].lower() + message[1:]
+    value = "" if isinstance(first["input"], dict) else f" is {first['input']!r:.80};"
+    if first["type"] == "value_error" and isinstance(first["input"], dict):
+        return f"{key}: {message}{more}"
+    return f"{key}{value} {message}{more}"
+
+
+def _keys_at(location: Sequence[str]) -> list[str]:
+    """Return the valid keys below a place in the tree."""
+    model: type[BaseModel] = Config
+    keys: list[str] = []
+    for part in location:
+        if part == "SOURCES":
+            continue
+        field = model.model_fields.get(part)
+        inner = field.annotation if field is not None else SourceConfig
+        if isinstance(inner, type) and issubclass(inner, BaseModel):
+            model = inner
+    keys = [key for key in model.model_fields if key not in ("NAME", "SOURCES")]
+    return [*keys, *_SOURCES] if model is DatasetConfig else keys

@@ -1,0 +1,181 @@
+"""The configuration: TracKit's file loads as it is, ours shows every key, and a mistake names file and key."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from lib.config import Config, config_from_dict, load_config
+from lib.errors import UserError
+from lib.tracker.params import TrackerParams, find_tracker_params, load_tracker_params
+from lib.yaml_text import load_yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+
+TRACKIT = """
+OCEAN:
+    GPUS: '0,1,2,3,4,5,6,7'
+    PRINT_FREQ: 10
+    WORKERS: 32
+    OUTPUT_DIR: 'logs'
+    CHECKPOINT_DIR: 'snapshot'
+    TRAIN:
+        ISTRUE: True
+        MODEL: "Ocean"
+        ALIGN: True
+        START_EPOCH: 0
+        END_EPOCH: 50
+        TEMPLATE_SIZE: 127
+        SEARCH_SIZE: 255
+        STRIDE: 8
+        BATCH: 32
+        RESUME: False
+        PRETRAIN: 'pretrain.model'
+        LR_POLICY: 'log'
+        WARMUP: {IFNOT: True, TYPE: 'step', EPOCH: 5, KWARGS: {start_lr: 0.001, end_lr: 0.005, step: 1}}
+        LR: {TYPE: 'log', KWARGS: {start_lr: 0.005, end_lr: 0.00001}}
+        LAYERS_LR: 0.1
+        BASE_LR: 0.005
+        UNFIX_EPOCH: 10
+        WARM_POLICY: 'step'
+        UNFIX_POLICY: 'log'
+        MOMENTUM: 0.9
+        WEIGHT_DECAY: 0.0001
+        TRAINABLE_LAYER: ['layer1', 'layer2', 'layer3']
+        WHICH_USE: ['YTB', 'VID', 'COCO', 'DET', 'GOT10K']
+    TEST: {ISTRUE: False, THREADS: 16, DATA: 'VOT2019', START_EPOCH: 30, END_EPOCH: 50, RGBTSPLIT: None}
+    TUNE: {ISTRUE: False, DATA: 'VOT2019', METHOD: 'TPE', RGBTSPLT: None}
+    DATASET:
+        SHIFT: 4
+        SCALE: 0.05
+        SHIFTs: 64
+        SCALEs: 0.18
+        COLOR: 1
+        FLIP: 0
+        BLUR: 0
+        ROTATION: 0
+        LABELSMOOTH: False
+        MIXUP: 0
+        GRAY: 0
+        CUTOUT: 0
+        VID: {PATH: '/data/vid/crop511', ANNOTATION: '/data/vid/train.json', RANGE: 100, USE: 110000}
+        YTB: {PATH: '/data/y2b/crop511', ANNOTATION: '/data/y2b/train.json', RANGE: 3, USE: 210000}
+        COCO: {PATH: '/data/coco/crop511', ANNOTATION: '/data/coco/train2017.json', RANGE: 1, USE: 60000}
+        DET: {PATH: '/data/det/crop511', ANNOTATION: '/data/det/train.json', RANGE: 100, USE: 60000}
+        GOT10K: {PATH: '/data/got10k/crop511', ANNOTATION: '/data/got10k/train.json', RANGE: 100, USE: 160000}
+"""
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "x.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+def test_a_trackit_file_loads_as_it_is(tmp_path: Path) -> None:
+    cfg = load_config(write(tmp_path, TRACKIT))
+    assert cfg.TRAIN.ALIGN is True
+    assert cfg.gpu_numbers() == tuple(range(8))
+    assert cfg.DATASET.SOURCES["YTB"].RANGE == 3
+    assert sum(cfg.DATASET.SOURCES[name].USE for name in cfg.TRAIN.WHICH_USE) == 600_000
+
+
+def test_ocean_yaml_equals_the_defaults_and_shows_and_explains_every_key() -> None:
+    path = ROOT / "experiments" / "train" / "Ocean.yaml"
+    assert load_config(path) == Config()
+
+    def keys(tree: dict) -> set[str]:
+        below = (keys(v) for k, v in tree.items() if isinstance(v, dict) and k != "KWARGS")
+        return set(tree).union(*below) if tree else set()
+
+    assert keys(load_yaml(path)) == keys(Config().as_dict())
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if re.match(r"^    [A-Z]+s?: [^{]*$", line) and "START_EPOCH" not in line and "END_EPOCH" not in line:
+            assert "#" in line or line.strip() in ("ISTRUE: False", "METHOD: 'TPE'"), f"no comment: {line}"
+
+
+def test_every_experiment_loads_and_survives_a_round_trip() -> None:
+    paths = sorted((ROOT / "experiments" / "train").glob("*.yaml"))
+    assert paths
+    for path in paths:
+        cfg = load_config(path)
+        assert config_from_dict(cfg.as_dict(), place="round trip") == cfg
+
+
+@pytest.mark.parametrize(
+    ("override", "expected"),
+    [
+        ("TRAIN.BATHC=3", r"OCEAN\.TRAIN\.BATHC: unknown key; did you mean BATCH\?"),
+        ("OCEAN.TRAIN.BATCH=x", r"OCEAN\.TRAIN\.BATCH is 'x'; .*integer"),
+        ("TRAIN.BATCH=0", r"TRAIN\.BATCH is 0; .*greater than or equal to 1"),
+        ("TRAIN.BATCH=True", r"TRAIN\.BATCH is True"),
+        ("TRAIN.BASE_LR=.inf", r"TRAIN\.BASE_LR is inf"),
+        ("DATASET.VID.RANGES=3", r"OCEAN\.DATASET\.VID\.RANGES: unknown key; did you mean RANGE\?"),
+        ("DATASET.SHIFTT=3", r"DATASET\.SHIFTT: unknown key; did you mean SHIFT"),
+        ("DATASET.MIXUP=1", r"DATASET\.MIXUP is 1; input should be 0"),
+        ("TRAIN.WHICH_USE=[CCO]", r"WHICH_USE names 'CCO'.*did you mean COCO"),
+        ("TRAIN.RESUME=True", r"TRAIN\.RESUME is True; expected False or a path"),
+        ("GPUS='0,0'", r"GPUS is '0,0'; expected different device numbers"),
+        ("TRAIN.SEARCH_SIZE=260", r"SEARCH_SIZE is 260; .*255, 271 or 287"),
+        ("TRAIN.START_EPOCH=30", r"START_EPOCH 30 is not below END_EPOCH 20"),
+        ("TRAIN.LR.KWARGS=3", r"LR\.KWARGS"),
+        ("TRAIN", r"expected KEY=VALUE"),
+    ],
+)
+def test_a_mistake_names_the_file_and_the_key(tmp_path: Path, override: str, expected: str) -> None:
+    path = write(tmp_path, "OCEAN:\n  PRINT_FREQ: 5\n")
+    with pytest.raises(UserError, match=expected) as caught:
+        load_config(path, overrides=[override])
+    assert "\n" not in str(caught.value)
+    assert "x.yaml" in str(caught.value) or override in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", "empty"),
+        ("OCEAN: [", "not usable YAML at line 1"),
+        ("OCEAN: {}\nSIAM: {}\n", "one top-level model name"),
+        ("OCEAN:\n  GPUS: '0'\n  GPUS: '1'\n", "stands twice"),
+        ("OCEAN: !!python/object/apply:os.system ['true']", "not usable YAML"),
+        ("a: &a [1]\nb: [" + "*a, " * 100 + "]", "aliases"),
+        ("\x00", "not usable YAML"),
+    ],
+)
+def test_a_file_that_is_not_a_configuration_gets_one_line(tmp_path: Path, text: str, expected: str) -> None:
+    with pytest.raises(UserError, match=expected) as caught:
+        load_config(write(tmp_path, text))
+    assert "\n" not in str(caught.value)
+
+
+def test_overrides_are_typed_as_yaml_is(tmp_path: Path) -> None:
+    path = write(tmp_path, "OCEAN: {PRINT_FREQ: 5}")
+    cfg = load_config(path, overrides=["OCEAN.TRAIN.BATCH=16", "TRAIN.LR.KWARGS.end_lr=1e-4", "TRAIN.RESUME=auto",
+                                       "DATASET.MINE={FORMAT: synthetic, USE: 7}", "TRAIN.WHICH_USE=[MINE]"])
+    assert (cfg.TRAIN.BATCH, cfg.TRAIN.LR.KWARGS.end_lr, cfg.TRAIN.RESUME) == (16, 1e-4, "auto")
+    assert cfg.DATASET.SOURCES["MINE"].USE == 7
+    assert cfg.PRINT_FREQ == 5
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"nowhere\.yaml: no such file"):
+        load_config(tmp_path / "nowhere.yaml")
+
+
+def test_tracker_parameters_come_from_their_file_or_say_that_they_do_not(tmp_path: Path) -> None:
+    folder = tmp_path / "OTB2015"
+    folder.mkdir()
+    (folder / "Ocean.yaml").write_text("TEST: {penalty_k: 0.087, small_sz: 271}", encoding="utf-8")
+    params, origin = find_tracker_params("OTB2013", root=tmp_path)
+    assert (params.penalty_k, params.small_sz, params.lr) == (0.087, 271, 0.765)
+    assert "OTB2015" in origin
+    params, origin = find_tracker_params("NFS", root=tmp_path)
+    assert params == TrackerParams()
+    assert "default" in origin
+
+
+def test_a_bad_tracker_file_names_the_key(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"TEST\.penalty: unknown key; did you mean penalty_k"):
+        load_tracker_params(write(tmp_path, "TEST: {penalty: 0.1}"))
+    with pytest.raises(UserError, match=r"TEST\.lr is 2"):
+        load_tracker_params(write(tmp_path, "TEST: {lr: 2}"))

@@ -1,0 +1,148 @@
+"""The house rules: who may import whom, how long a file or a function may be, and that ruff and mypy are clean."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+LIB = sorted((ROOT / "lib").rglob("*.py"))
+LEAVES = {"errors", "files"}  # everyone may import these
+
+# What a part of lib may import of lib, besides itself and the leaves.
+ALLOWED: dict[str, set[str]] = {
+    "errors": set(),
+    "files": set(),
+    "yaml_text": set(),
+    "boxes": set(),
+    "log": set(),
+    "distributed": set(),
+    "models": set(),
+    "config": {"yaml_text"},
+    "checkpoint": {"models"},
+    "crops": {"boxes"},
+    "datasets": {"boxes", "crops", "config"},
+    "tracker": {"boxes", "crops", "config", "yaml_text", "models"},
+    "eval_toolkit": {"boxes", "datasets.benchmarks"},
+    "train": {"config", "log", "distributed", "models", "datasets", "checkpoint"},
+    "test": {"config", "log", "distributed", "models", "datasets", "checkpoint", "tracker", "boxes", "crops"},
+    "sweep": {
+        "config", "log", "distributed", "models", "datasets", "checkpoint", "tracker", "boxes", "test", "eval_toolkit",
+    },
+    "demo": {"config", "datasets", "train", "test", "sweep", "eval_toolkit", "checkpoint", "models", "tracker", "log"},
+}
+# Files that belong to a part named otherwise.
+PART_OF: dict[str, str] = {}
+
+
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def part_of(module: str) -> str:
+    name = module.removeprefix("lib.").split(".")[0]
+    return PART_OF.get(name, name)
+
+
+def imports_of(path: Path) -> set[str]:
+    """Return the modules a file imports at any depth, relative imports resolved."""
+    package = module_name(path).split(".") if path.name == "__init__.py" else module_name(path).split(".")[:-1]
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = package[: len(package) - node.level + 1] if node.level else []
+            prefix = ".".join([*base, *([node.module] if node.module else [])])
+            found |= {prefix} | {f"{prefix}.{alias.name}" for alias in node.names}
+    return found
+
+
+def lib_modules() -> dict[str, Path]:
+    return {module_name(path): path for path in LIB}
+
+
+@pytest.mark.parametrize("path", LIB, ids=lambda p: str(p.relative_to(ROOT)))
+def test_imports_keep_to_the_plan(path: Path) -> None:
+    part = part_of(module_name(path))
+    known = lib_modules()
+    for target in imports_of(path) & set(known):
+        other = part_of(target)
+        if target == "lib" or other == part or other in LEAVES:
+            continue
+        assert part in ALLOWED, f"{path} belongs to no part of the plan"
+        allowed = ALLOWED[part]
+        inside = any(target == f"lib.{name}" or target.startswith(f"lib.{name}.") for name in allowed)
+        package = any(f"lib.{name}".startswith(f"{target}.") for name in allowed)
+        assert inside or package, f"{module_name(path)} imports {target}; {part} may import {sorted(allowed)}"
+
+
+def test_there_is_no_import_cycle() -> None:
+    known = lib_modules()
+    graph = {name: {t for t in imports_of(path) & set(known) if t != name} for name, path in known.items()}
+    done: set[str] = set()
+
+    def visit(name: str, trail: tuple[str, ...]) -> None:
+        assert name not in trail, " -> ".join([*trail[trail.index(name):], name])
+        if name in done:
+            return
+        for target in graph[name]:
+            if not name.startswith(f"{target}."):  # a package's own __init__
+                visit(target, (*trail, name))
+        done.add(name)
+
+    for name in graph:
+        visit(name, ())
+
+
+def test_scoring_and_reading_test_sets_load_no_torch() -> None:
+    code = "import sys, lib.eval_toolkit.report, lib.datasets.benchmarks, lib.crops; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_scripts_only_call_one_main() -> None:
+    for path in sorted((ROOT / "tracking").glob("*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        assert not [n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef | ast.ClassDef)], f"{path} defines things"
+        assert len(path.read_text(encoding="utf-8").splitlines()) <= 25, f"{path}: a script is one line of path, one call"
+
+
+def test_files_and_functions_are_short_and_annotated() -> None:
+    lengths: list[tuple[int, str]] = []
+    annotated = total = 0
+    for path in LIB:
+        text = path.read_text(encoding="utf-8")
+        assert text.count("\n") <= 350, f"{path} has {text.count(chr(10))} lines; 350 at most"
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.ExceptHandler):
+                assert node.type is not None, f"{path}:{node.lineno}: bare except"
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                lengths.append((node.end_lineno - node.lineno + 1, f"{path.relative_to(ROOT)}:{node.name}"))
+                arguments = [*node.args.posonlyargs, *node.args.args, *node.args.kwonlyargs]
+                named = [a for a in arguments if a.arg not in ("self", "cls")]
+                annotated += node.returns is not None and all(a.annotation for a in named)
+                total += 1
+    lengths.sort(reverse=True)
+    assert lengths[0][0] <= 60, f"too long: {[item for item in lengths if item[0] > 60]}"
+    assert lengths[len(lengths) // 10][0] <= 40, f"more than a tenth over 40 lines: {lengths[: len(lengths) // 10 + 1]}"
+    assert annotated / total >= 0.95
+
+
+def test_public_functions_have_docstrings() -> None:
+    bare = []
+    for path in LIB:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        for node in tree.body:
+            public = isinstance(node, ast.FunctionDef | ast.ClassDef) and not node.name.startswith("_")
+            if public and not ast.get_docstring(node) and not (isinstance(node, ast.ClassDef) and "Config" in node.name):
+                bare.append(f"{path.relative_to(ROOT)}:{node.name}")
+    assert not bare, bare
+
+
+@pytest.mark.parametrize("command", [["ruff", "check", "."], ["mypy"]], ids=["ruff", "mypy"])
+def test_the_tools_are_clean(command: list[str]) -> None:
+    done = subprocess.run([sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
