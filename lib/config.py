@@ -89,6 +89,12 @@ class TrainConfig(_Section):
     SYNC_BN: bool = False
     KEEP_LAST: Count = 0
     SAVE_EVERY: Count = 0
+    ON_SAVE_ERROR: Literal["stop", "continue"] = "stop"
+    RESUME_STRICT: bool = True
+    NONFINITE: Literal["stop", "skip"] = "stop"
+    DETERMINISTIC: bool = False
+    DETECT_ANOMALY: bool = False
+    DATA_TIMEOUT: Count = 300
 
     @field_validator("WHICH_USE", "TRAINABLE_LAYER")
     @classmethod
