@@ -1,0 +1,127 @@
+"""Test sets and result files: the sole owner of their formats, names, frame ranges and pixel origins.
+
+Everything is read into `Benchmark` and `Sequence`, with boxes of origin 0. torch is never imported here.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from lib.boxes import Boxes
+from lib.datasets.benchmarks import otb
+from lib.datasets.benchmarks.box_text import read_boxes, write_boxes
+from lib.datasets.benchmarks.otb_facts import BENCHMARKS, alias_key, canonical_name
+from lib.datasets.benchmarks.records import Benchmark, Sequence, with_origin, without_origin
+from lib.errors import UserError
+
+__all__ = [
+    "BENCHMARKS", "Benchmark", "Sequence", "alias_key", "find_results", "load_benchmark", "read_result", "result_file",
+    "result_origin", "write_result",
+]  # fmt: skip
+
+
+def load_benchmark(dataset: str, dataset_dir: str | Path, *, images: bool) -> Benchmark:
+    """Return the test set called `dataset` as far as it lies in `dataset_dir`, its own folder or that folder's parent.
+
+    OTB2015 (= OTB100), OTB50 and OTB2013 are known by name; any other name means OTB-form folders, or a JSON of that
+    name in pysot's form, taken as they are. A JSON in the data set's folder is preferred to the folders, and these to
+    a JSON beside. With `images` every sequence has its frames' paths, checked to exist. Sequences that are not there
+    are listed in `missing`. Raises UserError when nothing is there, or something that is there is broken.
+    """
+    folder = Path(dataset_dir)
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; expected the data set {dataset} or the folder it lies in")
+    names = _known_names(dataset)
+    source, (sequences, notes) = _read(dataset, folder, names, images=images)
+    if not sequences:
+        why = f" ({notes[0]})" if notes else ""
+        what = "sequence with its images" if images else "sequence"
+        raise UserError(f"{source}: no {what} of {dataset} found{why}; expected <Name>/groundtruth_rect.txt"
+                        f"{' and <Name>/img' if images else ''}")
+    found = {sequence.name: sequence for sequence in sequences}
+    if names is None:
+        return Benchmark(dataset, tuple(sequences), len(sequences), (), source, tuple(notes))
+    return Benchmark(dataset, tuple(found[name] for name in names if name in found), len(names),
+                     tuple(name for name in names if name not in found), source, tuple(notes))
+
+
+def _known_names(dataset: str) -> tuple[str, ...] | None:
+    """Return the names of a known benchmark in any case of letters, None when it is not known."""
+    return {name.lower(): names for name, names in BENCHMARKS.items()}.get(dataset.lower())
+
+
+def _read(dataset: str, folder: Path, names: tuple[str, ...] | None, *, images: bool) -> tuple[Path, otb.Found]:
+    """Return where the data set was read from, and what was read."""
+    # A sub-benchmark is often tested from the whole data set, whatever that folder is called.
+    labels = [dataset] if names is None else [dataset, *(name for name in BENCHMARKS if name != dataset)]
+    roots = [folder, *(folder / label for label in labels if (folder / label).is_dir())]
+    image_roots = [*roots, *(folder.parent / label for label in labels)]
+    for root in roots:
+        for label in labels:
+            if (path := root / f"{label}.json").is_file():
+                return path, otb.read_json_sequences(path, names, image_roots=image_roots, images=images)
+        if otb.has_ground_truth(root):
+            return root, otb.read_folders(root, names, images=images)
+    for label in labels:
+        if (path := folder.parent / f"{label}.json").is_file():
+            return path, otb.read_json_sequences(path, names, image_roots=image_roots, images=images)
+    for root in roots:
+        # Nothing has a ground truth: a sequence folder without one says so by name.
+        otb.read_folders(root, names, images=images)
+    raise UserError(f"{folder}: no ground truth of {dataset}; expected <Name>/groundtruth_rect.txt or {labels[0]}.json")
+
+
+def result_origin(dataset: str) -> int:
+    """Return the pixel origin (0 or 1) of the result files of a data set; all OTB-form ones are 1-based."""
+    return otb.ORIGIN
+
+
+def write_result(path: str | Path, boxes_xywh: Boxes, *, dataset: str) -> None:
+    """Write a tracker's boxes (N, 4), origin 0, as the data set's result file: `x,y,w,h` lines, 1-based for OTB.
+
+    Four decimals; whole or not at all (UserError when the system refuses). Boxes must be finite.
+    """
+    write_boxes(Path(path), with_origin(boxes_xywh, result_origin(dataset)))
+
+
+def read_result(path: str | Path, *, dataset: str, origin: int | None = None) -> Boxes:
+    """Return the boxes (N, 4), origin 0, of a result file; NaN rows (a lost target) are kept.
+
+    `origin` (0 or 1) is that of the file where it is not the data set's own. Raises UserError with the line that is
+    not four numbers.
+    """
+    boxes = read_boxes(Path(path), allow_nan=True)
+    return without_origin(boxes, result_origin(dataset) if origin is None else origin)
+
+
+def result_file(folder: str | Path, sequence_name: str, *, dataset: str) -> Path:
+    """Return a sequence's result file in a tracker's folder: the one there under any alias, else the one to write."""
+    path = Path(folder) / f"{sequence_name}.txt"
+    return path if path.is_file() else find_results(folder, (sequence_name,)).get(sequence_name, path)
+
+
+def find_results(folder: str | Path, names: tuple[str, ...]) -> dict[str, Path]:
+    """Return the result file (.txt) of each sequence in `names` that a tracker's folder has, under any spelling.
+
+    `jogging_1.txt`, `Jogging-1.txt`, `Jogging.1.txt` and `Jogging1.txt` are one sequence. The exact name wins; two
+    other spellings of one sequence are a UserError.
+    """
+    root = Path(folder)
+    files = sorted(path for path in root.iterdir() if path.suffix == ".txt") if root.is_dir() else []
+    by_name = {path.stem: path for path in files}
+    by_key: dict[str, list[Path]] = {}
+    for path in files:
+        by_key.setdefault(_match_key(path.stem), []).append(path)
+    found = {}
+    for name in names:
+        candidates = [by_name[name]] if name in by_name else by_key.get(_match_key(name), [])
+        if len(candidates) > 1:
+            raise UserError(f"{root}: {' and '.join(path.name for path in candidates)} both stand for {name}; keep one")
+        if candidates:
+            found[name] = candidates[0]
+    return found
+
+
+def _match_key(name: str) -> str:
+    """Return the key under which two spellings of one sequence meet."""
+    return alias_key(canonical_name(name) or name)

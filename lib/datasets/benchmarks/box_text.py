@@ -1,0 +1,117 @@
+"""Text files of boxes, one x, y, w, h per line: parsed fast when clean, and with a line number when not."""
+
+from __future__ import annotations
+
+import re
+import warnings
+from pathlib import Path
+
+import numpy as np
+
+from lib.boxes import Boxes
+from lib.errors import UserError
+from lib.files import MAX_TEXT_BYTES, atomic_write
+
+_SEPARATORS = re.compile(r"[,;\s]+")
+_FAST_ALPHABET = b"0123456789.,+-eEnaNA\n"
+
+
+def read_boxes(path: Path, *, allow_nan: bool) -> Boxes:
+    """Return the rows (N, 4) of a text file, as they stand in it.
+
+    Commas, tabs, semicolons and spaces separate; blank lines at the end are ignored. `allow_nan` lets NaN through (a
+    tracker that lost its target), never infinity. Raises UserError with file and line for anything else.
+    """
+    data = _read_bytes(path)
+    boxes = _parse_clean(data)
+    if boxes is None:
+        boxes = _parse_slowly(path, data)
+    if not np.isfinite(boxes).all():
+        _check_finite(path, boxes, allow_nan=allow_nan)
+    return boxes
+
+
+def write_boxes(path: Path, boxes_xywh: Boxes) -> None:
+    """Write rows (N, 4) as `x,y,w,h` with four decimals, whole or not at all."""
+    rows = np.asarray(boxes_xywh, np.float64)
+    assert rows.ndim == 2, rows.shape
+    assert rows.shape[1] == 4, rows.shape
+    assert np.isfinite(rows).all(), "a tracker's box must be finite"
+    with atomic_write(path) as file:
+        file.write("".join(f"{x:.4f},{y:.4f},{w:.4f},{h:.4f}\n" for x, y, w, h in rows.tolist()))
+
+
+def _read_bytes(path: Path) -> bytes:
+    """Return the bytes of a file of boxes; UserError when it is missing, no file, or absurdly large."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_TEXT_BYTES + 1)
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: no such file; expected one line x,y,w,h per frame") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
+    if len(data) > MAX_TEXT_BYTES:
+        raise UserError(f"{path}: more than {MAX_TEXT_BYTES} bytes; expected one line x,y,w,h per frame")
+    return data
+
+
+def _parse_clean(data: bytes) -> Boxes | None:
+    """Return the rows (N, 4) when every line is four plain numbers with one kind of separator, else None.
+
+    One call of numpy's parser per file; counting the separators of each line beforehand is what makes it strict.
+    """
+    text = data.replace(b"\r\n", b"\n").rstrip(b"\n").replace(b"\t", b",")
+    if not text or text.translate(None, _FAST_ALPHABET):
+        return None
+    lines = text.split(b"\n")
+    if any(line.count(b",") != 3 for line in lines):
+        return None
+    with warnings.catch_warnings():
+        # numpy warns where it stops at something that is no number; the size says the same, and the slow path where.
+        warnings.simplefilter("ignore", DeprecationWarning)
+        try:
+            values = np.fromstring(text.replace(b"\n", b","), sep=",")
+        except ValueError:
+            return None
+    return values.reshape(-1, 4) if values.size == 4 * len(lines) else None
+
+
+def _parse_slowly(path: Path, data: bytes) -> Boxes:
+    """Return the rows (N, 4) read line by line; raise UserError with the line that is not four numbers."""
+    try:
+        lines = data.decode("utf-8-sig").split("\n")
+    except UnicodeDecodeError as error:
+        number = data.count(b"\n", 0, error.start) + 1
+        raise UserError(f"{path} line {number}: not text; expected x,y,w,h") from error
+    while lines and not lines[-1].strip():
+        lines.pop()
+    rows = np.empty((len(lines), 4))
+    for index, line in enumerate(lines):
+        rows[index] = _parse_line(path, index + 1, line)
+    return rows
+
+
+def _parse_line(path: Path, number: int, line: str) -> list[float]:
+    tokens = [token for token in _SEPARATORS.split(line.strip()) if token]
+    try:
+        if len(tokens) != 4:
+            raise ValueError
+        return [_number(token) for token in tokens]
+    except ValueError as error:
+        shown = line.strip()[:60] or "an empty line"
+        raise UserError(f"{path} line {number}: {shown!r} is not a box; expected four numbers x,y,w,h") from error
+
+
+def _number(token: str) -> float:
+    if "_" in token:
+        raise ValueError(token)  # Python reads 1_0 as ten; nobody who wrote a box meant that
+    return float(token)
+
+
+def _check_finite(path: Path, boxes: Boxes, *, allow_nan: bool) -> None:
+    """Raise UserError for an infinite value, or for NaN where it is not allowed."""
+    bad = np.isinf(boxes) if allow_nan else ~np.isfinite(boxes)
+    if bad.any():
+        row, column = np.argwhere(bad)[0]
+        raise UserError(f"{path} line {row + 1}: value {boxes[row, column]} is not a coordinate; "
+                        "expected four finite numbers x,y,w,h")
