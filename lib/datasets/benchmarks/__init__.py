@@ -15,8 +15,8 @@ from lib.datasets.benchmarks.records import Benchmark, Sequence, with_origin, wi
 from lib.errors import UserError
 
 __all__ = [
-    "BENCHMARKS", "Benchmark", "Sequence", "alias_key", "find_results", "load_benchmark", "read_result", "result_file",
-    "result_origin", "write_result",
+    "BENCHMARKS", "Benchmark", "Sequence", "alias_key", "find_results", "load_benchmark", "read_result",
+    "read_result_rows", "result_file", "result_origin", "write_result",
 ]  # fmt: skip
 
 
@@ -90,8 +90,12 @@ def read_result(path: str | Path, *, dataset: str, origin: int | None = None) ->
     `origin` (0 or 1) is that of the file where it is not the data set's own. Raises UserError with the line that is
     not four numbers.
     """
-    boxes = read_boxes(Path(path), allow_nan=True)
-    return without_origin(boxes, result_origin(dataset) if origin is None else origin)
+    return without_origin(read_result_rows(path), result_origin(dataset) if origin is None else origin)
+
+
+def read_result_rows(path: str | Path) -> Boxes:
+    """Return the boxes (N, 4) of a result file with the values and the pixel origin of the file, NaN rows included."""
+    return read_boxes(Path(path), allow_nan=True)
 
 
 def result_file(folder: str | Path, sequence_name: str, *, dataset: str) -> Path:

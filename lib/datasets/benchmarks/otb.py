@@ -121,8 +121,8 @@ def _sequence(place: str, name: str, boxes: Boxes, images: list[Path], *, fact: 
     if not (tracked[0, 2:] > 0).all():
         raise UserError(f"{place} row {lead_in + 1}: the first box has no size; no tracker can be initialised on it")
     shifted = without_origin(boxes, ORIGIN)
-    attributes = fact.attributes if fact else ()
-    return Sequence(name, tuple(images), shifted[lead_in:], attributes, lead_in_xywh=shifted[:lead_in])
+    return Sequence(name, tuple(images), shifted[lead_in:], fact.attributes if fact else (),
+                    lead_in_xywh=shifted[:lead_in], num_lead_in=fact.lead_in if fact else 0)
 
 
 def _length_notes(name: str, num_boxes: int, fact: OTBFact | None) -> list[str]:

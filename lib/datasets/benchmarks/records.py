@@ -29,7 +29,10 @@ class Sequence:
     origin: int = 1
     """Pixel origin of the annotation file. Whether a row is invalid is judged on the values of the file."""
     lead_in_xywh: Boxes = field(default_factory=_no_boxes)
-    """Annotated boxes (k, 4), origin 0, before the first tracked frame (Tiger1: 5); only got10k scores them."""
+    """Annotated boxes (k, 4), origin 0, before the first tracked frame, as far as the files hold them; only got10k
+    scores them."""
+    num_lead_in: int = 0
+    """How many frames of the official video lie before the first tracked one and are tracked by some (Tiger1: 5)."""
 
     def __len__(self) -> int:
         return len(self.boxes_xywh)

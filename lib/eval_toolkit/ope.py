@@ -1,0 +1,200 @@
+"""One-pass evaluation: success, precision and normalised precision, as four toolkits define them. Pure functions.
+
+All toolkits share the curves: success over 21 overlap thresholds 0, 0.05 .. 1 with `IoU > t`, precision over 51 centre
+distances 0 .. 50 px with `distance <= t`, normalised precision over 51 distances 0 .. 0.5 in units of the target's
+size; per sequence first, then the mean over sequences. They part on broken rows, first frames and lengths, which is
+what a `Convention` says. Boxes here carry the pixel origin of the annotation file, because that is what decides whether a row is invalid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence as Items
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lib.boxes import Boxes, centres_xywh, iou_xywh
+
+Floats = NDArray[np.float64]
+Flags = NDArray[np.bool_]
+
+# Written as pysot writes them (np.arange with step 0.05): linspace differs in the last bit at 0.15, 0.3, 0.35 ...
+OVERLAP_THRESHOLDS: Floats = np.arange(21, dtype=np.float64) * 0.05
+DISTANCE_THRESHOLDS: Floats = np.arange(51, dtype=np.float64)
+NORM_DISTANCE_THRESHOLDS: Floats = np.arange(51, dtype=np.float64) / 100
+PRECISION_AT = 20
+"""Index of the reported precision: 20 px, and 0.2 of the target's size for the normalised one."""
+
+LengthRule = Literal["error", "truncate", "fit"]
+
+
+@dataclass(frozen=True)
+class Convention:
+    """The choices on which the toolkits part."""
+
+    name: str
+    toolkit: str
+    invalid_overlap: Literal["any", "size", "never"]
+    """A ground-truth row counts as a failure of success when: any value <= 0; width or height <= 0; never."""
+    invalid_distance: Literal["any", "centre", "never"]
+    """A ground-truth row has no distance when: any value <= 0; its centre <= 0; never."""
+    invalid_is_hit: bool
+    """Whether a row without distance counts as a hit of precision (its distance is -1) or as a miss."""
+    repair: Literal["none", "empty", "nan_or_empty"]
+    """Which predicted boxes are replaced by the box before them: none; width or height 0; NaN or size <= 0."""
+    refuses_broken_boxes: bool
+    """Whether a predicted NaN or negative size is an error."""
+    first_is_truth: bool
+    """Whether the first predicted box is set to the ground truth."""
+    length: LengthRule
+    """A result of another length is: an error; cut, with the ground truth, to the shorter; cut or padded with zeros."""
+    scores_lead_in: bool
+    """Whether Tiger1 counts with its first 5 frames (354) or without (349)."""
+    drops_zero_curves: bool
+    """Whether a sequence whose whole curve is 0 is left out of the mean."""
+
+
+CONVENTIONS: dict[str, Convention] = {convention.name: convention for convention in (
+    Convention("pysot", "pysot toolkit", invalid_overlap="size", invalid_distance="centre", invalid_is_hit=True,
+               repair="none", refuses_broken_boxes=False, first_is_truth=False, length="error",
+               scores_lead_in=False, drops_zero_curves=False),
+    Convention("otb", "OTB MATLAB toolkit v1.0", invalid_overlap="any", invalid_distance="any", invalid_is_hit=True,
+               repair="nan_or_empty", refuses_broken_boxes=False, first_is_truth=True, length="error",
+               scores_lead_in=False, drops_zero_curves=True),
+    Convention("got10k", "got10k toolkit", invalid_overlap="never", invalid_distance="never", invalid_is_hit=False,
+               repair="none", refuses_broken_boxes=False, first_is_truth=True, length="truncate",
+               scores_lead_in=True, drops_zero_curves=False),
+    Convention("pytracking", "pytracking", invalid_overlap="any", invalid_distance="any", invalid_is_hit=False,
+               repair="empty", refuses_broken_boxes=True, first_is_truth=True, length="fit",
+               scores_lead_in=False, drops_zero_curves=False),
+)}  # fmt: skip
+DEFAULT_CONVENTION = "pysot"
+
+
+class Curves(NamedTuple):
+    """Curves of S sequences, each value the share of a sequence's frames in 0..1."""
+
+    success: Floats
+    """(S, 21) over OVERLAP_THRESHOLDS."""
+    precision: Floats
+    """(S, 51) over DISTANCE_THRESHOLDS."""
+    norm_precision: Floats
+    """(S, 51) over NORM_DISTANCE_THRESHOLDS."""
+
+
+class FrameErrors(NamedTuple):
+    """What each of N frames is judged by; an invalid frame has the value that makes it count as the convention says."""
+
+    overlap: Floats
+    """(N,) IoU in 0..1; -1 where the frame is a failure whatever was predicted."""
+    distance: Floats
+    """(N,) px between centres; -1 a sure hit, infinite a sure miss."""
+    norm_distance: Floats
+    """(N,) the same in units of the target's width and height."""
+
+
+def invalid_overlap_rows(truth_xywh: Boxes, convention: Convention) -> Flags:
+    """Return which ground-truth rows (N, 4), 1-based, count as a failure of success whatever was predicted."""
+    if convention.invalid_overlap == "never":
+        return np.zeros(len(truth_xywh), bool)
+    columns = truth_xywh if convention.invalid_overlap == "any" else truth_xywh[:, 2:]
+    return _any_not_positive(columns)
+
+
+def invalid_distance_rows(truth_xywh: Boxes, convention: Convention) -> Flags:
+    """Return which ground-truth rows (N, 4), 1-based, have no centre distance."""
+    if convention.invalid_distance == "never":
+        return np.zeros(len(truth_xywh), bool)
+    if convention.invalid_distance == "any":
+        return _any_not_positive(truth_xywh)
+    # pysot's centre is that of inclusive pixels; the half pixel cancels in a distance, not here.
+    return _any_not_positive(centres_xywh(truth_xywh) - 0.5)
+
+
+def unusual_rows(truth_xywh: Boxes) -> Flags:
+    """Return which ground-truth rows (N, 4), 1-based, some toolkit calls invalid: any of x, y, w, h <= 0."""
+    return _any_not_positive(truth_xywh)
+
+
+def _any_not_positive(rows: Floats) -> Flags:
+    return np.asarray((rows <= 0).any(axis=1))
+
+
+def broken_rows(boxes_xywh: Boxes) -> Flags:
+    """Return which predicted rows (N, 4) are no box: a NaN, or a width or height <= 0."""
+    return np.asarray(np.isnan(boxes_xywh).any(axis=1) | (boxes_xywh[:, 2:] <= 0).any(axis=1))
+
+
+def repair_boxes(boxes_xywh: Boxes, convention: Convention) -> tuple[Boxes, int]:
+    """Return predicted boxes (N, 4) with the broken rows replaced by the row before, and how many were replaced.
+
+    Row 0 has no row before it and stays. MATLAB v1.0 asks for NaN in all four values; a row with some is repaired too.
+    """
+    if convention.repair == "none" or not len(boxes_xywh):
+        return boxes_xywh, 0
+    broken = broken_rows(boxes_xywh) if convention.repair == "nan_or_empty" else (boxes_xywh[:, 2:] == 0).any(axis=1)
+    broken[0] = False
+    if not broken.any():
+        return boxes_xywh, 0
+    source = np.maximum.accumulate(np.where(broken, 0, np.arange(len(broken))))
+    return boxes_xywh[source], int(broken.sum())
+
+
+def frame_errors(truth_xywh: Boxes, boxes_xywh: Boxes, convention: Convention) -> FrameErrors:
+    """Return what each frame is judged by, for ground truth and predicted boxes (N, 4) of equal length, 1-based.
+
+    A NaN in a prediction is a failure and a miss.
+    """
+    assert truth_xywh.shape == boxes_xywh.shape, (truth_xywh.shape, boxes_xywh.shape)
+    # A negative size gives a meaningless ratio, which every toolkit clips.
+    overlap = np.clip(iou_xywh(boxes_xywh, truth_xywh), 0, 1)
+    shift = centres_xywh(boxes_xywh) - centres_xywh(truth_xywh)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        norm_distance = np.hypot(*(shift / truth_xywh[:, 2:]).T)
+    distance = np.sqrt((shift**2).sum(axis=1))
+    overlap[np.isnan(overlap)] = -1
+    distance[np.isnan(distance)] = np.inf
+    norm_distance[np.isnan(norm_distance)] = np.inf
+    overlap[invalid_overlap_rows(truth_xywh, convention)] = -1
+    invalid = invalid_distance_rows(truth_xywh, convention)
+    distance[invalid] = norm_distance[invalid] = -1 if convention.invalid_is_hit else np.inf
+    return FrameErrors(overlap, distance, norm_distance)
+
+
+def curves(errors: FrameErrors, lengths: Items[int]) -> Curves:
+    """Return the curves of S sequences whose frames lie one after the other in `errors`, `lengths` frames each.
+
+    Each frame is put in the bin of the last threshold it passes; a cumulative sum of a sequence's histogram is its
+    curve. That is one search for all frames and thresholds instead of one comparison for each pair.
+    """
+    count = np.asarray(lengths)
+    assert count.sum() == len(errors.overlap), "every frame belongs to one sequence"
+    assert (count > 0).all(), "a sequence without frames has no curve"
+    owner = np.repeat(np.arange(len(count)), count)
+    # Thresholds passed by `overlap > t`: those strictly below it; side="left" counts exactly these.
+    passed = np.searchsorted(OVERLAP_THRESHOLDS, errors.overlap, side="left")
+    success = _histogram(owner, passed, len(count), len(OVERLAP_THRESHOLDS) + 1)[:, :0:-1].cumsum(axis=1)[:, ::-1]
+    return Curves(success / count[:, None],
+                  _below(errors.distance, DISTANCE_THRESHOLDS, owner, count),
+                  _below(errors.norm_distance, NORM_DISTANCE_THRESHOLDS, owner, count))
+
+
+def _below(distance: Floats, thresholds: Floats, owner: NDArray[np.intp], count: NDArray[np.intp]) -> Floats:
+    """Return the share (S, T) of each sequence's frames with `distance <= t`."""
+    first = np.searchsorted(thresholds, distance, side="left")
+    return _histogram(owner, first, len(count), len(thresholds) + 1)[:, :-1].cumsum(axis=1) / count[:, None]
+
+
+def _histogram(owner: NDArray[np.intp], index: NDArray[np.intp], rows: int, columns: int) -> NDArray[np.intp]:
+    """Return how often each index occurs for each owner, (rows, columns)."""
+    return np.bincount(owner * columns + index, minlength=rows * columns).reshape(rows, columns)
+
+
+def mean_curve(per_sequence: Floats, convention: Convention) -> Floats:
+    """Return the mean (T,) of curves (S, T) over sequences; zeros when the convention leaves none of them."""
+    kept = per_sequence
+    if convention.drops_zero_curves:
+        kept = per_sequence[per_sequence.sum(axis=1) > np.finfo(float).eps]
+    return kept.mean(axis=0) if len(kept) else np.zeros(per_sequence.shape[1])

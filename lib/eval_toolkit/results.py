@@ -1,0 +1,257 @@
+"""Trackers' result folders: found, read, brought to the ground truth's length, and scored into `OPEScores`."""
+
+from __future__ import annotations
+
+import difflib
+import fnmatch
+from collections.abc import Sequence as Items
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+
+from lib.boxes import Boxes
+from lib.datasets.benchmarks import Benchmark, Sequence, find_results, read_result_rows, result_origin
+from lib.errors import UserError
+from lib.eval_toolkit.ope import (
+    CONVENTIONS,
+    PRECISION_AT,
+    Convention,
+    Curves,
+    Floats,
+    LengthRule,
+    broken_rows,
+    curves,
+    frame_errors,
+    mean_curve,
+    repair_boxes,
+    unusual_rows,
+)
+
+SHOWN_NAMES = 5
+"""How many names a message lists before it says how many more there are."""
+
+
+class Mismatch(NamedTuple):
+    """A result file whose number of rows is not the ground truth's, and what was done about it."""
+
+    sequence: str
+    expected: int
+    found: int
+    action: str
+
+
+@dataclass(frozen=True, eq=False)
+class OPEScores:
+    """Scores of one tracker on S sequences of a benchmark under one convention. All scores are in 0..1."""
+
+    tracker: str
+    convention: Convention
+    names: tuple[str, ...]
+    """The S sequences that were scored."""
+    attributes: tuple[tuple[str, ...], ...]
+    frames: tuple[int, ...]
+    """Scored frames of each sequence."""
+    curves: Curves
+    expected: int
+    """Number of sequences of the whole benchmark."""
+    missing: tuple[str, ...]
+    """Sequences of the benchmark that are not scored: not in the data set, or without a result."""
+    invalid_rows: int
+    """Ground-truth rows with any of x, y, w, h <= 0 (1-based): each convention treats them in its own way."""
+    broken_boxes: int
+    """Predicted rows with a NaN or an empty or negative size, as they stand in the files."""
+    repaired_boxes: int
+    """Predicted rows that the convention replaced by the row before."""
+    mismatches: tuple[Mismatch, ...]
+    notes: tuple[str, ...]
+
+    @property
+    def success(self) -> float:
+        """Return the success score: the area under the mean success curve."""
+        return float(mean_curve(self.curves.success, self.convention).mean())
+
+    @property
+    def precision(self) -> float:
+        """Return the precision score: the mean precision curve at 20 px."""
+        return float(mean_curve(self.curves.precision, self.convention)[PRECISION_AT])
+
+    @property
+    def norm_precision(self) -> float:
+        """Return the normalised precision: the mean curve at 0.2 of the target's size."""
+        return float(mean_curve(self.curves.norm_precision, self.convention)[PRECISION_AT])
+
+    @property
+    def sequence_success(self) -> Floats:
+        """Return the success score of each sequence, (S,)."""
+        return self.curves.success.mean(axis=1)
+
+    @property
+    def sequence_precision(self) -> Floats:
+        """Return the precision at 20 px of each sequence, (S,)."""
+        return self.curves.precision[:, PRECISION_AT]
+
+    @property
+    def sequence_norm_precision(self) -> Floats:
+        """Return the normalised precision at 0.2 of each sequence, (S,)."""
+        return self.curves.norm_precision[:, PRECISION_AT]
+
+    def with_attribute(self, attribute: str) -> OPEScores | None:
+        """Return the scores on the sequences that have an attribute, None when none has it."""
+        picked = [index for index, own in enumerate(self.attributes) if attribute in own]
+        if not picked:
+            return None
+        return replace(self, names=tuple(self.names[i] for i in picked),
+                       attributes=tuple(self.attributes[i] for i in picked),
+                       frames=tuple(self.frames[i] for i in picked), curves=Curves(*(c[picked] for c in self.curves)))
+
+
+def find_trackers(result_dir: Path, patterns: Items[str], *, dataset: str) -> list[Path]:
+    """Return the result folders that names or globs pick below `result_dir`, in the order of the patterns.
+
+    `result_dir` may also be the parent of a folder called as the data set. A glob skips folders without result files
+    and those whose name starts with "_" or "."; a name that is not there is a UserError with the nearest one.
+    """
+    root = result_dir / dataset if (result_dir / dataset).is_dir() else result_dir
+    if not root.is_dir():
+        raise UserError(f"{root}: no such folder; expected one folder of result files per tracker")
+    folders = {path.name: path for path in sorted(root.iterdir())
+               if path.is_dir() and not path.name.startswith((".", "_"))}
+    if not folders:
+        raise UserError(f"{root}: no tracker's folder in it; expected {root}/<tracker>/<Sequence>.txt")
+    picked: dict[str, Path] = {}
+    for pattern in patterns:
+        names = [pattern] if pattern in folders else [
+            name for name in fnmatch.filter(folders, pattern) if _has_results(folders[name])]
+        if not names:
+            near = difflib.get_close_matches(pattern, folders, n=1) or list(folders)[:1]
+            raise UserError(f"{root}: no results of {pattern!r}; there are {listed(list(folders))}; "
+                            f"did you mean {near[0]!r}?")
+        picked |= {name: folders[name] for name in names}
+    return list(picked.values())
+
+
+def _has_results(folder: Path) -> bool:
+    return any(True for _ in folder.glob("*.txt"))
+
+
+def score_tracker(
+    benchmark: Benchmark, folder: Path, *, convention: str, length: LengthRule | None = None,
+    origin: int | None = None, allow_missing: bool = False,
+) -> OPEScores:
+    """Return the scores of the result files in a tracker's folder.
+
+    `length` overrides the convention's rule for results of another length, `origin` (0 or 1) is that of the files when
+    it is not the data set's. Raises UserError for missing sequences (unless `allow_missing`), broken files and
+    whatever the convention refuses.
+    """
+    rules = CONVENTIONS[convention]
+    rules = rules if length is None else replace(rules, length=length)
+    files = find_results(folder, benchmark.names)
+    if not files:
+        raise UserError(f"{folder}: no result file of {benchmark.name} in it; expected "
+                        f"{benchmark.names[0]}.txt and so on, one line x,y,w,h per frame")
+    lacking = [name for name in benchmark.names if name not in files]
+    if lacking and not allow_missing:
+        raise UserError(f"{folder}: no result of {len(lacking)} of {len(benchmark.names)} sequences "
+                        f"({listed(lacking)}); run the tracker on them, or score the rest with --allow-missing")
+    scored = [sequence for sequence in benchmark.sequences if sequence.name in files]
+    rows = [_read(sequence, files[sequence.name], rules, dataset=benchmark.name, origin=origin) for sequence in scored]
+    lengths = [len(row.truth) for row in rows]
+    truth = np.concatenate([row.truth for row in rows])
+    errors = frame_errors(truth, np.concatenate([row.boxes for row in rows]), rules)
+    return OPEScores(
+        folder.name, rules, tuple(s.name for s in scored), tuple(s.attributes for s in scored), tuple(lengths),
+        curves(errors, lengths), benchmark.expected, (*benchmark.missing, *lacking),
+        invalid_rows=int(unusual_rows(truth).sum()), broken_boxes=sum(row.broken for row in rows),
+        repaired_boxes=sum(row.repaired for row in rows),
+        mismatches=tuple(row.mismatch for row in rows if row.mismatch is not None),
+        notes=_origin_notes(folder.name, rows))
+
+
+class _Rows(NamedTuple):
+    """A sequence's ground truth and predictions, of one length and in the ground truth's pixel origin."""
+
+    truth: Boxes
+    boxes: Boxes
+    broken: int
+    repaired: int
+    mismatch: Mismatch | None
+    first_shift: Boxes
+    """(4,) first predicted box minus first true box, as in the files."""
+
+
+def _read(sequence: Sequence, path: Path, rules: Convention, *, dataset: str, origin: int | None) -> _Rows:
+    """Return a sequence's rows as a convention scores them."""
+    boxes = read_result_rows(path)
+    shift = sequence.origin - (result_origin(dataset) if origin is None else origin)
+    if shift:
+        boxes = boxes + np.array([shift, shift, 0, 0])
+    if not len(boxes):
+        raise UserError(f"{path}: empty; expected {len(sequence)} lines x,y,w,h")
+    broken = broken_rows(boxes)
+    if rules.refuses_broken_boxes:
+        _refuse_broken(path, boxes, rules)
+    truth = sequence.file_xywh
+    if rules.scores_lead_in and len(sequence.lead_in_xywh):
+        truth = np.concatenate([sequence.file_lead_in_xywh, truth])
+    repaired, num_repaired = repair_boxes(boxes, rules)
+    truth, fitted, mismatch = _fit(sequence, path, truth, repaired, rules)
+    first_shift = fitted[0] - truth[0]
+    if rules.first_is_truth:
+        fitted = np.concatenate([truth[:1], fitted[1:]])
+    return _Rows(truth, fitted, int(broken.sum()), num_repaired, mismatch, first_shift)
+
+
+def _refuse_broken(path: Path, boxes: Boxes, rules: Convention) -> None:
+    """Raise UserError for a predicted NaN or negative size, as pytracking does; an empty box it repairs."""
+    bad = np.isnan(boxes).any(axis=1) | (boxes[:, 2:] < 0).any(axis=1)
+    if bad.any():
+        raise UserError(f"{path} line {int(bad.argmax()) + 1}: {_shown(boxes[bad.argmax()])} is no box "
+                        f"({int(bad.sum())} of {len(boxes)} rows), which the {rules.name} convention refuses; "
+                        "choose another --convention")
+
+
+def _shown(box: Boxes) -> str:
+    return ",".join(f"{value:g}" for value in box)
+
+
+def _fit(
+    sequence: Sequence, path: Path, truth: Boxes, boxes: Boxes, rules: Convention
+) -> tuple[Boxes, Boxes, Mismatch | None]:
+    """Return ground truth and predictions of one length, and what was done to get there."""
+    expected, found = len(truth), len(boxes)
+    if expected == found:
+        return truth, boxes, None
+    if sequence.num_lead_in and abs(expected - found) == sequence.num_lead_in and {expected, found} == {
+            len(sequence), len(sequence) + sequence.num_lead_in}:
+        # One of the two holds Tiger1's first five frames: cutting at the end would compare different frames.
+        common, skip = min(expected, found), sequence.num_lead_in
+        action = f"aligned by leaving out the first {skip} frames"
+        return truth[-common:], boxes[-common:], Mismatch(sequence.name, expected, found, action)
+    if rules.length == "error":
+        raise UserError(f"{path}: {found} rows for {expected} frames, which the {rules.name} convention refuses; run "
+                        "the tracker on the whole sequence, or pass --length fit (missing frames are failures) or truncate")
+    if found > expected:
+        return truth, boxes[:expected], Mismatch(sequence.name, expected, found, "surplus rows left out")
+    if rules.length == "truncate":
+        return truth[:found], boxes, Mismatch(sequence.name, expected, found, "ground truth cut to the result")
+    padded = np.concatenate([boxes, np.zeros((expected - found, 4))])
+    return truth, padded, Mismatch(sequence.name, expected, found, "missing rows are failures")
+
+
+def _origin_notes(tracker: str, rows: Items[_Rows]) -> tuple[str, ...]:
+    """Return a warning when nearly every first box is the true one moved by exactly (-1, -1): a 0-based file."""
+    off = np.array([row.first_shift for row in rows])
+    share = float((off == np.array([-1, -1, 0, 0])).all(axis=1).mean())
+    if share < 0.9:
+        return ()
+    return (f"{tracker}: first boxes lie 1 px left and above the ground truth in {share:.0%} of the sequences; "
+            f"if its files are 0-based, pass --origin {tracker}=0",)
+
+
+def listed(names: Items[str]) -> str:
+    """Return names as text, the first few in full and how many more there are."""
+    more = len(names) - SHOWN_NAMES
+    return ", ".join(names[:SHOWN_NAMES]) + (f" and {more} more" if more > 0 else "")
