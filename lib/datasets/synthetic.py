@@ -1,0 +1,164 @@
+"""The synthetic source: endless training tracks with exactly known boxes, and OTB-form test sequences of other scenes.
+
+It serves where no real data is at hand (the demonstration, tests) and as a supplement to real data: what it shows,
+fast motion, spin, blur, look-alikes, occlusion, is rare in real sets, and its boxes are exact. Everything is a
+function of the seed; numpy and cv2 only, no torch.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from lib.boxes import Boxes, xywh_to_xyxy
+from lib.crops import CROP_SIZE, Image, box_in_crop511, crop_square, mean_colour, view_matrix
+from lib.datasets.pairs import Crop, FramePair
+from lib.datasets.synthetic_scene import Scene, random_scene
+from lib.errors import UserError
+from lib.files import atomic_write
+
+TRAINING, TESTING = 2, 3  # streams of random scenes of one seed that have nothing in common
+SIZE_WH = (320, 240)  # px, the size of most of OTB's older sequences
+CLEAR, USABLE = 0.25, 0.7  # at most so much of the target may be hidden in a template or first frame, and in a search
+DRAWS = 6  # frames tried before the least hidden one is taken
+JPEG_QUALITY = 92
+# How far a view looks from the crop's centre, px: half its side, scaled, shifted, and turned by 10 degrees.
+TEMPLATE_REACH = (127 / 2 * 1.05 + 4) * 1.2
+SEARCH_REACH = (255 / 2 * 1.18 + 64) * 1.1
+CODEC_BLOCK = 8  # px; windows of a frame start at a multiple, as JPEG's blocks do
+
+
+@dataclass(frozen=True)
+class SyntheticSource:
+    """A source of pairs (see `lib.datasets.pairs.Source`) that renders two frames of a scene when they are asked for.
+
+    `range` is the greatest distance in frames between template and search frame, `tracks` the number of scenes, each
+    `length` frames long, in frames of `size_wh` px. Nothing is kept but the pattern bank.
+    """
+
+    name: str = "SYNTHETIC"
+    seed: int = 0
+    tracks: int = 100_000
+    length: int = 120
+    range: int = 60
+    size_wh: tuple[int, int] = SIZE_WH
+
+    @property
+    def num_tracks(self) -> int:
+        """Return the number of tracks."""
+        return self.tracks
+
+    def pair(self, track: int, rng: np.random.Generator) -> FramePair:
+        """Return a pair of frames of one track: the template's uniform over it, the search's within `range` of it.
+
+        Frames in which the target is mostly hidden are drawn again.
+        """
+        assert 0 <= track < self.tracks, track
+        scene = random_scene(self.seed, TRAINING, track, size_wh=self.size_wh, length=self.length)
+        first = _visible(scene, lambda: int(rng.integers(self.length)), limit=CLEAR)
+        low, high = max(first - self.range, 0), min(first + self.range, self.length - 1)
+        second = _visible(scene, lambda: int(rng.integers(low, high + 1)), limit=USABLE)
+        return FramePair(
+            name=f"{self.name}: track {track}, frames {first} and {second}",
+            template=functools.partial(crop_of, scene, first, reach=TEMPLATE_REACH),
+            search=functools.partial(crop_of, scene, second, reach=SEARCH_REACH),
+        )
+
+
+def _visible(scene: Scene, draw: Callable[[], int], *, limit: float) -> int:
+    """Return the first of a few drawn frames in which at most `limit` of the target is hidden, else the best one."""
+    best, least = 0, np.inf
+    for _ in range(DRAWS):
+        frame = draw()
+        hidden = scene.covered(frame)
+        if hidden < least:
+            best, least = frame, hidden
+        if least <= limit:
+            break
+    return best
+
+
+def crop_of(scene: Scene, frame: int, *, reach: float = CROP_SIZE / 2) -> Crop:
+    """Return a frame of a scene as its target's 511 px crop: the picture, and how crop px lie in it.
+
+    Only the part of the frame within `reach` crop px of the target's centre is drawn; beyond it lies the fill colour.
+    """
+    box_xyxy = xywh_to_xyxy(scene.box_xywh(frame))
+    square = crop_square(box_xyxy)
+    to_image = np.linalg.inv(np.vstack([view_matrix(square, out_size=CROP_SIZE), [0, 0, 1]]))[:2]
+    centre, half = (square[:2] + square[2:]) / 2, reach * (square[2] - square[0]) / CROP_SIZE
+    low = np.maximum(np.floor((centre - half) / CODEC_BLOCK) * CODEC_BLOCK, 0).astype(int)
+    high = np.minimum(np.ceil(centre + half) + 1, scene.size_wh).astype(int)
+    low = np.minimum(low, high - CODEC_BLOCK)  # a target that has left the frame still gets a strip of it
+    image = scene.frame(frame, window=(int(low[0]), int(low[1]), int(high[0]), int(high[1])))
+    to_image[:, 2] -= low
+    blue, green, red = mean_colour(image)
+    return Crop(image, box_in_crop511(box_xyxy[2:] - box_xyxy[:2]), to_image, (blue, green, red))
+
+
+def held_out_scene(seed: int, number: int, *, length: int, size_wh: tuple[int, int] = SIZE_WH) -> Scene:
+    """Return held-out scene `number` of a seed: its target is in plain view at t = 0 and hidden in 5% of it at most.
+
+    Scenes that are not like that are passed over; scene n is searched for in its own thousand.
+    """
+    for attempt in range(1000):
+        scene = random_scene(seed, TESTING, 1000 * number + attempt, size_wh=size_wh, length=length)
+        hidden = np.array([scene.covered(t) for t in range(length)])
+        if hidden[0] <= CLEAR and (hidden > USABLE).mean() <= 0.05:
+            return scene
+    raise AssertionError(f"seed {seed}: no usable scene {number} of {length} frames")
+
+
+def render_sequence(
+    seed: int, number: int, *, length: int, size_wh: tuple[int, int] = SIZE_WH
+) -> Iterator[tuple[Image, Boxes]]:
+    """Yield the frames of held-out sequence `number` of a seed: uint8 (H, W, 3) BGR and the box (x, y, w, h), origin 0.
+
+    The box holds all of the target, hidden parts too, as OTB's do.
+    """
+    scene = held_out_scene(seed, number, length=length, size_wh=size_wh)
+    for time in range(length):
+        yield scene.frame(time), scene.box_xywh(time)
+
+
+def write_otb(
+    root: str | Path, *, num: int, length: int, seed: int, size_wh: tuple[int, int] = SIZE_WH,
+    progress: Callable[[int], object] | None = None,
+) -> list[str]:
+    """Return the names of `num` held-out sequences of `length` frames, written to `root` in OTB's official form.
+
+    `<root>/<name>/img/0001.jpg ...` and `<root>/<name>/groundtruth_rect.txt`, 1-based x,y,w,h. A sequence whose ground
+    truth is there was finished, and is kept as it is. `progress` is called with the number of frames just done.
+    """
+    if num < 1 or length < 2:
+        raise UserError(f"{root}: {num} sequences of {length} frames asked for; expected at least 1 of at least 2")
+    names = [f"Synthetic{number + 1:02d}" for number in range(num)]
+    for number, name in enumerate(names):
+        folder = Path(root) / name
+        if not (folder / "groundtruth_rect.txt").is_file():
+            _write_sequence(folder, render_sequence(seed, number, length=length, size_wh=size_wh), progress)
+        elif progress is not None:
+            progress(length)
+    return names
+
+
+def _write_sequence(
+    folder: Path, frames: Iterator[tuple[Image, Boxes]], progress: Callable[[int], object] | None
+) -> None:
+    """Return nothing: write one sequence, the ground truth last, so that its presence means the sequence is whole."""
+    rows = []
+    for index, (image, box_xywh) in enumerate(frames):
+        _, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+        with atomic_write(folder / "img" / f"{index + 1:04d}.jpg", mode="wb") as file:
+            file.write(data.tobytes())
+        x, y, w, h = box_xywh
+        rows.append(f"{x + 1:.2f},{y + 1:.2f},{w:.2f},{h:.2f}\n")
+        if progress is not None:
+            progress(1)
+    with atomic_write(folder / "groundtruth_rect.txt") as file:
+        file.writelines(rows)
