@@ -21,4 +21,4 @@ class Sample(NamedTuple):
 
     def to(self, device: Any) -> Sample:
         """Return the batch on `device`, copied while the host goes on when it lies in pinned memory."""
-        return Sample(*(field.to(device, non_blocking=True) for field in self[:-1]), unreadable=self.unreadable)
+        return Sample._make([*(field.to(device, non_blocking=True) for field in self[:-1]), self.unreadable])

@@ -1,0 +1,120 @@
+"""The training data set: sample n of the stream, from the choice of a track to the network's input and its targets."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch.utils.data import Dataset
+
+from lib.boxes import Boxes
+from lib.config import Config
+from lib.datasets.augment import Augmentation, Looks, render
+from lib.datasets.mixing import Mixture, StreamSampler, generator
+from lib.datasets.pairs import Crop, Source, UnreadableCrop
+from lib.datasets.sample import Sample
+from lib.datasets.sources import build_source
+from lib.datasets.targets import Rule, Targets, box_targets, reference_cell
+from lib.errors import UserError
+
+__all__ = ["OceanDataset", "StreamSampler", "build_dataset"]
+
+logger = logging.getLogger(__name__)
+
+_MOST_ATTEMPTS = 100  # replacements tried for one sample, whatever MAX_UNREADABLE allows: then the data is not there
+
+
+class OceanDataset(Dataset[Sample]):
+    """Samples by number. Sample n is a function of (seed, n) alone, not of the worker, the rank or any other sample."""
+
+    def __init__(
+        self,
+        sources: Sequence[Source],
+        use: Sequence[int],
+        *,
+        seed: int = 0,
+        augmentation: Augmentation | None = None,
+        template_size: int = 127,
+        search_size: int = 255,
+        cls_target: Rule = "box",
+        max_unreadable: int = 0,
+    ) -> None:
+        self.sources = tuple(sources)
+        self.mixture = Mixture(use, [source.num_tracks for source in sources], seed=seed)
+        self.seed, self.cls_target, self.max_unreadable = seed, cls_target, max_unreadable
+        self.augmentation = Augmentation() if augmentation is None else augmentation
+        self.template_size, self.search_size = template_size, search_size
+
+    def __len__(self) -> int:
+        """Return the pairs of an epoch, the sum of USE. Sample numbers go on beyond it: each epoch has new samples."""
+        return len(self.mixture)
+
+    def __getitem__(self, n: int) -> Sample:
+        """Return sample n >= 0 as tensors.
+
+        A crop that cannot be read is replaced, with its whole pair, by one of another track of the same source, drawn
+        from (seed, n) too, and named in the sample's `unreadable`; whoever runs the stream keeps the sum. Raises
+        UserError naming the crop when one sample alone needs more replacements than MAX_UNREADABLE.
+        """
+        source, track = self.mixture[n]
+        unreadable: list[str] = []
+        for attempt in range(min(self.max_unreadable, _MOST_ATTEMPTS) + 1):
+            rng = generator(self.seed, n, attempt=attempt)
+            if attempt:
+                track = int(rng.integers(self.sources[source].num_tracks))
+            pair = self.sources[source].pair(track, rng)
+            looks = self.augmentation.draw(rng, template_size=self.template_size, search_size=self.search_size)
+            try:
+                return self._sample(pair.template(), pair.search(), looks, tuple(unreadable))
+            except UnreadableCrop as error:
+                unreadable.append(str(error))
+        raise too_many(unreadable, self.max_unreadable)
+
+    def _sample(self, template: Crop, search: Crop, looks: Looks, unreadable: tuple[str, ...]) -> Sample:
+        z = render(template, looks.template, out_size=self.template_size)
+        x = render(search, looks.search, out_size=self.search_size)
+        targets = self._targets(x.box_xyxy, looks)
+        arrays = (z.pixels, x.pixels, *targets, x.box_xyxy.astype(np.float32))
+        return Sample._make([*map(torch.from_numpy, arrays), unreadable])
+
+    def _targets(self, box_xyxy: Boxes, looks: Looks) -> Targets:
+        cell = None
+        if self.cls_target == "reference":
+            shift_x, shift_y = looks.search.shift_xy
+            cell = reference_cell((-shift_x if looks.search.flip else shift_x, shift_y), search_size=self.search_size)
+        return box_targets(box_xyxy, search_size=self.search_size, centre_cell=cell)
+
+
+def too_many(unreadable: Sequence[str], allowed: int) -> UserError:
+    """Return the error for more unreadable crops than MAX_UNREADABLE; it names the first few."""
+    named = "; ".join(unreadable[:3]) + ("; ..." if len(unreadable) > 3 else "")
+    return UserError(
+        f"{named}: {len(unreadable)} crops could not be read, DATASET.MAX_UNREADABLE allows {allowed}; restore them "
+        f"(`python -m lib.datasets.prepare check` finds all that are broken) or raise the key"
+    )
+
+
+def build_dataset(config: Config) -> OceanDataset:
+    """Return the data set of a configuration, its sources checked: those of TRAIN.WHICH_USE, in that order.
+
+    Raises UserError for a missing crop folder, a missing or faulty index.
+    """
+    settings = config.DATASET
+    if not config.TRAIN.WHICH_USE:
+        raise UserError(f"{config.NAME}.TRAIN.WHICH_USE is empty; name at least one of {', '.join(settings.SOURCES)}")
+    chosen = {name: settings.SOURCES[name] for name in config.TRAIN.WHICH_USE}
+    sources = [build_source(name, source, place=f"{config.NAME}.DATASET.{name}") for name, source in chosen.items()]
+    for source, options in zip(sources, chosen.values(), strict=True):
+        logger.info("%s: %d tracks, %d pairs per epoch", source.name, source.num_tracks, options.USE)
+    return OceanDataset(
+        sources,
+        [options.USE for options in chosen.values()],
+        seed=config.TRAIN.SEED,
+        augmentation=Augmentation.from_config(settings),
+        template_size=config.TRAIN.TEMPLATE_SIZE,
+        search_size=config.TRAIN.SEARCH_SIZE,
+        cls_target=settings.CLS_TARGET,
+        max_unreadable=settings.MAX_UNREADABLE,
+    )

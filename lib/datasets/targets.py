@@ -1,0 +1,86 @@
+"""Targets of a search crop: which cells are the object's centre, and how far the box's sides are from each cell."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from lib.crops import TEMPLATE_SIZE
+
+STRIDE = 8  # px between two cells, OCEAN section 1
+RADIUS = 2  # cells: |dx| + |dy| up to this far from the centre cell is the object
+
+Rule = Literal["box", "reference"]
+Array = NDArray[np.float32]
+
+
+class Targets(NamedTuple):
+    """The targets of one search crop, all float32."""
+
+    cls: Array  # (S, S), 0 or 1
+    ltrb: Array  # (4, S, S), px
+    weight: Array  # (S, S), 0 or 1
+
+
+def score_side(search_size: int) -> int:
+    """Return S, the side of the score map for a search crop of `search_size` px (25 for 255), OCEAN section 1."""
+    return (search_size - TEMPLATE_SIZE) // STRIDE + 1 + STRIDE
+
+
+@lru_cache(maxsize=8)
+def grid(search_size: int) -> Array:
+    """Return the grid points (S,) float32 in search px, the same for x and y. Shared: not to be written to."""
+    side = score_side(search_size)
+    points = ((np.arange(side) - side // 2) * STRIDE + search_size // 2).astype(np.float32)
+    points.flags.writeable = False
+    return points
+
+
+def box_targets(box_xyxy: ArrayLike, *, search_size: int, centre_cell: tuple[int, int] | None = None) -> Targets:
+    """Return the targets for an object's box (x1, y1, x2, y2) in search px.
+
+    cls is 1 on the diamond |dx| + |dy| <= 2 cells around `centre_cell` (column, row), by default the cell nearest to
+    the box's centre. ltrb are the distances from each grid point to the left, top, right and bottom side, negative
+    outside; weight is 1 where all four are > 0 (OCEAN section 4).
+    """
+    x1, y1, x2, y2 = (float(v) for v in np.asarray(box_xyxy, np.float64))
+    points, side = grid(search_size), score_side(search_size)
+    ltrb = np.empty((4, side, side), np.float32)
+    ltrb[0] = points - x1
+    ltrb[1] = (points - y1)[:, None]
+    ltrb[2] = x2 - points
+    ltrb[3] = (y2 - points)[:, None]
+    weight = (ltrb.min(axis=0) > 0).astype(np.float32)
+    column, row = nearest_cell(box_xyxy, search_size=search_size) if centre_cell is None else centre_cell
+    cells = np.arange(side)
+    distance = np.abs(cells - column) + np.abs(cells - row)[:, None]
+    return Targets((distance <= RADIUS).astype(np.float32), ltrb, weight)
+
+
+def empty_targets(search_size: int) -> Targets:
+    """Return the targets of a search crop that does not show the object: no cell counts."""
+    side = score_side(search_size)
+    return Targets(
+        np.zeros((side, side), np.float32), np.zeros((4, side, side), np.float32), np.zeros((side, side), np.float32)
+    )
+
+
+def nearest_cell(box_xyxy: ArrayLike, *, search_size: int) -> tuple[int, int]:
+    """Return (column, row) of the grid cell nearest to a box's centre; it may lie off the grid for a far object."""
+    x1, y1, x2, y2 = (float(v) for v in np.asarray(box_xyxy, np.float64))
+    middle = score_side(search_size) // 2
+    offset_x, offset_y = (x1 + x2) / 2 - search_size // 2, (y1 + y2) / 2 - search_size // 2
+    return middle + int(np.floor(offset_x / STRIDE + 0.5)), middle + int(np.floor(offset_y / STRIDE + 0.5))
+
+
+def reference_cell(shift_xy: tuple[float, float], *, search_size: int) -> tuple[int, int]:
+    """Return the (column, row) that the reference code takes for the centre: S // 2 + trunc(-shift / 8).
+
+    `shift_xy` is how far the view was moved, in crop px. The view's scale is ignored, which puts the centre 7.9 px off
+    on average; kept for comparisons (DATASET.CLS_TARGET: reference).
+    """
+    middle = score_side(search_size) // 2
+    return middle + int(-shift_xy[0] / STRIDE), middle + int(-shift_xy[1] / STRIDE)
