@@ -3,7 +3,8 @@
 All toolkits share the curves: success over 21 overlap thresholds 0, 0.05 .. 1 with `IoU > t`, precision over 51 centre
 distances 0 .. 50 px with `distance <= t`, normalised precision over 51 distances 0 .. 0.5 in units of the target's
 size; per sequence first, then the mean over sequences. They part on broken rows, first frames and lengths, which is
-what a `Convention` says. Boxes here carry the pixel origin of the annotation file, because that is what decides whether a row is invalid.
+what a `Convention` says. Boxes here carry the pixel origin of the annotation file, because that is what decides whether
+a row is invalid.
 """
 
 from __future__ import annotations

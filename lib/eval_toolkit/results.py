@@ -148,6 +148,10 @@ def score_tracker(
     """
     rules = CONVENTIONS[convention]
     rules = rules if length is None else replace(rules, length=length)
+    if benchmark.missing and not allow_missing:
+        raise UserError(f"{benchmark.source}: {len(benchmark.missing)} of {benchmark.expected} sequences of "
+                        f"{benchmark.name} are missing ({listed(benchmark.missing)}); complete the data set, or score "
+                        "what is there with --allow-missing")
     files = find_results(folder, benchmark.names)
     if not files:
         raise UserError(f"{folder}: no result file of {benchmark.name} in it; expected "
@@ -231,8 +235,9 @@ def _fit(
         action = f"aligned by leaving out the first {skip} frames"
         return truth[-common:], boxes[-common:], Mismatch(sequence.name, expected, found, action)
     if rules.length == "error":
-        raise UserError(f"{path}: {found} rows for {expected} frames, which the {rules.name} convention refuses; run "
-                        "the tracker on the whole sequence, or pass --length fit (missing frames are failures) or truncate")
+        raise UserError(f"{path}: {found} rows for {expected} frames, which the {rules.name} convention refuses; "
+                        "run the tracker on the whole sequence, or pass --length fit (missing frames are failures) or "
+                        "--length truncate")
     if found > expected:
         return truth, boxes[:expected], Mismatch(sequence.name, expected, found, "surplus rows left out")
     if rules.length == "truncate":

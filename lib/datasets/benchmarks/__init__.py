@@ -10,13 +10,13 @@ from pathlib import Path
 from lib.boxes import Boxes
 from lib.datasets.benchmarks import otb
 from lib.datasets.benchmarks.box_text import read_boxes, write_boxes
-from lib.datasets.benchmarks.otb_facts import BENCHMARKS, alias_key, canonical_name
+from lib.datasets.benchmarks.otb_facts import BENCHMARKS, alias_key, attribute_code, canonical_name
 from lib.datasets.benchmarks.records import Benchmark, Sequence, with_origin, without_origin
 from lib.errors import UserError
 
 __all__ = [
-    "BENCHMARKS", "Benchmark", "Sequence", "alias_key", "find_results", "load_benchmark", "read_result",
-    "read_result_rows", "result_file", "result_origin", "write_result",
+    "BENCHMARKS", "Benchmark", "Sequence", "alias_key", "attribute_code", "find_results", "load_benchmark",
+    "read_result", "read_result_rows", "result_file", "result_origin", "write_result",
 ]  # fmt: skip
 
 

@@ -197,3 +197,11 @@ _BY_KEY = {alias_key(name): name for name in FACTS} | {"human4": "Human4-2"}
 def canonical_name(name: str) -> str | None:
     """Return OTB's own name of a sequence in any toolkit's spelling, None when OTB has no such sequence."""
     return _BY_KEY.get(alias_key(name))
+
+
+_CODES = {name: code for code, name in ATTRIBUTES.items()}
+
+
+def attribute_code(name: str) -> str:
+    """Return the short form of an attribute's name ("Occlusion": "OCC"), the name itself when it has none."""
+    return _CODES.get(name, name)

@@ -1,0 +1,12 @@
+"""Score trackers: python lib/eval_toolkit/bin/eval.py --dataset_dir DIR --dataset OTB2015 --tracker_result_dir DIR."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
+
+from lib.errors import run
+from lib.eval_toolkit.cli import main
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,116 @@
+"""The command line of `bin/eval.py`: score trackers on a benchmark and print what they are worth."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+
+from lib.datasets.benchmarks import Benchmark, load_benchmark
+from lib.errors import UserError
+from lib.eval_toolkit.ope import CONVENTIONS, DEFAULT_CONVENTION
+from lib.eval_toolkit.report import FORMATS, remarks, render
+from lib.eval_toolkit.results import OPEScores, find_trackers, score_tracker
+from lib.files import atomic_write
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Return 0 after printing the scores asked for on the command line; UserError for what cannot be scored."""
+    args = _parser().parse_args(argv)
+    folders = find_trackers(args.tracker_result_dir, args.trackers, dataset=args.dataset)
+    benchmark = load_benchmark(args.dataset, args.dataset_dir, images=False)
+    scores = _score_all(benchmark, folders, args)
+    print(render(benchmark, scores, form=args.format, by_sequence=args.show_video_level), end="")
+    if args.format in ("csv", "json"):
+        # The output proper must stay a table that a program can read; what was odd is still said.
+        print("\n".join(remarks(benchmark, scores)), file=sys.stderr)
+    out = args.out or (args.tracker_result_dir / "_eval" if args.vis else None)
+    if out is not None:
+        for path in _write(out, benchmark, scores, with_plots=args.vis):
+            print(f"wrote {path}", file=sys.stderr)
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="eval.py", description="Score trackers' result files (one-pass evaluation).",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter)
+    parser.add_argument("--dataset_dir", type=Path, required=True,
+                        help="the data set's folder or its parent; annotations suffice, images are not needed")
+    parser.add_argument("--dataset", required=True, help="OTB2015 (= OTB100), OTB50, OTB2013, or OTB-form folders")
+    parser.add_argument("--tracker_result_dir", type=Path, required=True, help="holds <tracker>/<Sequence>.txt")
+    parser.add_argument("--trackers", nargs="+", default=["*"], metavar="NAME", help="names of folders, or globs")
+    parser.add_argument("--convention", choices=list(CONVENTIONS), default=DEFAULT_CONVENTION,
+                        help="whose rules decide on broken rows, first frames and lengths")
+    parser.add_argument("--length", choices=["error", "truncate", "fit"],
+                        help="what to do with results of another length (instead of the convention's rule): refuse "
+                             "them, cut the ground truth to them, or count missing rows as failures")
+    parser.add_argument("--origin", nargs="+", default=[], metavar="[NAME=]0|1",
+                        help="pixel origin of the result files, of all or of the named trackers, where it is not the "
+                             "data set's own (OTB: 1)")
+    parser.add_argument("--allow-missing", action="store_true", help="score although sequences are missing")
+    parser.add_argument("--show_video_level", action="store_true", help="print the scores of every sequence")
+    parser.add_argument("--vis", action="store_true",
+                        help="write success, precision and attribute plots (PNG and PDF) to --out, by default "
+                             "<tracker_result_dir>/_eval")
+    parser.add_argument("--num", type=_positive, default=1, help="processes that read and score at once")
+    parser.add_argument("--format", choices=list(FORMATS), default="text", help="what is printed")
+    parser.add_argument("--out", type=Path, help="folder to write the scores to, in every format")
+    return parser
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a number of processes; expected 1 or more")
+    return value
+
+
+def _score_all(benchmark: Benchmark, folders: Sequence[Path], args: argparse.Namespace) -> list[OPEScores]:
+    """Return the scores of every tracker, computed in `--num` processes."""
+    origins = _origins(args.origin, [folder.name for folder in folders])
+    calls = [(benchmark, folder, args.convention, args.length, origin, args.allow_missing)
+             for folder, origin in zip(folders, origins, strict=True)]
+    if args.num == 1 or len(calls) == 1:
+        return [_score(call) for call in calls]
+    with ProcessPoolExecutor(min(args.num, len(calls))) as pool:
+        return list(pool.map(_score, calls))
+
+
+def _score(call: tuple[Benchmark, Path, str, str | None, int | None, bool]) -> OPEScores:
+    benchmark, folder, convention, length, origin, allow_missing = call
+    return score_tracker(benchmark, folder, convention=convention, length=length,  # type: ignore[arg-type]
+                         origin=origin, allow_missing=allow_missing)
+
+
+def _origins(options: Sequence[str], trackers: Sequence[str]) -> list[int | None]:
+    """Return the pixel origin that `--origin` gives each tracker, None where it says nothing."""
+    default: int | None = None
+    named: dict[str, int] = {}
+    for option in options:
+        name, _, value = option.rpartition("=")
+        if value not in ("0", "1") or (name and name not in trackers):
+            raise UserError(f"--origin {option}: expected 0, 1, or NAME=0 with NAME one of {', '.join(trackers)}")
+        if name:
+            named[name] = int(value)
+        else:
+            default = int(value)
+    return [named.get(name, default) for name in trackers]
+
+
+def _write(out: Path, benchmark: Benchmark, scores: Sequence[OPEScores], *, with_plots: bool) -> list[Path]:
+    """Return the files written to `out`: the scores in every format, and plots if asked for."""
+    written = []
+    for form, suffix in FORMATS.items():
+        path = out / f"scores.{suffix}"
+        with atomic_write(path) as file:
+            file.write(render(benchmark, scores, form=form, by_sequence=True))
+        written.append(path)
+    if with_plots:
+        # Imported here: matplotlib takes half a second that only plots need.
+        from lib.eval_toolkit.plots import save_plots
+
+        written += save_plots(out, scores, dataset=benchmark.name)
+    return written

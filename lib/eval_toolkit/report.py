@@ -1,0 +1,164 @@
+"""What a benchmark's scores look like: which tables there are, what must be said beside them, and the JSON record."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from lib.datasets.benchmarks import Benchmark, attribute_code
+from lib.eval_toolkit.ope import (
+    DISTANCE_THRESHOLDS,
+    NORM_DISTANCE_THRESHOLDS,
+    OVERLAP_THRESHOLDS,
+    mean_curve,
+)
+from lib.eval_toolkit.results import OPEScores, listed
+from lib.eval_toolkit.tables import Cell, Table, as_csv, as_latex, as_markdown, as_text
+
+FORMATS = {"text": "txt", "markdown": "md", "csv": "csv", "json": "json", "latex": "tex"}
+"""Output formats and the suffixes of their files."""
+
+_CSV_COLUMNS = ("tracker", "scope", "name", "success", "precision", "norm_precision", "sequences", "expected", "frames",
+                "invalid_rows", "broken_boxes", "repaired_boxes", "length_mismatches", "convention")
+
+
+def render(
+    benchmark: Benchmark, scores: Sequence[OPEScores], *, form: str, by_sequence: bool = False
+) -> str:
+    """Return the scores in one of `FORMATS`: summary and attributes, with `by_sequence` the sequences too.
+
+    CSV and JSON always hold everything. Trackers come in descending order of success.
+    """
+    ranked = rank(scores)
+    if form == "json":
+        return json.dumps(to_json(benchmark, ranked), indent=1, allow_nan=False) + "\n"
+    if form == "csv":
+        return as_csv(_CSV_COLUMNS, _csv_rows(ranked))
+    tables = [summary_table(ranked), *attribute_tables(ranked)]
+    tables += [sequence_table(ranked)] if by_sequence else []
+    return {"text": as_text, "markdown": as_markdown, "latex": as_latex}[form](tables, remarks(benchmark, ranked))
+
+
+def rank(scores: Sequence[OPEScores]) -> list[OPEScores]:
+    """Return the scores in descending order of success, then of precision, then by name."""
+    return sorted(scores, key=lambda s: (-s.success, -s.precision, s.tracker))
+
+
+def summary_table(scores: Sequence[OPEScores]) -> Table:
+    """Return one row per tracker: its scores and how much of the benchmark they stand on."""
+    columns = ("Tracker", "Success", "Precision", "Norm. prec.", "Sequences", "Frames", "Invalid rows", "Broken boxes",
+               "Repaired", "Length differs")
+    rows = tuple((s.tracker, s.success, s.precision, s.norm_precision, f"{len(s.names)}/{s.expected}", sum(s.frames),
+                  s.invalid_rows, s.broken_boxes, s.repaired_boxes, len(s.mismatches)) for s in scores)
+    return Table("Scores", columns, rows, best_in="column")
+
+
+def attribute_tables(scores: Sequence[OPEScores]) -> list[Table]:
+    """Return a table of success and one of precision by attribute; none for a benchmark without attributes."""
+    present = attributes_of(scores)
+    if not present:
+        return []
+    parts = {(s.tracker, name): s.with_attribute(name) for s in scores for name in present}
+    counts = {name: max(len(part.names) for s in scores if (part := parts[s.tracker, name])) for name in present}
+    head = ("Tracker", *(f"{attribute_code(name)} ({counts[name]})" for name in present))
+
+    def table(title: str, value: Callable[[OPEScores], float]) -> Table:
+        rows = tuple((s.tracker, *(None if (part := parts[s.tracker, name]) is None else value(part)
+                                   for name in present)) for s in scores)
+        return Table(f"{title} by attribute (number of sequences)", head, rows, best_in="column")
+
+    return [table("Success", lambda s: s.success), table("Precision", lambda s: s.precision)]
+
+
+def attributes_of(scores: Sequence[OPEScores]) -> list[str]:
+    """Return the attributes that some scored sequence has, in alphabetical order."""
+    return sorted({name for s in scores for own in s.attributes for name in own})
+
+
+def sequence_table(scores: Sequence[OPEScores]) -> Table:
+    """Return one row per sequence with success and precision of every tracker."""
+    names = list(dict.fromkeys(name for s in scores for name in s.names))
+    places = [{name: index for index, name in enumerate(s.names)} for s in scores]
+    rows = []
+    for name in names:
+        cells: list[Cell] = [name, max(s.frames[p[name]] for s, p in zip(scores, places, strict=True) if name in p)]
+        for s, place in zip(scores, places, strict=True):
+            index = place.get(name)
+            cells += [None, None] if index is None else [
+                float(s.sequence_success[index]), float(s.sequence_precision[index])]
+        rows.append(tuple(cells))
+    columns = ("Sequence", "Frames", *(f"{s.tracker} {what}" for s in scores for what in ("success", "precision")))
+    return Table("Scores by sequence", columns, tuple(rows))
+
+
+def remarks(benchmark: Benchmark, scores: Sequence[OPEScores]) -> list[str]:
+    """Return what must be said beside the scores: source, convention, and everything missing, invalid or repaired."""
+    rules = scores[0].convention
+    said = [f"{benchmark.name}: {len(benchmark.sequences)}/{benchmark.expected} sequences, "
+            f"{benchmark.num_frames} frames, from {benchmark.source}",
+            f"convention {rules.name} ({rules.toolkit}); results of another length: {rules.length}"]
+    if benchmark.missing:
+        said.append(f"missing in the data set: {listed(benchmark.missing)}")
+    said += benchmark.notes
+    for s in scores:
+        lacking = [name for name in s.missing if name not in benchmark.missing]
+        said.append(f"{s.tracker}: sequences {len(s.names)}/{s.expected}, invalid ground-truth rows {s.invalid_rows}, "
+                    f"broken boxes {s.broken_boxes}, repaired boxes {s.repaired_boxes}, "
+                    f"length mismatches {len(s.mismatches)}")
+        said += [f"{s.tracker}: no result of {listed(lacking)}"] if lacking else []
+        said += [f"{s.tracker}: {m.sequence} has {m.found} rows for {m.expected} frames: {m.action}"
+                 for m in s.mismatches]
+        said += s.notes
+    if len({s.names for s in scores}) > 1:
+        said.append("the trackers are scored on different sequences: their scores cannot be compared")
+    return said
+
+
+def _csv_rows(scores: Sequence[OPEScores]) -> list[list[Cell]]:
+    """Return one row per tracker for the whole benchmark, each attribute and each sequence."""
+    rows: list[list[Cell]] = []
+    for s in scores:
+        rows.append([s.tracker, "all", "all", s.success, s.precision, s.norm_precision, len(s.names), s.expected,
+                     sum(s.frames), s.invalid_rows, s.broken_boxes, s.repaired_boxes, len(s.mismatches),
+                     s.convention.name])
+        rest: list[Cell] = [None] * 4
+        for name in attributes_of([s]):
+            if (part := s.with_attribute(name)) is not None:
+                rows.append([s.tracker, "attribute", name, part.success, part.precision, part.norm_precision,
+                             len(part.names), None, sum(part.frames), *rest, s.convention.name])
+        for index, name in enumerate(s.names):
+            rows.append([s.tracker, "sequence", name, float(s.sequence_success[index]),
+                         float(s.sequence_precision[index]), float(s.sequence_norm_precision[index]), 1, None,
+                         s.frames[index], *rest, s.convention.name])
+    return rows
+
+
+def to_json(benchmark: Benchmark, scores: Sequence[OPEScores]) -> dict[str, Any]:
+    """Return everything as plain values: scores, curves, attributes, sequences and what was remarked."""
+    rules = scores[0].convention
+    return {
+        "dataset": benchmark.name, "source": str(benchmark.source), "expected": benchmark.expected,
+        "sequences": len(benchmark.sequences), "missing": list(benchmark.missing), "notes": list(benchmark.notes),
+        "convention": rules.name, "toolkit": rules.toolkit, "length_rule": rules.length,
+        "thresholds": {"overlap": OVERLAP_THRESHOLDS.tolist(), "distance_px": DISTANCE_THRESHOLDS.tolist(),
+                       "norm_distance": NORM_DISTANCE_THRESHOLDS.tolist()},
+        "trackers": [_tracker_json(s) for s in scores],
+    }  # fmt: skip
+
+
+def _tracker_json(s: OPEScores) -> dict[str, Any]:
+    attributes = {name: part for name in attributes_of([s]) if (part := s.with_attribute(name)) is not None}
+    return {
+        "tracker": s.tracker, "success": s.success, "precision": s.precision, "norm_precision": s.norm_precision,
+        "sequences": len(s.names), "expected": s.expected, "missing": list(s.missing), "frames": sum(s.frames),
+        "invalid_rows": s.invalid_rows, "broken_boxes": s.broken_boxes, "repaired_boxes": s.repaired_boxes,
+        "length_mismatches": [m._asdict() for m in s.mismatches], "notes": list(s.notes),
+        "curves": {name: mean_curve(curve, s.convention).tolist() for name, curve in s.curves._asdict().items()},
+        "by_attribute": {name: {"sequences": len(part.names), "success": part.success, "precision": part.precision,
+                                "norm_precision": part.norm_precision} for name, part in attributes.items()},
+        "by_sequence": {name: {"frames": s.frames[i], "success": float(s.sequence_success[i]),
+                               "precision": float(s.sequence_precision[i]),
+                               "norm_precision": float(s.sequence_norm_precision[i])}
+                        for i, name in enumerate(s.names)},
+    }  # fmt: skip
