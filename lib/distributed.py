@@ -9,11 +9,11 @@ import os
 import signal
 import sys
 import uuid
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -22,6 +22,8 @@ from lib.errors import EXIT_USER_ERROR, UserError
 
 EXIT_STOPPED = 75  # EX_TEMPFAIL: stopped on request with a checkpoint written; start again with RESUME auto
 EXIT_FAILED = 1
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -32,7 +34,7 @@ class World:
     size: int = 1
     local_rank: int = 0
     local_size: int = 1
-    device: torch.device = torch.device("cpu")
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
 
     @property
     def is_main(self) -> bool:
@@ -122,6 +124,15 @@ def gather(values: torch.Tensor, world: World) -> torch.Tensor:
     return torch.stack(rows)
 
 
+def gather_texts(texts: Sequence[str], world: World) -> list[str]:
+    """Return every rank's texts in rank order, on each rank."""
+    if world.size == 1:
+        return list(texts)
+    boxes: list[list[str]] = [[] for _ in range(world.size)]
+    dist.all_gather_object(boxes, list(texts))
+    return [text for box in boxes for text in box]
+
+
 def from_main(value: Any, world: World) -> Any:
     """Return rank 0's `value` on every rank; waits for all of them."""
     if world.size == 1:
@@ -129,6 +140,22 @@ def from_main(value: Any, world: World) -> Any:
     box = [value]
     dist.broadcast_object_list(box, src=0, device=torch.device("cpu"))
     return box[0]
+
+
+def on_main(function: Callable[[], T], world: World) -> T:
+    """Return on every rank what `function` returns on rank 0; a UserError there is raised on every rank."""
+    if world.size == 1:
+        return function()
+    value, problem = None, ""
+    if world.is_main:
+        try:
+            value = function()
+        except UserError as error:
+            problem = str(error)
+    value, problem = from_main((value, problem), world)
+    if problem:
+        raise UserError(problem)
+    return cast(T, value)
 
 
 class StopRequest:

@@ -65,10 +65,11 @@ def spaced_rates(policy: str, kwargs: ScheduleKwargs, *, epochs: int) -> NDArray
         return end + (start - end) * (1 + np.cos(index * np.pi / max(1, epochs))) / 2
     if policy == "step":
         mult = kwargs.mult or (end / start) ** (1 / max(1, epochs // kwargs.step))
-        return start * mult ** (index // kwargs.step)
+        return np.asarray(start * mult ** (index // kwargs.step), np.float64)
     assert policy == "multi-step", policy
     mult = kwargs.mult or (end / start) ** (1 / max(1, len(kwargs.steps)))
-    return start * mult ** np.searchsorted(np.sort(kwargs.steps), index, side="right")
+    passed = np.searchsorted(np.sort(kwargs.steps), index, side="right")
+    return np.asarray(start * mult ** passed, np.float64)
 
 
 def _onecycle(position: float, kwargs: ScheduleKwargs) -> float:

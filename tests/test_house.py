@@ -34,7 +34,7 @@ ALLOWED: dict[str, set[str]] = {
     "demo": {"config", "datasets", "train", "test", "sweep", "eval_toolkit", "checkpoint", "models", "tracker", "log"},
 }
 # Files that belong to a part named otherwise.
-PART_OF: dict[str, str] = dict.fromkeys(("schedule", "stage", "loader", "resume"), "train")
+PART_OF: dict[str, str] = dict.fromkeys(("schedule", "stage", "loader", "resume", "watch", "job"), "train")
 
 
 def module_name(path: Path) -> str:

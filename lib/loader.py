@@ -1,0 +1,171 @@
+"""Batches on the device: loader processes, pinned copies while the step runs, and how long the device waited."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import multiprocessing
+import signal
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import cv2
+import torch
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+from lib.datasets.sample import Sample
+from lib.distributed import World, available_cpus
+from lib.errors import UserError
+
+log = logging.getLogger(__name__)
+
+
+def worker_share(workers: int, *, world: World) -> int:
+    """Return how many of `workers` loader processes (in all) this rank gets: at most its share of the CPUs.
+
+    With any asked for at least one; 0 stays 0 and loads in the training process.
+    """
+    if workers == 0:
+        return 0
+    return max(1, min(workers, len(available_cpus())) // world.local_size)
+
+
+class Feed:
+    """An iterator over batches on the device that measures the time the device spends waiting for them."""
+
+    def __init__(self, dataset: Dataset[Sample], batches: Iterable[list[int]], *, workers: int,
+                 device: torch.device, timeout: int) -> None:
+        cuda = device.type == "cuda"
+        self._loader: DataLoader[Any] = DataLoader(
+            _Guarded(dataset), batch_sampler=batches, num_workers=workers, collate_fn=_collate,
+            pin_memory=cuda, worker_init_fn=_start_worker, timeout=timeout if workers else 0,
+            prefetch_factor=4 if workers else None)
+        self.workers = workers
+        self._timeout = timeout
+        self._device = device
+        self._side = torch.cuda.Stream(device) if cuda else None
+        self._gaps: list[tuple[Any, Any]] = []
+        self._waited = 0.0
+        others = set(multiprocessing.active_children())
+        self._iterator: Iterator[Any] = iter(self._loader)  # starts the loader processes
+        self._processes = [child for child in multiprocessing.active_children() if child not in others]
+        self._batches = self._stream()
+
+    def __iter__(self) -> Iterator[Sample]:
+        return self
+
+    def __next__(self) -> Sample:
+        return next(self._batches)
+
+    def _stream(self) -> Iterator[Sample]:
+        while True:
+            start, before = time.perf_counter(), self._mark()
+            batch = self._fetch()
+            if batch is None:
+                return
+            moved = self._move(batch)
+            self._waited += time.perf_counter() - start
+            if before is not None:
+                self._gaps.append((before, self._mark()))
+            yield moved
+
+    def _fetch(self) -> Sample | None:
+        """Return the loader's next batch, None at its end; a dying or hanging worker becomes a UserError."""
+        try:
+            batch = next(self._iterator)
+        except StopIteration:
+            return None
+        except RuntimeError as error:
+            text = str(error)
+            if "timed out" in text:
+                pids = ", ".join(str(child.pid) for child in self._processes)
+                self._kill()
+                raise UserError(f"data: no batch for {self._timeout} s; one of the loader processes {pids} hangs; "
+                                f"look at its disk, or raise TRAIN.DATA_TIMEOUT") from error
+            if "exited unexpectedly" in text or "is killed by signal" in text:
+                raise UserError(f"data: {text.splitlines()[0]}; out of memory? lower WORKERS, or start again with "
+                                f"--resume auto") from error
+            raise
+        if isinstance(batch, UserError):
+            raise batch
+        assert isinstance(batch, Sample)
+        return batch
+
+    def _mark(self) -> Any:
+        """Return an event at the end of all work given to the device so far; None on the CPU."""
+        if self._side is None:
+            return None
+        event = torch.cuda.Event(enable_timing=True)
+        event.record(torch.cuda.current_stream(self._device))
+        return event
+
+    def _move(self, batch: Sample) -> Sample:
+        """Return the batch on the device; on a GPU the copy overlaps with the step that is still running."""
+        if self._side is None:
+            return batch
+        with torch.cuda.stream(self._side):
+            moved = batch.to(self._device)
+        current = torch.cuda.current_stream(self._device)
+        current.wait_stream(self._side)
+        for field in moved:
+            if isinstance(field, torch.Tensor):
+                field.record_stream(current)
+        return moved
+
+    def waited(self) -> float:
+        """Return the seconds the device waited for data since the last call; call it where the device is idle.
+
+        On a GPU this is the time between a step's last kernel and its next batch; on the CPU the time in the loader.
+        """
+        if self._side is not None:
+            self._waited = sum(before.elapsed_time(ready) for before, ready in self._gaps) / 1000
+            self._gaps.clear()
+        waited, self._waited = self._waited, 0.0
+        return waited
+
+    def close(self) -> None:
+        """End the loader processes, hanging ones too."""
+        self._batches = iter(())
+        self._iterator = iter(())  # the last reference to torch's, which asks its processes to end
+        self._kill()
+
+    def _kill(self) -> None:
+        for process in self._processes:
+            # torch watches over its processes and raises in the midst of the wait for one that was killed.
+            with contextlib.suppress(RuntimeError):
+                if process.is_alive():
+                    process.kill()
+                    process.join()
+
+
+def _collate(samples: Sequence[Sample | UserError]) -> Sample | UserError:
+    """Return the samples as a batch, or the first error among them."""
+    for sample in samples:
+        if isinstance(sample, UserError):
+            return sample
+    rows = [sample for sample in samples if isinstance(sample, Sample)]
+    # default_collate writes a worker's batch straight into memory that the trainer sees.
+    fields = [default_collate(list(field)) for field in zip(*(row[:-1] for row in rows), strict=True)]
+    return Sample._make([*fields, tuple(text for row in rows for text in row.unreadable)])
+
+
+class _Guarded(Dataset[Any]):
+    """The data set with its UserErrors as values, so that a worker hands them on in one line and not as a traceback."""
+
+    def __init__(self, dataset: Dataset[Sample]) -> None:
+        self._dataset = dataset
+
+    def __getitem__(self, number: int) -> Sample | UserError:
+        try:
+            return self._dataset[number]
+        except UserError as error:
+            return error
+
+
+def _start_worker(_number: int) -> None:
+    """Prepare a loader process: one thread each, and no reaction to Ctrl-C or SIGTERM, which the trainer handles."""
+    cv2.setNumThreads(0)
+    torch.set_num_threads(1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

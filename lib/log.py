@@ -1,0 +1,199 @@
+"""What a run tells: console and log file, TensorBoard, and the picture of what the network sees. Rank 0 only."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Mapping
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from lib.errors import UserError
+
+PROGRESS = logging.getLogger("lib.progress")  # the lines of every PRINT_FREQ steps; a terminal shows a bar instead
+_FORMAT = logging.Formatter("%(asctime)s %(message)s", datefmt="%Y-%m-%d %H:%M:%S")
+_log = logging.getLogger(__name__)
+
+
+def new_run_folder(output_dir: str | Path, model: str, *, now: datetime | None = None) -> Path:
+    """Return a new folder `output_dir/model/model_YYYY-MM-DD-HH-MM`, made; with `_2`, ... when the minute is taken."""
+    stamp = (now or datetime.now()).strftime("%Y-%m-%d-%H-%M")
+    parent = Path(output_dir) / model
+    for number in range(1, 1000):
+        folder = parent / (f"{model}_{stamp}" if number == 1 else f"{model}_{stamp}_{number}")
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise _not_writable(folder, error) from error
+        return folder
+    raise AssertionError(f"{parent}: a thousand runs within {stamp}")
+
+
+def old_run_folder(output_dir: str | Path, model: str, *, run: str) -> Path:
+    """Return the folder of the run named `run`, made if it is gone; UserError if it cannot be."""
+    folder = Path(output_dir) / model / run
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _not_writable(folder, error) from error
+    return folder
+
+
+def _not_writable(path: Path, error: OSError) -> UserError:
+    return UserError(f"{path}: cannot be written ({error.strerror}); set OUTPUT_DIR to a folder that can")
+
+
+class RunLog:
+    """A context in which lib's log goes to the console and, from `open_file` on, to the run's file too.
+
+    Processes other than the main one only tell errors. In a terminal a bar stands for the lines of `PROGRESS`.
+    """
+
+    def __init__(self, *, main: bool) -> None:
+        self._main = main
+        self._root = logging.getLogger("lib")
+        self._before = (self._root.level, self._root.propagate)
+        self._handlers: list[logging.Handler] = []
+        self._early = _Keeper()
+
+    def __enter__(self) -> RunLog:
+        console = _ConsoleHandler()
+        if sys.stderr.isatty():
+            console.addFilter(lambda record: record.name != PROGRESS.name)
+        self._add(console)
+        self._add(self._early)
+        self._root.setLevel(logging.INFO if self._main else logging.ERROR)
+        self._root.propagate = False
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for handler in self._handlers:
+            self._root.removeHandler(handler)
+            handler.close()
+        self._root.setLevel(self._before[0])
+        self._root.propagate = self._before[1]
+
+    def open_file(self, folder: Path) -> None:
+        """Write to `<folder>_train.log` beside the run's folder from now on, beginning with what was told so far."""
+        path = folder.with_name(f"{folder.name}_train.log")
+        try:
+            file = _LogFile(path, encoding="utf-8")
+        except OSError as error:
+            raise _not_writable(path, error) from error
+        self._add(file)
+        self._root.removeHandler(self._early)
+        for record in self._early.records:
+            file.handle(record)
+
+    def _add(self, handler: logging.Handler) -> None:
+        handler.setFormatter(_FORMAT)
+        self._root.addHandler(handler)
+        self._handlers.append(handler)
+
+
+class _Keeper(logging.Handler):
+    """Keeps records for a file that is not open yet."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.records: list[logging.LogRecord] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self.records.append(record)
+
+
+class _ConsoleHandler(logging.Handler):
+    """Lines on standard error, above a progress bar if one is there."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        tqdm.write(self.format(record), file=sys.stderr)
+
+
+class _LogFile(logging.FileHandler):
+    """The log file; a full disk is told once on the console and does not end a training."""
+
+    def handleError(self, record: logging.LogRecord) -> None:
+        error = sys.exc_info()[1]
+        logging.getLogger("lib").removeHandler(self)
+        _log.warning("%s: cannot be written any more (%s); the log goes on here only", self.baseFilename, error)
+
+
+class Board:
+    """The run's TensorBoard folder; after a resume it goes on in the same folder at the same step."""
+
+    def __init__(self, folder: Path | None, *, first_step: int = 0) -> None:
+        self._writer: Any = None
+        if folder is not None:
+            from torch.utils.tensorboard import SummaryWriter  # slow to import, and only rank 0 needs it
+
+            # Events that a killed run wrote after its last checkpoint are taken back.
+            self._writer = SummaryWriter(str(folder), purge_step=first_step + 1 if first_step else None)
+
+    def scalars(self, values: Mapping[str, float], step: int) -> None:
+        """Write each value under its name, such as 'loss/total'."""
+        for name, value in values.items():
+            self._call("add_scalar", name, value, step)
+
+    def text(self, name: str, text: str, step: int = 0) -> None:
+        """Write a text, shown with its line breaks."""
+        self._call("add_text", name, "    " + text.replace("\n", "\n    "), step)
+
+    def picture(self, name: str, image_rgb: NDArray[np.uint8], step: int) -> None:
+        """Write a picture (H, W, 3)."""
+        self._call("add_image", name, image_rgb, step, dataformats="HWC")
+
+    def flush(self) -> None:
+        """Bring what was written to the disk."""
+        self._call("flush")
+
+    def close(self) -> None:
+        """Bring what was written to the disk and end the writer."""
+        self._call("close")
+        self._writer = None
+
+    def _call(self, method: str, *args: Any, **kwargs: Any) -> None:
+        if self._writer is None:
+            return
+        try:
+            getattr(self._writer, method)(*args, **kwargs)
+        except OSError as error:
+            self._writer = None
+            _log.warning("TensorBoard's folder cannot be written any more (%s); training goes on without it", error)
+
+
+def duration(seconds: float) -> str:
+    """Return h:mm:ss, with days in front when there are some."""
+    whole = round(seconds)
+    text = f"{whole // 3600 % 24}:{whole // 60 % 60:02d}:{whole % 60:02d}"
+    return f"{whole // 86400} d {text}" if whole >= 86400 else text
+
+
+def training_picture(template: NDArray[np.uint8], search: NDArray[np.uint8], box_xyxy: NDArray[Any],
+                     predicted_xyxy: NDArray[Any], score: NDArray[Any]) -> NDArray[np.uint8]:
+    """Return one RGB picture, a row per pair: template, search with boxes (true green, predicted red), score map.
+
+    template (B, 3, 127, 127) and search (B, 3, H, H) BGR, boxes (B, 4) in search px (NaN draws none),
+    score (B, S, S) in 0..1.
+    """
+    side = search.shape[-1]
+    rows = []
+    for z, x, true, predicted, cells in zip(template, search, box_xyxy, predicted_xyxy, score, strict=True):
+        left = np.zeros((side, z.shape[-1], 3), np.uint8)
+        left[: z.shape[-2]] = z.transpose(1, 2, 0)
+        middle = np.ascontiguousarray(x.transpose(1, 2, 0))
+        for box, colour in ((true, (0, 255, 0)), (predicted, (0, 0, 255))):
+            if np.isfinite(box).all():
+                x1, y1, x2, y2 = (int(v) for v in np.clip(np.rint(box), -side, 2 * side))
+                cv2.rectangle(middle, (x1, y1), (x2, y2), colour, 2)
+        gray = (np.nan_to_num(cells).clip(0, 1) * 255).astype(np.uint8)
+        right = cv2.applyColorMap(cv2.resize(gray, (side, side), interpolation=cv2.INTER_NEAREST), cv2.COLORMAP_VIRIDIS)
+        rows.append(np.concatenate([left, middle, right], axis=1))
+    return np.ascontiguousarray(np.concatenate(rows)[:, :, ::-1])

@@ -1,0 +1,243 @@
+"""A run's checkpoints: where to go on from, what must not have changed, which files to keep, who may write."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+import zipfile
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from torch import Tensor
+
+from lib.checkpoint import checkpoint_name, read_checkpoint, save_checkpoint
+from lib.config import Config
+from lib.errors import UserError
+
+log = logging.getLogger(__name__)
+
+# Keys that may change between a checkpoint and its continuation without changing what is computed.
+_FREE = re.compile(r"GPUS|PRINT_FREQ|WORKERS|OUTPUT_DIR|CHECKPOINT_DIR|TEST\..*|TUNE\..*|DATASET\.MAX_UNREADABLE|"
+                   r"TRAIN\.(ISTRUE|START_EPOCH|RESUME|RESUME_STRICT|PRETRAIN|LR_POLICY|WARM_POLICY|UNFIX_POLICY|KEEP_LAST|"
+                   r"SAVE_EVERY|ON_SAVE_ERROR|NONFINITE|DETERMINISTIC|DETECT_ANOMALY|DATA_TIMEOUT)")
+_LENGTH = "TRAIN.END_EPOCH"  # a longer run is a wish, not a mistake; the rates follow the new length
+
+
+@dataclass(frozen=True)
+class Saved:
+    """A checkpoint file, in order of training: epochs that are complete, then steps into the next one."""
+
+    epoch: int  # epochs complete
+    step: int  # 0 at an epoch's end, else the step of the whole run that it was written after
+    path: Path
+
+
+def saved_checkpoints(folder: Path) -> list[Saved]:
+    """Return the checkpoints in `folder`, the furthest last; other files are not looked at."""
+    found = []
+    for path in folder.glob("checkpoint_e*.pth"):
+        match = re.fullmatch(r"checkpoint_e(\d+)(?:_s(\d+))?\.pth", path.name)
+        if match and path.is_file():
+            middle = match[2] is not None
+            found.append(Saved(int(match[1]) - middle, int(match[2]) if middle else 0, path))
+    return sorted(found, key=lambda saved: (saved.epoch, saved.step))
+
+
+def intact(path: Path) -> bool:
+    """Return whether every record of a checkpoint has the checksum (CRC-32) that was written with it."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except (zipfile.BadZipFile, OSError, EOFError, NotImplementedError, RuntimeError):
+        return False
+
+
+def newest_intact(folder: Path) -> Path | None:
+    """Return the furthest checkpoint that is whole; warns of each later one that is not. None when there is none.
+
+    Raises UserError when there are checkpoints and none of them is whole.
+    """
+    saved = saved_checkpoints(folder)
+    for candidate in reversed(saved):
+        if intact(candidate.path):
+            return candidate.path
+        log.warning("%s: damaged (its checksum does not match); going back to the one before it", candidate.path)
+    if saved:
+        raise UserError(f"{folder}: none of its {len(saved)} checkpoints is whole; move them away to start anew")
+    return None
+
+
+def read_resumable(path: Path) -> dict[str, Any]:
+    """Return a checkpoint that training can go on from; raise UserError when it only holds weights."""
+    if path.is_file() and not intact(path):
+        raise UserError(f"{path}: damaged or truncated (its checksum does not match); take an earlier checkpoint")
+    checkpoint = read_checkpoint(path)
+    types = {"epoch": int, "step": int, "steps_per_epoch": int, "pairs_per_step": int, "samples": int,
+             "optimizer": dict,
+             "optimizer_names": list, "scaler": dict, "config": dict, "run": str}
+    wrong = [key for key, kind in types.items() if not isinstance(checkpoint.get(key), kind)]
+    if not wrong and not re.fullmatch(r"[\w-][\w.-]*", checkpoint["run"]):
+        wrong = ["run"]  # it becomes a folder's name
+    if wrong:
+        raise UserError(f"{path}: has no usable {', '.join(wrong)}, so training cannot go on exactly from it; to start "
+                        f"from its weights set TRAIN.PRETRAIN to it and TRAIN.RESUME to False")
+    return checkpoint
+
+
+def check_same(checkpoint: Mapping[str, Any], cfg: Config, *, pairs_per_step: int, source: str) -> None:
+    """Return if `cfg` continues the checkpoint's run; raise UserError listing what differs, or warn (RESUME_STRICT)."""
+    changes = differences(checkpoint["config"], cfg)
+    there = checkpoint["pairs_per_step"]
+    if there != pairs_per_step and "TRAIN.BATCH" not in changes:
+        changes["pairs per step (BATCH x processes)"] = f"{there} -> {pairs_per_step}"
+    length = changes.pop(_LENGTH, None)
+    if length:
+        log.warning("%s %s: the learning rates follow the new length from here on", _LENGTH, length)
+    if not changes:
+        return
+    text = "; ".join(f"{key}: {change}" for key, change in changes.items())
+    if cfg.TRAIN.RESUME_STRICT:
+        raise UserError(f"{source}: made with another configuration ({text}); put it back, or set "
+                        f"TRAIN.RESUME_STRICT=False to go on with the new one")
+    log.warning("going on from %s with another configuration: %s", source, text)
+
+
+def differences(stored: Mapping[str, Any], cfg: Config) -> dict[str, str]:
+    """Return the keys whose values decide what is computed and differ, each with "old -> new".
+
+    stored: a configuration as `Config.as_dict` gives it; a key it lacks counts as the default.
+    """
+    old, new = _flat(next(iter(stored.values()), {})), _flat(next(iter(cfg.as_dict().values())))
+    default = _flat(next(iter(Config().as_dict().values())))
+    unused = tuple(f"DATASET.{name}." for name in cfg.DATASET.SOURCES if name not in cfg.TRAIN.WHICH_USE)
+    changes = {}
+    for key, value in new.items():
+        before = old.get(key, default.get(key))
+        if before != value and not _FREE.fullmatch(key) and not key.startswith(unused or "\0"):
+            changes[key] = f"{before!r} -> {value!r}"
+    return changes
+
+
+def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
+    """Return the leaves of a nested dict under dotted keys; an empty dict is a leaf."""
+    if not isinstance(tree, Mapping) or not tree:
+        return {prefix[:-1]: tree}
+    return {key: value for name, child in tree.items() for key, value in _flat(child, f"{prefix}{name}.").items()}
+
+
+def position_after(checkpoint: Mapping[str, Any], *, steps_per_epoch: int) -> int:
+    """Return the step (of the whole run, from 0) to go on with.
+
+    With the same steps per epoch this is exactly where it was; else the same share of the same epoch.
+    """
+    step, there = int(checkpoint["step"]), int(checkpoint["steps_per_epoch"])
+    if there == steps_per_epoch:
+        return step
+    return step // there * steps_per_epoch + step % there * steps_per_epoch // there
+
+
+def place_of(checkpoint: Mapping[str, Any] | None) -> tuple[int, int]:
+    """Return (epochs complete, step if within an epoch else 0) of a checkpoint; (0, 0) for none."""
+    if checkpoint is None:
+        return 0, 0
+    epoch, step = int(checkpoint["epoch"]), int(checkpoint["step"])
+    return epoch, step if step != epoch * checkpoint["steps_per_epoch"] else 0
+
+
+def write_checkpoint(folder: Path, content: Mapping[str, Any], *, keep_last: int) -> Path:
+    """Return the path of the checkpoint written, by its epoch and step; then removes those that are not to be kept.
+
+    Raises UserError when the file cannot be written; older ones then stay.
+    """
+    epoch, step = place_of(content)
+    path = folder / (checkpoint_name(epoch + 1, step=step) if step else checkpoint_name(epoch))
+    save_checkpoint(path, content)
+    prune(folder, keep_last=keep_last)
+    return path
+
+
+def check_finite(state_dict: Mapping[str, Tensor], *, place: str) -> None:
+    """Return if no tensor holds a NaN or an infinity, else raise UserError naming some; waits for the device once."""
+    named = {name: value for name, value in state_dict.items() if value.is_floating_point()}
+    good = torch.stack([torch.isfinite(value).all() for value in named.values()]).tolist()
+    broken = [name for name, finite in zip(named, good, strict=True) if not finite]
+    if broken:
+        raise UserError(f"{place}: no checkpoint written, as {len(broken)} weights or statistics are not finite "
+                        f"({', '.join(broken[:3])}); go on from the checkpoint before with a lower rate")
+
+
+def prune(folder: Path, *, keep_last: int) -> None:
+    """Remove epoch checkpoints except the last `keep_last` (0 keeps all) and those within an epoch except the newest.
+
+    The two furthest checkpoints of any kind always stay: if one proves damaged there is one to go back to.
+    """
+    saved = saved_checkpoints(folder)
+    epochs = [item for item in saved if item.step == 0]
+    middles = [item for item in saved if item.step > 0]
+    stay = {*(epochs[-keep_last:] if keep_last else epochs), *middles[-1:], *saved[-2:]}
+    for item in saved:
+        if item not in stay:
+            with contextlib.suppress(OSError):
+                item.path.unlink()
+
+
+def set_aside(folder: Path, *, after: tuple[int, int]) -> None:
+    """Move checkpoints further than `after` (epochs complete, step within or 0) to a subfolder, and say so.
+
+    They are another run's, or damaged: left in place, a later `RESUME: auto` would go on from them, not from this run.
+    """
+    others = [saved for saved in saved_checkpoints(folder) if (saved.epoch, saved.step) > after]
+    if not others:
+        return
+    number = 1
+    while (target := folder / f"earlier_{number}").exists():
+        number += 1
+    try:
+        target.mkdir()
+        for saved in others:
+            saved.path.rename(target / saved.path.name)
+    except OSError as error:
+        raise UserError(f"{folder}: holds {len(others)} checkpoints of another run, which cannot be moved to "
+                        f"{target.name} ({error.strerror}); move them, or set CHECKPOINT_DIR") from error
+    log.warning("%s: moved %d checkpoint(s) that this run does not continue to %s", folder, len(others), target)
+
+
+@contextlib.contextmanager
+def sole_writer(folder: Path) -> Iterator[None]:
+    """Return a context in which no other training writes to `folder`; raise UserError when one does.
+
+    The lock is the system's (POSIX): it ends with the process, however that ends, and loader processes do not hold it.
+    """
+    try:
+        import fcntl
+    except ImportError:  # not a POSIX system
+        yield
+        return
+    file = _open_lock(folder)
+    with file:
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            owner = file.read().strip() or "unknown"
+            raise UserError(f"{folder}: process {owner} is training into it; wait for it, or set CHECKPOINT_DIR to "
+                            f"another folder") from error
+        with contextlib.suppress(OSError):  # the number is a courtesy; a full disk must not stop a resume
+            file.truncate(0)
+            file.write(str(os.getpid()))
+            file.flush()
+        yield
+
+
+def _open_lock(folder: Path) -> IO[str]:
+    path = folder / ".training.lock"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        return path.open("a+", encoding="utf-8") if not path.exists() else path.open("r+", encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written ({error.strerror}); set CHECKPOINT_DIR to a folder that can be"
+                        ) from error

@@ -1,0 +1,128 @@
+"""What trains at an epoch: the one place that decides requires_grad, BatchNorm mode, parameter groups and wrapping."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from lib.config import TrainConfig
+from lib.distributed import World
+from lib.errors import UserError, did_you_mean
+from lib.models.models import Ocean
+from lib.schedule import rate_factor
+
+log = logging.getLogger(__name__)
+
+
+@dataclass
+class Stage:
+    """A span of epochs in which the same parameters train."""
+
+    module: nn.Module  # what the loop calls: the model, distributed and compiled as the keys say
+    optimizer: torch.optim.Optimizer
+    names: tuple[str, ...]  # the optimizer's parameters, in its order
+    thawed: bool  # whether the trunk trains
+    resting: tuple[nn.Module, ...]  # BatchNorm layers that keep their statistics
+
+    def train_mode(self) -> None:
+        """Put the model into training mode, except BatchNorm layers of the frozen part."""
+        self.module.train()
+        for layer in self.resting:
+            layer.eval()
+
+    def set_rate(self, rate: float) -> None:
+        """Give each group its share of the schedule's rate."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * group["factor"]
+
+    def rates(self) -> dict[str, float]:
+        """Return the current learning rate of each group, by the group's name."""
+        return {group["name"]: float(group["lr"]) for group in self.optimizer.param_groups}
+
+    def describe(self) -> str:
+        """Return one line on what trains and at which rates."""
+        groups = self.optimizer.param_groups
+        sizes = " + ".join(f"{group['name']} {sum(p.numel() for p in group['params']):,}" for group in groups)
+        return f"training {sizes} parameters" + ("" if self.thawed else "; the backbone's trunk is frozen")
+
+    def parameters(self) -> list[nn.Parameter]:
+        """Return the parameters that train, in the optimizer's order."""
+        return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
+
+    def optimizer_state(self) -> dict[str, Any]:
+        """Return the optimizer's state dict in torch's form (parameters by position in `names`)."""
+        return self.optimizer.state_dict()
+
+    def load_optimizer(self, state: Mapping[str, Any], names: list[str]) -> None:
+        """Take over the state of every parameter that trains here and had one there; `names` gives its order there."""
+        there = {name: state["state"][index] for index, name in enumerate(names) if index in state["state"]}
+        own = {index: there[name] for index, name in enumerate(self.names) if name in there}
+        self.optimizer.load_state_dict({"state": own, "param_groups": self.optimizer.state_dict()["param_groups"]})
+
+
+def build_stage(model: Ocean, train: TrainConfig, *, epoch: int, world: World, before: Stage | None = None) -> Stage:
+    """Return the stage that `epoch` (from 0) belongs to; `before` unchanged if it is still that one.
+
+    Runs at the start, at the unfreezing epoch and on resume. Parameters that trained in `before` keep their momentum.
+    Changes the model's requires_grad. Raises UserError when TRAINABLE_LAYER names no layer of the backbone.
+    """
+    thawed = epoch >= train.UNFIX_EPOCH
+    if before is not None and before.thawed == thawed:
+        return before
+    trunk = trunk_parameters(model, train.TRAINABLE_LAYER, trainable=thawed)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(trunk.get(name, True))
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    parts = {"backbone": (train.BASE_LR * train.LAYERS_LR, [item for item in named if item[0] in trunk]),
+             "head": (train.BASE_LR, [item for item in named if item[0] not in trunk])}
+    groups = [{"name": part, "factor": rate_factor(train, base), "params": [parameter for _, parameter in items]}
+              for part, (base, items) in parts.items() if items]
+    names = tuple(name for _, items in parts.values() for name, _ in items)
+    stage = Stage(_wrap(model, train, world), _optimizer(groups, train), names, thawed, _resting(model, train))
+    if before is not None:
+        stage.load_optimizer(before.optimizer_state(), list(before.names))
+    return stage
+
+
+def trunk_parameters(model: Ocean, layers: list[str], *, trainable: bool) -> dict[str, bool]:
+    """Return for each parameter of the pretrained trunk, by name, whether it trains.
+
+    The trunk is what the backbone's `trunk_layers()` lists; anything else of the model is new and always trains.
+    `layers` are those that may train (empty: all of them).
+    """
+    known = model.trunk_layers()
+    for layer in layers:
+        if layer not in known:
+            raise UserError(f"TRAIN.TRAINABLE_LAYER: the backbone has no layer '{layer}'{did_you_mean(layer, known)}")
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    return {names[id(parameter)]: trainable and (not layers or layer in layers)
+            for layer, module in known.items() for parameter in module.parameters()}
+
+
+def _resting(model: Ocean, train: TrainConfig) -> tuple[nn.Module, ...]:
+    """Return the trunk's BatchNorm layers none of whose parameters train."""
+    if not train.FROZEN_BN_EVAL:
+        return ()
+    return tuple(layer for module in model.trunk_layers().values() for layer in module.modules()
+                 if isinstance(layer, nn.modules.batchnorm._BatchNorm)
+                 and not any(parameter.requires_grad for parameter in layer.parameters()))
+
+
+def _optimizer(groups: list[dict[str, Any]], train: TrainConfig) -> torch.optim.Optimizer:
+    if train.OPTIMIZER == "AdamW":
+        return torch.optim.AdamW(groups, lr=train.BASE_LR, weight_decay=train.WEIGHT_DECAY)
+    return torch.optim.SGD(groups, lr=train.BASE_LR, momentum=train.MOMENTUM, weight_decay=train.WEIGHT_DECAY)
+
+
+def _wrap(model: nn.Module, train: TrainConfig, world: World) -> nn.Module:
+    module = model
+    if world.size > 1:
+        devices = [world.device] if world.device.type == "cuda" else None
+        module = DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
+    return torch.compile(module) if train.COMPILE else module  # type: ignore[return-value]

@@ -1,0 +1,11 @@
+"""Train a tracker: python tracking/train_ocean.py --cfg FILE [KEY=VALUE ...]; --help lists the options."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from lib.errors import run
+from lib.train import main
+
+run(main)
