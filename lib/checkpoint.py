@@ -1,0 +1,280 @@
+"""Checkpoints: saved whole or not at all, read without running anything in them, loaded strictly and with a report.
+
+Every form in the wild is read: `{"epoch", "arch", "state_dict", "optimizer"}`, a bare state dict, names with the
+prefixes `module.` and `feature_extractor.`. What is saved here adds `model` (the keywords of `build_model`) and what a
+resume needs; the reference code reads it too.
+"""
+
+from __future__ import annotations
+
+import errno
+import pickle
+import re
+import warnings
+import zipfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lib.errors import UserError
+from lib.files import atomic_write
+from lib.models.models import Ocean, build_model
+
+PREFIXES = ("module.", "_orig_mod.", "feature_extractor.")
+ALIGN_PREFIX = "align_head."
+IMAGENET_MEAN = (0.485, 0.456, 0.406)  # of RGB in 0..1, as torchvision's weights expect
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True)
+class LoadReport:
+    """What a load did: `str()` is one line for the log."""
+
+    source: str
+    loaded: int  # tensors copied
+    lacking: tuple[str, ...] = ()  # in the model, not in the file, harmless: BatchNorm counters
+    skipped: tuple[str, ...] = ()  # in the file, not used
+    prefixes: tuple[str, ...] = ()  # stripped from the names
+
+    def __str__(self) -> str:
+        parts = [f"{self.source}: {self.loaded} tensors loaded"]
+        if self.prefixes:
+            parts.append(f"prefix {' and '.join(self.prefixes)} removed")
+        if self.lacking:
+            parts.append(f"not in the file: {_few(self.lacking)}")
+        if self.skipped:
+            parts.append(f"not used: {_few(self.skipped)}")
+        return "; ".join(parts)
+
+
+def checkpoint_name(epoch: int, *, step: int | None = None) -> str:
+    """Return the file's name: `checkpoint_e{N}.pth` after epoch N (from 1), `checkpoint_e{N}_s{step}.pth` within it."""
+    return f"checkpoint_e{epoch}.pth" if step is None else f"checkpoint_e{epoch}_s{step}.pth"
+
+
+def save_checkpoint(path: str | Path, checkpoint: Mapping[str, Any]) -> None:
+    """Write `checkpoint` to `path`, whole or not at all; raise UserError when it cannot be written (full disk)."""
+    with atomic_write(path, mode="wb") as file:
+        writer = _Writer(file)
+        try:
+            torch.save(dict(checkpoint), cast(IO[bytes], writer))
+        except RuntimeError as error:
+            # torch reports a failed write as an error of its archive; the system's own says why.
+            raise (writer.error or error) from error
+
+
+class _Writer:
+    """A file that remembers the first error of a write, which torch.save replaces by its own."""
+
+    def __init__(self, file: Any) -> None:
+        self.file = file
+        self.error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self.error = self.error or error
+            raise
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Return the checkpoint at `path` as a dict with at least "state_dict", its tensors on the CPU.
+
+    Nothing in the file is executed (`weights_only=True`). Raises UserError for a file that is missing, truncated, or
+    holds anything but weights and plain values.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such checkpoint file; check the path (snapshot/{checkpoint_name(20)}, say)")
+    try:
+        with torch.serialization.safe_globals(_numpy_scalars()), warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of old pickle protocols: read or refused all the same
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, AttributeError, TypeError, ImportError) as error:
+        if "truncated" in str(error) or "Ran out of input" in str(error):
+            raise _unreadable(path) from error
+        refused = re.search(r"(?:GLOBAL|global|callable) ([\w.]+\.[\w.]+)", str(error))
+        what = f" ({refused[1]})" if refused else ""
+        raise UserError(f"{path}: holds something that is not weights{what}; nothing in it was executed; expected a "
+                        f"checkpoint of tensors and plain values") from error
+    except (RuntimeError, EOFError, ValueError, KeyError, IndexError, zipfile.BadZipFile, UnicodeDecodeError) as error:
+        raise _unreadable(path) from error
+    except OSError as error:
+        if error.errno == errno.EINVAL:  # a seek to before the start: the archive's end is missing
+            raise _unreadable(path) from error
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path}: holds a {type(content).__name__}; expected a dict with 'state_dict', or a state dict")
+    if "state_dict" not in content:
+        content = {"state_dict": content}
+    return content
+
+
+def _unreadable(path: Path) -> UserError:
+    return UserError(f"{path}: truncated or not a checkpoint ({path.stat().st_size} bytes); "
+                     f"copy it again or take another epoch's")
+
+
+def _numpy_scalars() -> list[Any]:
+    """Return the constructors of plain numpy numbers: the reference's optimizer keeps its rates as np.float64."""
+    scalar = np.float64(0).__reduce__()[0]
+    names = [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]  # numpy 1 and 2
+    return [*names, np.dtype, *(type(np.dtype(kind)) for kind in (np.float64, np.float32, np.int64))]
+
+
+def load_weights(model: nn.Module, state_dict: Mapping[str, Any], *, source: str,
+                 ignore: Sequence[str] = ()) -> LoadReport:
+    """Copy `state_dict` into `model` and return the report; strict, except for BatchNorm's counters.
+
+    source: the file's name, for messages. ignore: prefixes of names that may be in the file and are not wanted.
+    Raises UserError, naming the first few and counting all, for missing, unexpected or mismatched names, and for
+    values that are not finite; the model is then unchanged.
+    """
+    weights, prefixes = _strip(state_dict, source=source)
+    own = model.state_dict()
+    skipped = tuple(name for name in weights if name not in own and name.startswith(tuple(ignore) or "\0"))
+    absent = [name for name in own if name not in weights]
+    lacking = tuple(name for name in absent if name.endswith("num_batches_tracked"))
+    problems = {
+        "missing": [name for name in absent if not name.endswith("num_batches_tracked")],
+        "unexpected": [name for name in weights if name not in own and name not in skipped],
+        "of another shape": [f"{name} {_shape(tensor)} instead of {_shape(own[name])}"
+                             for name, tensor in weights.items() if name in own and tensor.shape != own[name].shape],
+    }
+    if any(problems.values()):
+        text = "; ".join(f"{what}: {_few(names)}" for what, names in problems.items() if names)
+        raise UserError(f"{source}: weights of another architecture; {text}")
+    usable = {name: tensor for name, tensor in weights.items() if name in own}
+    _check_finite(usable, source=source)
+    model.load_state_dict(usable, strict=False)
+    return LoadReport(source, len(usable), lacking, skipped, prefixes)
+
+
+def load_model(path: str | Path, *, align: bool | None = None, device: str | torch.device = "cpu") -> Ocean:
+    """Return the model of a checkpoint, in eval mode on `device`.
+
+    The architecture is what the checkpoint says (`model`); one of the reference code is Ocean on ResNet-50, with the
+    object-aware branch when its weights are there. align: True requires the branch, False leaves it out, None takes
+    what the file has. `model.load_report` says what was skipped or lacking.
+    """
+    checkpoint = read_checkpoint(path)
+    weights, _ = _strip(checkpoint["state_dict"], source=str(path))
+    has_branch = any(name.startswith(ALIGN_PREFIX) for name in weights)
+    if align and not has_branch:
+        raise UserError(f"{path}: trained without the object-aware branch, so --align True cannot be; "
+                        f"use --align False or a checkpoint trained with ALIGN: True")
+    spec = checkpoint.get("model") or {}
+    if not isinstance(spec, dict) or not all(isinstance(key, str) for key in spec):
+        raise UserError(f"{path}: its 'model' is {spec!r}; expected the keywords of a model")
+    try:
+        model = build_model(**{**spec, "align": has_branch if align is None else align})
+    except (UserError, TypeError) as error:
+        raise UserError(f"{path}: {error}") from error
+    model.load_report = load_weights(model, checkpoint["state_dict"], source=str(path), ignore=_unwanted(model))
+    return model.to(device).eval()
+
+
+def _unwanted(model: Ocean) -> tuple[str, ...]:
+    """Return the prefixes of the names that `model` can do without: the branch's when it has none."""
+    return () if model.align_head is not None else (ALIGN_PREFIX,)
+
+
+def import_pretrained(model: Ocean, state_dict: Mapping[str, Any], *, source: str) -> LoadReport:
+    """Fill the trunk (or the whole model) from pretrained weights in any known form and return the report.
+
+    Known forms, told apart by their names: torchvision's ResNet-50; a trunk in the names used here, with or without
+    `features.` in front (the reference's ImageNet file); a whole Ocean. Raises UserError where the trunk is not filled.
+    """
+    weights, prefixes = _strip(state_dict, source=source)
+    if any(name.startswith("connect_model.") for name in weights):
+        return load_weights(model, state_dict, source=source, ignore=_unwanted(model))
+    weights = {re.sub(r"^(features\.)+", "", name): tensor for name, tensor in weights.items()}
+    downsample = weights.get("layer3.0.downsample.0.weight")
+    if downsample is not None and downsample.shape[-1] == 1:
+        weights = torchvision_resnet(weights)
+    return _fill_trunk(model.features, weights, source=source, prefixes=prefixes)
+
+
+def import_torchvision_resnet(trunk: nn.Module, state_dict: Mapping[str, Any]) -> LoadReport:
+    """Fill a ResNet50 trunk with torchvision's ResNet-50 weights and return the report; see `torchvision_resnet`."""
+    weights, prefixes = _strip(state_dict, source="torchvision's ResNet-50")
+    return _fill_trunk(trunk, torchvision_resnet(weights), source="torchvision's ResNet-50", prefixes=prefixes)
+
+
+def torchvision_resnet(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return torchvision's ResNet weights under the same names, made for this trunk and for BGR crops in 0..255.
+
+    The strided or widened 1x1 downsample kernels go to the centre of the 3x3 ones. With stride 2 and no padding that
+    centre is cell 2 k + 1, where the block's own unpadded 3x3 has its centre too: both branches see the same cell, as
+    in torchvision, only that torchvision's lies at 2 k. So the map is torchvision's of the image moved by that cell.
+    Normalisation is folded in exactly, since conv1 has no padding: y = W ((rgb / 255 - mean) / std) is
+    W' bgr + b with W' = W / (255 std) in BGR order and b = -sum W mean / std, and bn1's running mean takes up -b.
+    """
+    weights = dict(state_dict)
+    for name in ("layer2.0.downsample.0.weight", "layer3.0.downsample.0.weight"):
+        kernel = weights[name]
+        if kernel.shape[-1] == 1:
+            weights[name] = torch.nn.functional.pad(kernel, (1, 1, 1, 1))
+    weights["conv1.weight"], bias = fold_normalisation(weights["conv1.weight"])
+    weights["bn1.running_mean"] = (weights["bn1.running_mean"].double() - bias).to(weights["bn1.running_mean"].dtype)
+    return weights
+
+
+def fold_normalisation(kernel: Tensor) -> tuple[Tensor, Tensor]:
+    """Return (kernel for BGR 0..255, bias (out,) in float64) of a convolution (out, 3, k, k) of normalised RGB."""
+    mean, std = (torch.tensor(v, dtype=torch.float64).view(1, 3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
+    exact = kernel.double()
+    bias = -(exact * mean / std).sum((1, 2, 3))
+    return (exact / (255 * std)).flip(1).to(kernel.dtype), bias
+
+
+def _fill_trunk(trunk: nn.Module, weights: Mapping[str, Tensor], *, source: str,
+                prefixes: tuple[str, ...]) -> LoadReport:
+    """Fill `trunk` from plain names (conv1.weight ...), leaving out what it has no use for (layer4, fc)."""
+    renamed = {f"features.{name}": tensor for name, tensor in weights.items()}
+    report = load_weights(trunk, renamed, source=source, ignore=("features.layer4.", "features.fc."))
+    return LoadReport(source, report.loaded, report.lacking, report.skipped, prefixes)
+
+
+def _strip(state_dict: Any, *, source: str) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """Return the weights under plain names and the prefixes taken off; raise UserError when they are not weights."""
+    if not isinstance(state_dict, Mapping) or not all(isinstance(k, str) for k in state_dict):
+        raise UserError(f"{source}: its state_dict is a {type(state_dict).__name__}; expected names and tensors")
+    others = [name for name, value in state_dict.items() if not isinstance(value, Tensor)]
+    if others or not state_dict:
+        raise UserError(f"{source}: not a state dict ({_few(others) or 'it is empty'}); expected names and tensors")
+    found: dict[str, None] = {}
+    weights = {}
+    for name, tensor in state_dict.items():
+        while prefix := next((p for p in PREFIXES if name.startswith(p)), ""):
+            found[prefix] = None
+            name = name.removeprefix(prefix)
+        weights[name] = tensor
+    return weights, tuple(found)
+
+
+def _check_finite(weights: Mapping[str, Tensor], *, source: str) -> None:
+    """Raise UserError when a value is not a number or infinite: such a model predicts nonsense without a word."""
+    broken = [name for name, tensor in weights.items() if not bool(torch.isfinite(tensor).all())]
+    if broken:
+        raise UserError(f"{source}: values that are not finite in {_few(broken)}; the training that made it diverged, "
+                        f"take an earlier checkpoint")
+
+
+def _few(names: Sequence[str], *, shown: int = 3) -> str:
+    """Return the first names and the number of all."""
+    rest = f" ... ({len(names)} in all)" if len(names) > shown else ""
+    return ", ".join(names[:shown]) + rest
+
+
+def _shape(tensor: Tensor) -> str:
+    return "x".join(map(str, tensor.shape)) or "scalar"
