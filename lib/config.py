@@ -222,6 +222,12 @@ class Config(_Section):
         """Return the device numbers of GPUS."""
         return tuple(int(part) for part in self.GPUS.split(","))
 
+    def model_options(self) -> dict[str, Any]:
+        """Return the keywords of `lib.models.models.build_model` for the model that TRAIN describes."""
+        train = self.TRAIN
+        return {"arch": train.MODEL, "backbone": train.BACKBONE, "backbone_options": train.BACKBONE_OPTIONS,
+                "channels": train.CHANNELS, "towernum": train.TOWERNUM, "align": train.ALIGN}
+
     def as_dict(self) -> dict[str, Any]:
         """Return the configuration as the YAML's plain nested dict, sources as children of DATASET."""
         data = self.model_dump(mode="json", exclude={"NAME"})
