@@ -199,7 +199,7 @@ def _place_weights(model: Ocean, cfg: Config, checkpoint: dict[str, Any] | None,
         resume.check_same(checkpoint, cfg, pairs_per_step=pairs, source=str(source))
         load_weights(model, checkpoint["state_dict"], source=str(source))
         first = resume.position_after(checkpoint, steps_per_epoch=steps)
-        log.info("going on from %s: epoch %d, step %d of it", source, first // steps + 1, first % steps + 1)
+        log.info("going on from %s, after epoch %d and %d steps of the next", source, first // steps, first % steps)
         return first
     if cfg.TRAIN.PRETRAIN:
         path = Path(str(cfg.TRAIN.PRETRAIN))
@@ -256,8 +256,8 @@ def _assemble(cfg: Config, world: World, model: Ocean, dataset: OceanDataset, *,
     """Return the job, at step `first` and sample `samples` of the stream; `stack` ends its parts."""
     workers = worker_share(cfg.WORKERS, world=world)
     log.info("%d pairs an epoch in %d steps of %d", len(dataset), steps, cfg.TRAIN.BATCH * world.size)
-    log.info("%d loader processes for each of %d training processes (WORKERS %d, %d CPUs)", workers, world.local_size,
-             cfg.WORKERS, len(available_cpus()))
+    log.info("loader processes: %d for each training process (WORKERS is %d for all %d; this machine has %d CPUs)", workers,
+             cfg.WORKERS, world.local_size, len(available_cpus()))
     # With the pairs per step unchanged the stream's start stays where it was.
     start = max(0, samples - first * cfg.TRAIN.BATCH * world.size) if samples else 0
     sampler = StreamSampler(cfg.TRAIN.BATCH, rank=world.rank, world=world.size, start=start)

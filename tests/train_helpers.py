@@ -1,0 +1,146 @@
+"""Small trainings for tests: a tiny model, cheap samples, and processes that may be killed."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from multiprocessing import forkserver
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from torch.utils.data import Dataset
+
+import lib.train
+from lib.datasets.sample import Sample
+from lib.errors import UserError
+
+PAIRS = 12  # an epoch of the tiny training: 3 steps of 4 pairs
+
+
+class CheapPairs(Dataset[Sample]):
+    """Noise with targets, sample n a function of n; `broken` samples hold NaN, `unreadable` ones tell of a crop."""
+
+    def __init__(self, *, broken: Sequence[int] = (), unreadable: Sequence[int] = (), failing: Sequence[int] = ()) -> None:
+        self.broken, self.unreadable, self.failing = set(broken), set(unreadable), set(failing)
+
+    def __len__(self) -> int:
+        return PAIRS
+
+    def __getitem__(self, n: int) -> Sample:
+        if n in self.failing:
+            raise UserError(f"sample {n}: fails as the test wishes")
+        rng = np.random.default_rng(n)
+        z, x = (torch.from_numpy(rng.integers(0, 256, (3, side, side), np.uint8)) for side in (127, 255))
+        cls = torch.zeros(25, 25)
+        cls[n % 20 : n % 20 + 4, 12:15] = 1
+        ltrb = torch.from_numpy(rng.uniform(4, 60, (4, 25, 25)).astype(np.float32))
+        if n in self.broken:
+            ltrb[:] = float("nan")
+        texts = (f"crop_{n}.jpg: truncated",) if n in self.unreadable else ()
+        return Sample(z, x, cls, ltrb, cls.clone(), torch.tensor([60.0, 60.0, 160.0, 140.0]), texts)
+
+
+def tiny_yaml(folder: Path, *, top: dict[str, Any] | None = None, **train: Any) -> Path:
+    """Return a YAML file in `folder` for 4 epochs of 3 steps, the trunk frozen for the first two."""
+    settings = {"END_EPOCH": 4, "BATCH": 4, "UNFIX_EPOCH": 2, "BACKBONE": "ResNetSmall", "CHANNELS": 4, "TOWERNUM": 1,
+                "BACKBONE_OPTIONS": {"width": 2, "layers": [1, 1, 1], "expansion": 1}, "WARMUP": {"EPOCH": 1},
+                "WHICH_USE": ["SYN"], **train}
+    tree = {"PRINT_FREQ": 2, "WORKERS": 0, "OUTPUT_DIR": str(folder / "logs"), "CHECKPOINT_DIR": str(folder / "snapshot"),
+            "TRAIN": settings, "DATASET": {"SYN": {"FORMAT": "synthetic", "USE": PAIRS, "RANGE": 5}}, **(top or {})}
+    path = folder / "tiny.yaml"
+    path.write_text(yaml.safe_dump({"OCEAN": tree}), encoding="utf-8")
+    return path
+
+
+def snapshot(folder: Path, name: str = "checkpoint_e4.pth") -> dict[str, Any]:
+    """Return a checkpoint of the tiny training in `folder`."""
+    return torch.load(folder / "snapshot" / name, weights_only=True)
+
+
+def same(one: Any, other: Any) -> bool:
+    """Return whether two checkpoints' parts are equal bit for bit."""
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(same, one, other))
+    return bool(one == other)
+
+
+def _child(arguments: list[str], environment: dict[str, str], signals: dict[int, int], pairs: dict[str, Any],
+           queue: Any) -> None:
+    """Train in this process; `signals` maps a step to the signal that the process sends itself in the midst of it."""
+    os.environ.update(environment)
+    torch.set_num_threads(1)
+    lib.train.build_dataset = lambda _: CheapPairs(**pairs)  # type: ignore[assignment]
+    take_step = lib.train.take_step
+
+    def step_and_signal(job: Any, stage: Any, batch: Any) -> Any:
+        output = take_step(job, stage, batch)
+        if job.step in signals:
+            os.kill(os.getpid(), signals[job.step])
+        return output
+
+    lib.train.take_step = step_and_signal
+    try:
+        code = lib.train.main(arguments)
+        queue.put((code, ""))
+    except UserError as error:
+        queue.put((2, str(error)))
+
+
+def train_processes(arguments: Sequence[str], *, ranks: int = 1, signals: Sequence[dict[int, int]] = (),
+                    pairs: dict[str, Any] | None = None, timeout: float = 60) -> list[tuple[int, str]]:
+    """Return (exit code, error text) of each rank of a training in processes of their own; -9 for a killed one.
+
+    signals: for each rank, step -> signal. The processes come from a fork server that has torch loaded already.
+    """
+    context = _fork_server()
+    environment = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": str(ranks),
+                   "LOCAL_WORLD_SIZE": str(ranks)} if ranks > 1 else {}
+    started = []
+    for rank in range(ranks):
+        queue = context.Queue()
+        own = {**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)} if ranks > 1 else {}
+        wanted = signals[rank] if rank < len(signals) else {}
+        process = context.Process(target=_child, args=(list(arguments), own, wanted, pairs or {}, queue))
+        process.start()
+        started.append((process, queue))
+    results = []
+    for process, queue in started:
+        process.join(timeout)
+        if process.is_alive():
+            process.kill()
+            process.join()
+            raise AssertionError(f"the training did not end within {timeout} s")
+        killed = process.exitcode == -signal.SIGKILL
+        results.append((process.exitcode or 0, "") if killed else queue.get(timeout=5))
+    return results
+
+
+def _fork_server() -> Any:
+    """Return a multiprocessing context whose server has loaded all that a training needs."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["train_helpers", "torch.utils.tensorboard"])
+    before = os.environ.get("PYTHONPATH")
+    os.environ["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)  # the preload looks nowhere else
+    forkserver.ensure_running()
+    if before is None:
+        del os.environ["PYTHONPATH"]
+    else:
+        os.environ["PYTHONPATH"] = before
+    return context
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        return int(probe.getsockname()[1])
