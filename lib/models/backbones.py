@@ -42,6 +42,8 @@ def _resnet50() -> Backbone:
 
 def _resnet_small(*, width: int = 8, layers: Sequence[int] = (1, 2, 2), expansion: int = EXPANSION) -> Backbone:
     """Return a slim trunk of the same family and grids for a CPU. Options: width, layers (3 stages), expansion."""
+    if len(layers) != 3 or min(width, expansion, *layers) < 1:
+        raise ValueError(f"width {width}, layers {list(layers)}, expansion {expansion}: expected 3 layers, all above 0")
     trunk = ResNet50(layers=tuple(layers), width=width, expansion=expansion)
     return Backbone(trunk, trunk.out_channels)
 

@@ -74,6 +74,9 @@ class ResNet_plus2(nn.Module):
         self.layer3 = self._make_layer(block, width * 4, layers[2], stride=1, dilation=2)
         self.out_channels = width * 4 * expansion
         init_convs(self)
+        # A pixel's mean square is about 128^2, which makes this conv1's variance with the weights above. Untrained
+        # statistics of 1 would let raw pixels overflow the head's exponential in eval mode.
+        nn.init.constant_(self.bn1.running_var, 2 * 3 / width * 128**2)
 
     def _make_layer(self, block: type[Bottleneck], planes: int, blocks: int, *, stride: int,
                     dilation: int) -> nn.Sequential:

@@ -1,0 +1,282 @@
+"""Checkpoints: every form in the wild loads strictly, nothing in a file runs, and each fault has its one line."""
+
+import os
+import pickle
+import resource
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+import torchvision
+from torch import Tensor, nn
+
+from lib.checkpoint import (
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    checkpoint_name,
+    import_pretrained,
+    import_torchvision_resnet,
+    load_model,
+    load_weights,
+    read_checkpoint,
+    save_checkpoint,
+)
+from lib.errors import UserError
+from lib.models.backbones import ResNet50
+from lib.models.models import Ocean, build_model
+
+SMALL = {"backbone": "ResNetSmall", "channels": 8, "towernum": 1, "backbone_options": {"width": 2}}
+
+
+def small_model(*, align: bool = False) -> Ocean:
+    torch.manual_seed(0)
+    return build_model(**SMALL, align=align)
+
+
+def saved(tmp_path: Path, *, align: bool = False) -> Path:
+    """Return the path of a checkpoint in the form that training writes."""
+    model = small_model(align=align)
+    path = tmp_path / "checkpoint_e3.pth"
+    save_checkpoint(path, {"epoch": 3, "arch": "Ocean", "state_dict": model.state_dict(), "model": model.spec,
+                           "optimizer": {"param_groups": [{"lr": np.float64(0.005)}]}})
+    return path
+
+
+def same_weights(one: nn.Module, other: nn.Module) -> bool:
+    pairs = zip(one.state_dict().items(), other.state_dict().items(), strict=True)
+    return all(a[0] == b[0] and torch.equal(a[1], b[1]) for a, b in pairs)
+
+
+def one_line(error: pytest.ExceptionInfo) -> str:
+    text = str(error.value)
+    assert "\n" not in text
+    return text
+
+
+@pytest.mark.parametrize("align", [False, True])
+def test_a_saved_model_comes_back(tmp_path: Path, align: bool) -> None:
+    path = saved(tmp_path, align=align)
+    assert read_checkpoint(path)["epoch"] == 3
+    model = load_model(path)
+    assert not model.training
+    assert same_weights(model, small_model(align=align))
+    assert str(model.load_report) == f"{path}: {len(model.state_dict())} tensors loaded"
+
+
+@pytest.mark.parametrize("prefix", ["", "module.", "feature_extractor.", "module.feature_extractor."])
+@pytest.mark.parametrize("bare", [False, True])
+def test_forms_in_the_wild(tmp_path: Path, prefix: str, bare: bool) -> None:
+    weights = {prefix + name: tensor for name, tensor in small_model().state_dict().items()
+               if not name.endswith("num_batches_tracked")}
+    path = tmp_path / "wild.pth"
+    torch.save(weights if bare else {"epoch": 1, "arch": "Ocean", "state_dict": weights, "optimizer": {}}, path)
+    model = build_model(**SMALL)
+    report = load_weights(model, read_checkpoint(path)["state_dict"], source=path.name)
+    assert same_weights(model, small_model())
+    assert report.prefixes == tuple(p + "." for p in prefix.split(".") if p)
+    assert len(report.lacking) + report.loaded == len(model.state_dict())
+    assert all(name.endswith("num_batches_tracked") for name in report.lacking)
+    assert "not in the file: " in str(report)
+    assert (f"prefix {prefix.replace('.f', '. and f')} removed" in str(report)) == bool(prefix)
+
+
+def test_reference_checkpoints_with_numpy_rates_and_the_old_container(tmp_path: Path) -> None:
+    checkpoint = {"epoch": 20, "arch": "Ocean", "state_dict": small_model().state_dict(),
+                  "optimizer": {"param_groups": [{"lr": np.float64(1e-5)}]}}
+    torch.save(checkpoint, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    assert read_checkpoint(tmp_path / "old.pth")["optimizer"]["param_groups"][0]["lr"] == 1e-5
+
+
+def test_reference_checkpoint_is_ocean_on_resnet50(tmp_path: Path) -> None:
+    model = build_model(align=True)
+    torch.save({"state_dict": {"module." + n: t for n, t in model.state_dict().items()}}, tmp_path / "reference.pth")
+    loaded = load_model(tmp_path / "reference.pth")
+    assert loaded.align_head is not None
+    assert same_weights(loaded, model)
+
+
+def test_align_means_what_it_says(tmp_path: Path) -> None:
+    path = saved(tmp_path, align=True)
+    without = load_model(path, align=False)
+    assert without.align_head is None
+    assert without.spec["align"] is False
+    assert "not used: align_head.rpn_conv.conv.weight" in str(without.load_report)
+    assert load_model(path, align=True).align_head is not None
+    with pytest.raises(UserError, match="without the object-aware branch") as error:
+        load_model(saved(tmp_path, align=False), align=True)
+    assert "--align False" in one_line(error)
+
+
+def test_another_architecture_is_one_line_with_names_and_counts(tmp_path: Path) -> None:
+    weights = small_model().state_dict()
+    weights["neck.extra"] = torch.zeros(3)
+    del weights["connect_model.adjust"]
+    weights["connect_model.cls_pred.bias"] = torch.zeros(7)
+    model = small_model()
+    with pytest.raises(UserError) as error:
+        load_weights(model, weights, source="x.pth")
+    text = one_line(error)
+    assert "x.pth: weights of another architecture" in text
+    assert "missing: connect_model.adjust" in text
+    assert "unexpected: neck.extra" in text
+    assert "connect_model.cls_pred.bias 7 instead of 1" in text
+    assert same_weights(model, small_model())
+    with pytest.raises(UserError, match=r"\.\.\. \(\d+ in all\)"):
+        load_weights(build_model(), small_model().state_dict(), source="x.pth")
+
+
+def test_missing_modules_are_not_accepted(tmp_path: Path) -> None:
+    weights = {n: t for n, t in small_model().state_dict().items() if not n.startswith("connect_model.cls_tower")}
+    with pytest.raises(UserError, match=r"missing: connect_model\.cls_tower\.0\.weight"):
+        load_weights(small_model(), weights, source="x.pth")
+
+
+def test_values_that_are_not_finite(tmp_path: Path) -> None:
+    weights = small_model().state_dict()
+    weights["neck.downsample.0.weight"] = weights["neck.downsample.0.weight"] * float("nan")
+    with pytest.raises(UserError, match=r"not finite in neck\.downsample\.0\.weight"):
+        load_weights(small_model(), weights, source="x.pth")
+
+
+@pytest.mark.parametrize("share", [0.0, 0.001, 0.01, 0.5, 0.999])
+@pytest.mark.parametrize("zipped", [True, False])
+def test_truncated_file(tmp_path: Path, share: float, zipped: bool) -> None:
+    whole = tmp_path / "whole.pth"
+    torch.save({"state_dict": small_model().state_dict()}, whole, _use_new_zipfile_serialization=zipped)
+    content = whole.read_bytes()
+    path = tmp_path / "cut.pth"
+    path.write_bytes(content[:int(len(content) * share)])
+    with pytest.raises(UserError, match=r"cut\.pth") as error:
+        read_checkpoint(path)
+    one_line(error)
+
+
+class Bomb:
+    """A pickle of this runs a command where pickles are trusted."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Callable, tuple]:
+        return os.mkdir, (str(self.path),)
+
+
+@pytest.mark.parametrize("save", [torch.save, lambda value, path: path.write_bytes(pickle.dumps(value))])
+def test_a_pickle_is_never_executed(tmp_path: Path, save: Callable) -> None:
+    path, trace = tmp_path / "bomb.pth", tmp_path / "trace"
+    save({"state_dict": Bomb(trace)}, path)
+    with pytest.raises(UserError, match="nothing in it was executed") as error:
+        read_checkpoint(path)
+    one_line(error)
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize(("content", "message"), [
+    ([1, 2], "holds a list"),
+    ({"state_dict": {}}, "it is empty"),
+    ({"state_dict": {"neck": 3}}, "not a state dict"),
+    ({"state_dict": [1]}, "state_dict is a list"),
+    ({"state_dict": {"a": torch.zeros(1)}, "model": {"bakcbone": "x"}}, "bakcbone"),
+    ({"state_dict": {"a": torch.zeros(1)}, "model": {"backbone": "ResNet51"}}, "did you mean ResNet50"),
+    ({"state_dict": {"a": torch.zeros(1)}, "model": 7}, "'model' is 7"),
+])
+def test_files_that_hold_something_else(tmp_path: Path, content: object, message: str) -> None:
+    path = tmp_path / "odd.pth"
+    torch.save(content, path)
+    with pytest.raises(UserError, match=message) as error:
+        load_model(path)
+    assert str(path) in one_line(error)
+
+
+def test_text_and_missing_files(tmp_path: Path) -> None:
+    (tmp_path / "text.pth").write_text("not a checkpoint\n" * 9)
+    for name in ("text.pth", "nowhere.pth"):
+        with pytest.raises(UserError, match=name) as error:
+            read_checkpoint(tmp_path / name)
+        one_line(error)
+
+
+def test_full_disk_keeps_the_previous_checkpoint(tmp_path: Path) -> None:
+    path = saved(tmp_path)
+    before = path.read_bytes()
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    try:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limits[1]))
+        with pytest.raises(UserError, match="cannot be written") as error:
+            save_checkpoint(path, {"state_dict": build_model(backbone="ResNetSmall", channels=8).state_dict()})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert "File too large" in one_line(error)
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == [path.name]  # noqa: PTH208
+
+
+def test_names() -> None:
+    assert checkpoint_name(20) == "checkpoint_e20.pth"
+    assert checkpoint_name(3, step=120) == "checkpoint_e3_s120.pth"
+
+
+def torchvision_resnet50() -> nn.Module:
+    """Return torchvision's ResNet-50 with random weights and random statistics."""
+    torch.manual_seed(0)
+    network = torchvision.models.resnet50(weights=None).eval()
+    for part in network.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            nn.init.normal_(part.running_mean, 0, 0.2)
+            nn.init.uniform_(part.running_var, 0.5, 2)
+            nn.init.uniform_(part.weight, 0.3, 0.8)
+            nn.init.normal_(part.bias, 0, 0.2)
+    return network
+
+
+@torch.no_grad()
+def test_imported_trunk_equals_torchvisions_layers() -> None:
+    theirs, ours = torchvision_resnet50(), ResNet50().eval()
+    report = import_torchvision_resnet(ours, theirs.state_dict())
+    assert report.loaded == len(ours.state_dict())
+    assert all(name.startswith(("features.layer4.", "features.fc.")) for name in report.skipped)
+
+    bgr = torch.randint(0, 256, (1, 3, 127, 127)).float()
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
+    stem = theirs.relu(theirs.bn1(F.conv2d((bgr.flip(1) / 255 - mean) / std, theirs.conv1.weight, stride=2)))
+    trunk = ours.features
+    (own_stem, layer1, layer2), layer3 = ours(bgr)
+    torch.testing.assert_close(own_stem, stem, rtol=1e-4, atol=1e-4)
+    close(layer1, theirs.layer1(theirs.maxpool(own_stem)))
+    # Our strided 3x3s have their centres on cells 1, 3, 5 ..., torchvision's on 0, 2, 4 ...: the same on a map moved by
+    # one, but for what torchvision's zeros at the upper and left border reach in four blocks.
+    close(layer2[..., 4:, 4:], theirs.layer2(layer1[..., 1:, 1:])[..., 4:, 4:])
+    # Stride 1 with dilation 2 computes torchvision's strided map at every second cell.
+    close(layer3[..., ::2, ::2], theirs.layer3(layer2))
+    assert trunk.layer2[0].downsample[0].weight.count_nonzero() == theirs.layer2[0].downsample[0].weight.count_nonzero()
+
+
+def close(one: Tensor, other: Tensor) -> None:
+    scale = float(other.abs().max())
+    torch.testing.assert_close(one / scale, other / scale, rtol=1e-5, atol=1e-5)
+
+
+def test_pretrained_forms_are_told_apart() -> None:
+    theirs = torchvision_resnet50().state_dict()
+    first, second, third = (build_model(channels=8, towernum=1) for _ in range(3))
+    import_pretrained(first, theirs, source="resnet50.pth")
+    trunk = {f"module.features.{n}": t for n, t in first.features.features.state_dict().items()}
+    import_pretrained(second, trunk, source="imagenet.model")
+    assert same_weights(first.features, second.features)
+    report = import_pretrained(third, first.state_dict(), source="checkpoint_e20.pth")
+    assert same_weights(first, third)
+    assert report.loaded == len(first.state_dict())
+
+
+def test_pretrained_weights_of_another_trunk() -> None:
+    theirs = torchvision_resnet50().state_dict()
+    with pytest.raises(UserError, match=r"resnet50\.pth.*another architecture"):
+        import_pretrained(small_model(), theirs, source="resnet50.pth")
+    with pytest.raises(UserError, match=r"missing"):
+        import_pretrained(build_model(), {"fc.weight": torch.zeros(3)}, source="fc.pth")
