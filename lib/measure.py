@@ -1,0 +1,170 @@
+"""What a model costs on this machine: parameters, FLOPs, time per frame and memory, and which machine that was."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+import torchvision
+from numpy.typing import NDArray
+from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+
+from lib.crops import TEMPLATE_SIZE, Image
+from lib.models.ocean import Ocean_
+from lib.tracker.ocean import OceanTracker, search_crop
+
+WARM_UP_FRAMES = 3
+BUSY_LOAD = 0.5  # from here on other processes slow a measurement noticeably
+_ROOT = Path(__file__).resolve().parents[1]
+
+
+class Cost(NamedTuple):
+    """What a model costs on any machine. A multiplication with its addition counts as two FLOPs."""
+
+    parameters: int
+    template_flops: int  # of a template crop, once per sequence
+    search_flops: int  # of a search crop, each frame
+
+
+def count_cost(model: Ocean_, *, search_size: int) -> Cost:
+    """Return the cost of a model in eval mode for search crops of `search_size` px; torch's counter does the counting.
+
+    Counted are convolutions (the deformable one too) and matrix products; the rest is below 1%.
+    """
+    device = next(model.parameters()).device
+    z, x = (torch.zeros(1, 3, side, side, device=device) for side in (TEMPLATE_SIZE, search_size))
+    # The counter does not know the CPU's fused attention; its plain form makes the same products.
+    with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
+        with _counter() as of_template:
+            template = model.template(z)
+        with _counter() as of_search:
+            model.track(x, template)
+    parameters = sum(parameter.numel() for parameter in model.parameters())
+    return Cost(parameters, of_template.get_total_flops(), of_search.get_total_flops())
+
+
+def _counter() -> FlopCounterMode:
+    assert torchvision.ops.deform_conv2d is not None  # importing it registers the operator named below
+    return FlopCounterMode(display=False, custom_mapping={torch.ops.torchvision.deform_conv2d: _deform_conv_flops})
+
+
+def _deform_conv_flops(x_shape: Sequence[int], weight_shape: Sequence[int], *_: Any, out_shape: Sequence[int],
+                       **__: Any) -> int:
+    """Return the FLOPs of a deformable convolution: those of the plain one; its interpolation is not counted."""
+    batch, height, width = out_shape[0], out_shape[2], out_shape[3]
+    return 2 * batch * height * width * int(np.prod(weight_shape))
+
+
+def settle(model: Ocean_) -> Ocean_:
+    """Return `model`, its BatchNorm statistics set from one batch of noise, in eval mode.
+
+    Untrained weights with the statistics they start from overflow in the deeper trunks; a model that is only timed
+    must give finite numbers.
+    """
+    norms = [part for part in model.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
+    momenta = [part.momentum for part in norms]
+    generator, device = torch.Generator().manual_seed(0), next(model.parameters()).device
+    z, x = (torch.rand(2, 3, side, side, generator=generator).to(device) * 255 for side in (TEMPLATE_SIZE, 255))
+    for part in norms:
+        part.momentum = None  # the statistics become those of this one batch
+    with torch.no_grad():
+        model.train()(z, x)
+    for part, momentum in zip(norms, momenta, strict=True):
+        part.momentum = momentum
+    model.eval()
+    return model
+
+
+class Course:
+    """One frame, followed again and again: each `seconds` does the work of a frame, whatever the weights."""
+
+    def __init__(self, tracker: OceanTracker, *, width: int = 640, height: int = 480) -> None:
+        self.tracker = tracker
+        self.image: Image = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
+        self.box_xywh = np.array([width * 0.4, height * 0.4, width * 0.15, height * 0.2])
+        self.state = tracker.init(self.image, self.box_xywh)
+
+    def peak_bytes(self, before: int | None) -> int | None:
+        """Return the most memory that model and frame take: on a GPU, or of the process beyond the `before` it had.
+
+        None where the system does not tell. Weights that give no finite numbers are fine here.
+        """
+        for _ in range(WARM_UP_FRAMES):
+            self.tracker.predict([self.state], [search_crop(self.state, self.image)]).result()
+        if self.tracker.device.type == "cuda":
+            return torch.cuda.max_memory_allocated(self.tracker.device)
+        now = resident_bytes()
+        return None if before is None or now is None else now - before
+
+    def seconds(self, frames: int) -> list[float]:
+        """Return the seconds that each of `frames` took: cutting the crop, the network, and scoring; no decoding.
+
+        A frame that is not counted goes before, as the processor's caches hold other things by then.
+        """
+        taken = []
+        for _ in range(frames + 1):
+            start = time.perf_counter()
+            self.tracker.track(self.state, self.image)  # ends with numbers on the host, so a GPU is waited for
+            taken.append(time.perf_counter() - start)
+        return taken[1:]
+
+
+def resident_bytes() -> int | None:
+    """Return the most memory this process has held so far, None where the system does not tell."""
+    try:
+        import resource  # not on Windows
+    except ImportError:
+        return None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def machine(device: torch.device, *, busy: float = 0.0) -> str:
+    """Return in one line what was measured on: processor or GPU, cores and threads, and torch's version.
+
+    `busy` is `load()` before the measurement: what other processes had asked of the processor is said too.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    chip = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
+    shared = f", shared with other work (load {busy:.1f} before the start)" if busy > BUSY_LOAD else ""
+    return f"{chip}, {cores} cores, {torch.get_num_threads()} threads, torch {torch.__version__}{shared}"
+
+
+def load() -> float:
+    """Return how many processes wanted the processor in the last minute, 0 where the system does not tell."""
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
+
+
+def _processor() -> str:
+    """Return the processor's name as the system gives it."""
+    info = Path("/proc/cpuinfo")
+    if info.is_file():
+        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def commit() -> str:
+    """Return the short name of the commit that runs, "+" behind it when files differ from it; "unknown" without git."""
+    try:
+        command = ["git", "-C", str(_ROOT), "describe", "--always", "--dirty=+", "--abbrev=10", "--exclude=*"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
+    except (OSError, subprocess.TimeoutExpired):
+        return "unknown"
+    return done.stdout.strip() or "unknown"
+
+
+def milliseconds(seconds: Sequence[float]) -> NDArray[np.float64]:
+    """Return the 10th, 50th and 90th percentile in ms (3,): the median is the figure, the others its spread."""
+    return np.percentile(np.asarray(seconds) * 1000, [10, 50, 90])
