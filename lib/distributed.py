@@ -235,11 +235,12 @@ def launch(script: Path, arguments: Sequence[str], *, processes: int, max_restar
         return EXIT_STOPPED
     except ChildFailedError as error:
         codes = {rank: failure.exitcode for rank, failure in error.failures.items()}
-        return _exit_code(codes)
+        return worker_exit_code(codes)
     return 0
 
 
-def _exit_code(codes: dict[int, int]) -> int:
+def worker_exit_code(codes: dict[int, int]) -> int:
+    """Return the job's exit code from those of its failed ranks; raise UserError when a signal ended them."""
     for code in (EXIT_USER_ERROR, EXIT_STOPPED):
         if code in codes.values():
             return code

@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
@@ -19,8 +19,10 @@ from torch.utils.data import Dataset
 
 import lib.train
 from lib.datasets.sample import Sample
+from lib.distributed import World, join, leave
 from lib.errors import UserError
 
+ROOT = Path(__file__).resolve().parents[1]
 PAIRS = 12  # an epoch of the tiny training: 3 steps of 4 pairs
 
 
@@ -75,16 +77,19 @@ def same(one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
-def _child(arguments: list[str], environment: dict[str, str], signals: dict[int, int], pairs: dict[str, Any],
+def _child(arguments: list[str], environment: dict[str, str], signals: dict[int, int], pairs: dict[str, Any] | None,
            queue: Any) -> None:
     """Train in this process; `signals` maps a step to the signal that the process sends itself in the midst of it."""
     os.environ.update(environment)
     torch.set_num_threads(1)
-    lib.train.build_dataset = lambda _: CheapPairs(**pairs)  # type: ignore[assignment]
+    if pairs is not None:
+        lib.train.build_dataset = lambda _: CheapPairs(**pairs)  # type: ignore[assignment]
     take_step = lib.train.take_step
+    jobs: list[Any] = []
 
     def step_and_signal(job: Any, stage: Any, batch: Any) -> Any:
         output = take_step(job, stage, batch)
+        jobs[:] = [job]
         if job.step in signals:
             os.kill(os.getpid(), signals[job.step])
         return output
@@ -92,26 +97,54 @@ def _child(arguments: list[str], environment: dict[str, str], signals: dict[int,
     lib.train.take_step = step_and_signal
     try:
         code = lib.train.main(arguments)
+        if "RANK" in environment and jobs:
+            folder = Path(jobs[0].cfg.CHECKPOINT_DIR)
+            torch.save(jobs[0].model.state_dict(), folder / f"rank{environment['RANK']}.pth")
         queue.put((code, ""))
     except UserError as error:
         queue.put((2, str(error)))
 
 
 def train_processes(arguments: Sequence[str], *, ranks: int = 1, signals: Sequence[dict[int, int]] = (),
-                    pairs: dict[str, Any] | None = None, timeout: float = 60) -> list[tuple[int, str]]:
+                    pairs: dict[str, Any] | None = None, real: bool = False, timeout: float = 60) -> list[tuple[int, str]]:
     """Return (exit code, error text) of each rank of a training in processes of their own; -9 for a killed one.
 
-    signals: for each rank, step -> signal. The processes come from a fork server that has torch loaded already.
+    signals: for each rank, step -> signal. real: with the YAML's data instead of CheapPairs(**pairs). The processes come
+    from a fork server that has torch loaded already.
     """
+    samples = None if real else pairs or {}
+    extra = [(signals[rank] if rank < len(signals) else {}, samples) for rank in range(ranks)]
+    return _run_ranks(_child, [(list(arguments), environment, *own) for environment, own in
+                               zip(_environments(ranks), extra, strict=True)], timeout=timeout)
+
+
+def call_in_ranks(function: Callable[[World], Any], *, ranks: int) -> list[Any]:
+    """Return what `function(world)` returns in each of `ranks` gloo processes."""
+    return _run_ranks(_call, [(function, environment) for environment in _environments(ranks)], timeout=60)
+
+
+def _call(function: Callable[[World], Any], environment: dict[str, str], queue: Any) -> None:
+    os.environ.update(environment)
+    queue.put(function(join([0], place="test")))
+    leave()
+
+
+def _environments(ranks: int) -> list[dict[str, str]]:
+    """Return what torchrun would set for each rank; nothing for one process."""
+    if ranks == 1:
+        return [{}]
+    shared = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": str(ranks),
+              "LOCAL_WORLD_SIZE": str(ranks)}
+    return [{**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(ranks)]
+
+
+def _run_ranks(function: Callable[..., None], arguments: list[tuple[Any, ...]], *, timeout: float) -> list[Any]:
+    """Return what each process put into its queue; (-9, "") for one that was killed."""
     context = _fork_server()
-    environment = {"MASTER_ADDR": "localhost", "MASTER_PORT": str(_free_port()), "WORLD_SIZE": str(ranks),
-                   "LOCAL_WORLD_SIZE": str(ranks)} if ranks > 1 else {}
     started = []
-    for rank in range(ranks):
+    for own in arguments:
         queue = context.Queue()
-        own = {**environment, "RANK": str(rank), "LOCAL_RANK": str(rank)} if ranks > 1 else {}
-        wanted = signals[rank] if rank < len(signals) else {}
-        process = context.Process(target=_child, args=(list(arguments), own, wanted, pairs or {}, queue))
+        process = context.Process(target=function, args=(*own, queue))
         process.start()
         started.append((process, queue))
     results = []
