@@ -1,0 +1,185 @@
+"""A folder of results: which checkpoint, settings and data set made it, and which sequences are done.
+
+`run.json` says what the folder holds. Beside each result lies a receipt, `.run/<Sequence>.json`, that ties it to the
+run and to the sequence as it was; a result counts only with a receipt that fits. So a second start goes on where the
+first one stopped, any number of processes may fill one folder, and nothing made by another checkpoint is ever reused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from lib.boxes import Boxes
+from lib.datasets.benchmarks import Sequence, write_result
+from lib.errors import UserError
+from lib.files import atomic_write, read_json, sha256_of
+from lib.tracker.params import TrackerParams
+
+RUN_FILE = "run.json"
+RECEIPTS = ".run"
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class RunRecord:
+    """What makes the boxes: two runs with equal `identity` give the same ones, to rounding."""
+
+    checkpoint: Path
+    sha256: str  # of the checkpoint's file
+    model: Mapping[str, Any]  # the keywords of build_model
+    params: TrackerParams
+    params_source: str
+    dataset: str
+    data_source: Path
+    amp: str = "none"
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Return what must be equal for a result to be reused: neither paths nor the machine."""
+        settings = {key: value for key, value in asdict(self.params).items() if key != "tuned_on"}
+        return {"checkpoint_sha256": self.sha256, "model": dict(self.model), "tracker": settings,
+                "dataset": self.dataset, "amp": self.amp}
+
+    @property
+    def key(self) -> str:
+        """Return a digest of `identity`, 64 hex digits."""
+        return _digest(self.identity)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the content of run.json."""
+        return {"identity": self.identity, "checkpoint": str(self.checkpoint), "data": str(self.data_source),
+                "tracker_from": self.params_source, "tuned_on": self.params.tuned_on}
+
+
+class ResultFolder:
+    """The results of one run on one data set. Safe to be filled by several processes at once."""
+
+    def __init__(self, path: Path, record: RunRecord) -> None:
+        self.path = path
+        self.record = record
+        self._key = record.key
+
+    def open(self, *, replace: bool, replace_unknown: bool) -> str:
+        """Make the folder ready and return what was thrown away, "" if nothing.
+
+        A folder of another run raises UserError naming both; with `replace` its results are deleted. A folder with
+        results that no run.json accounts for is treated likewise by `replace_unknown`.
+        """
+        difference, known = self._difference()
+        if difference and not (replace if known else replace_unknown):
+            raise UserError(f"{self.path}: {difference}; --fresh replaces these results, --tracker_name NAME keeps "
+                            f"them and writes beside them")
+        removed = self._remove_others() if difference else 0
+        if difference or not (self.path / RUN_FILE).is_file():
+            with atomic_write(self.path / RUN_FILE) as file:
+                json.dump(self.record.as_json(), file, indent=1)
+        return f"{self.path}: {difference}; {removed} result(s) removed" if difference else ""
+
+    def is_done(self, sequence: Sequence) -> bool:
+        """Return whether this run's result of the sequence, as it is now, is there."""
+        return self.seconds(sequence) is not None
+
+    def seconds(self, sequence: Sequence) -> float | None:
+        """Return how long the sequence took, None if its result is not there or not this run's."""
+        if not self.result_path(sequence.name).is_file():
+            return None
+        receipt = _read_receipt(self._receipt_path(sequence.name))
+        if receipt.get("run") != self._key or receipt.get("sequence") != fingerprint(sequence):
+            return None
+        return float(receipt.get("seconds", 0.0))
+
+    def save(self, sequence: Sequence, boxes_xywh: Boxes, *, seconds: float) -> None:
+        """Write the result of a sequence, whole or not at all."""
+        result = self.result_path(sequence.name)
+        # In this order a kill at any moment leaves no result with a receipt that is not its own.
+        result.unlink(missing_ok=True)
+        with atomic_write(self._receipt_path(sequence.name)) as file:
+            json.dump({"run": self._key, "sequence": fingerprint(sequence), "frames": len(boxes_xywh),
+                       "seconds": round(seconds, 4)}, file)
+        write_result(result, boxes_xywh, dataset=self.record.dataset)
+
+    def result_path(self, name: str) -> Path:
+        """Return where the result of a sequence is written: under the data set's own name for it."""
+        return self.path / f"{name}.txt"
+
+    def discard(self, names: Iterable[str]) -> None:
+        """Delete the results of these sequences, so that they are made again."""
+        for name in names:
+            self.result_path(name).unlink(missing_ok=True)
+
+    def _receipt_path(self, name: str) -> Path:
+        return self.path / RECEIPTS / f"{name}.json"
+
+    def _difference(self) -> tuple[str, bool]:
+        """Return in words what the folder holds other than this run ("": nothing), and whether it has a run.json."""
+        path = self.path / RUN_FILE
+        if not path.is_file():
+            unknown = len(list(self.path.glob("*.txt"))) if self.path.is_dir() else 0
+            return f"holds {unknown} result(s) of unknown origin (no {RUN_FILE})" if unknown else "", False
+        there = read_json(path)
+        identity = there.get("identity") if isinstance(there, dict) else None
+        if not isinstance(identity, dict):
+            raise UserError(f"{path}: not a record of a run; delete the folder or choose another --tracker_name")
+        mine = self.record.identity
+        if identity == mine:
+            return "", True
+        if identity.get("checkpoint_sha256") == mine["checkpoint_sha256"]:
+            return f"holds results made with {_changed(identity, mine)}", True
+        theirs = f"{there.get('checkpoint')} (sha256 {str(identity.get('checkpoint_sha256'))[:12]})"
+        return (f"holds results of checkpoint {theirs}, not of {self.record.checkpoint} "
+                f"(sha256 {self.record.sha256[:12]})"), True
+
+    def _remove_others(self) -> int:
+        """Delete the results whose receipt is not this run's; another process of this run may be writing its own."""
+        removed = 0
+        for result in sorted(self.path.glob("*.txt")):
+            if _read_receipt(self._receipt_path(result.stem)).get("run") != self._key:
+                result.unlink(missing_ok=True)
+                removed += 1
+        return removed
+
+
+def record_of(checkpoint: Path, *, model: Mapping[str, Any], params: TrackerParams, params_source: str, dataset: str,
+              data_source: Path, amp: str = "none") -> RunRecord:
+    """Return the record of a run with this checkpoint; hashes its file."""
+    plain = json.loads(json.dumps(dict(model)))  # tuples become lists, as they will be when read back
+    return RunRecord(checkpoint, sha256_of(checkpoint), plain, params, params_source, dataset, data_source, amp)
+
+
+def fingerprint(sequence: Sequence) -> str:
+    """Return a digest of what a tracker is given: frame names, the first box, and the sizes of three of the images."""
+    frames = sequence.frames
+    probed = [frames[i] for i in sorted({0, len(frames) // 2, len(frames) - 1})] if frames else []
+    sizes = [path.stat().st_size if path.is_file() else -1 for path in probed]
+    return _digest([sequence.name, [path.name for path in frames], sequence.boxes_xywh[0].tolist(), sizes])[:16]
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+def _read_receipt(path: Path) -> dict[str, Any]:
+    """Return a receipt, empty when there is none that can be read: the sequence is then simply done again."""
+    try:
+        receipt = read_json(path)
+    except UserError:
+        return {}
+    return receipt if isinstance(receipt, dict) else {}
+
+
+def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """Return the first settings that differ, as `name old instead of new`."""
+    flat_old, flat_new = (
+        {f"{k}.{inner}" if isinstance(v, Mapping) else k: value
+         for k, v in tree.items() for inner, value in (v.items() if isinstance(v, Mapping) else [("", v)])}
+        for tree in (old, new)
+    )
+    names = [name for name in {**flat_old, **flat_new} if flat_old.get(name) != flat_new.get(name)]
+    parts = [f"{name} {flat_old.get(name)} instead of {flat_new.get(name)}" for name in names[:3]]
+    return ", ".join(parts) + (f" and {len(names) - 3} more" if len(names) > 3 else "")

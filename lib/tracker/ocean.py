@@ -1,0 +1,237 @@
+"""The Ocean tracker: what it remembers of a target, and one step of following it (OCEAN section 5).
+
+The model and the tracker hold nothing of any sequence: `init` and `track` return a new `TrackerState`, so any number of
+sequences share one of each. `track_batch` advances several at once; `track` is the same with one.
+
+    tracker = OceanTracker(model, params)
+    state = tracker.init(image, box_xywh)
+    state = tracker.track(state, image)       # state.box_xywh, state.score
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import ArrayLike, NDArray
+
+from lib.boxes import Boxes
+from lib.crops import TEMPLATE_SIZE, Image, context_side, mean_colour, subwindow
+from lib.errors import UserError
+from lib.models.ocean import Ocean_, TemplateFeatures
+from lib.tracker.params import TrackerParams
+from lib.tracker.scoring import Floats, Peak, Prediction, find_peak
+
+SMALL_TARGET = 0.004  # share of the image below which a target gets the larger search crop
+MIN_SIDE = 10.0  # px; a target never shrinks below this
+KEPT_STACKS = 4  # batches of template features: two lanes of two search sizes
+Amp = Literal["none", "bf16", "fp16"]
+
+
+@dataclass(frozen=True, eq=False)
+class TrackerState:
+    """What is known of one target after a frame. Never altered: each frame makes a new one."""
+
+    centre_xy: Floats  # (2,) px of the image
+    size_wh: Floats  # (2,) px of the image
+    score: float  # 0..1, of the chosen cell, without penalty and window; 1 on the first frame
+    search_size: int  # side of the search crop in px, chosen on the first frame
+    fill: Floats  # (3,) mean colour of the first frame: shown beyond the image's border
+    template: TemplateFeatures  # of one target
+
+    @property
+    def box_xywh(self) -> Boxes:
+        """Return the box (4,), image px. The corner is cut at 0 but not the size: parity with the reference."""
+        corner_xy = np.maximum(self.centre_xy - self.size_wh / 2, 0.0)
+        return np.concatenate([corner_xy, self.size_wh])
+
+
+class SearchCrop(NamedTuple):
+    """The square a target is looked for in."""
+
+    pixels: NDArray[np.uint8]  # (search_size, search_size, 3) BGR
+    scale: float  # crop px per image px
+    image_wh: tuple[int, int]
+
+
+class Pending(NamedTuple):
+    """A network's answer on its way to the host. On a GPU the host is free until `result` is asked for."""
+
+    maps: torch.Tensor  # (B, 5, S, S) float32 on the host: score, then ltrb
+    ready: Any  # torch.cuda.Event or None
+
+    def result(self) -> Prediction:
+        """Return the answer, waiting for it if need be."""
+        if self.ready is not None:
+            self.ready.synchronize()
+        maps = self.maps.numpy()
+        return Prediction(maps[:, 0], maps[:, 1:])
+
+
+def search_crop(state: TrackerState, image: Image) -> SearchCrop:
+    """Return the sub-window a target is looked for in, around where it was last (section 5, step 1)."""
+    side_z = context_side(state.size_wh)
+    scale = TEMPLATE_SIZE / side_z
+    # Halves go away from zero here, as in the Python 2 that the published numbers came from.
+    side = math.floor(side_z + (state.search_size - TEMPLATE_SIZE) / scale + 0.5)
+    pixels = subwindow(image, state.centre_xy, side=side, out_size=state.search_size, fill=state.fill)
+    return SearchCrop(pixels, scale, (image.shape[1], image.shape[0]))
+
+
+def advance(state: TrackerState, crop: SearchCrop, peak: Peak, *, row: int = 0) -> TrackerState:
+    """Return the state after a frame: moved, resized and clipped by row `row` of a batch's peaks (steps 5 and 6)."""
+    rate = float(peak.rate[row])
+    image_wh = np.asarray(crop.image_wh, np.float64)
+    centre_xy = state.centre_xy + peak.offset_xy[row] / crop.scale
+    # The rate enters twice: that is what the published numbers were made with.
+    seen_wh = peak.box_wh[row] / crop.scale * rate + (1 - rate) * state.size_wh
+    size_wh = state.size_wh * (1 - rate) + rate * seen_wh
+    return replace(
+        state,
+        centre_xy=np.clip(centre_xy, 0.0, image_wh),
+        size_wh=np.maximum(np.minimum(size_wh, image_wh), MIN_SIDE),
+        score=float(peak.score[row]),
+    )
+
+
+def as_bgr(image: NDArray[Any]) -> Image:
+    """Return an image (H, W, 3) BGR uint8 of a gray (H, W) or (H, W, 1), colour or BGRA one.
+
+    A 16-bit image is brought to 8 bits by dropping the lower ones. Raises UserError for any other array.
+    """
+    if image.dtype == np.uint16:
+        image = (image >> 8).astype(np.uint8)
+    channels = image.shape[2] if image.ndim == 3 else 1
+    if image.dtype != np.uint8 or image.ndim not in (2, 3) or channels not in (1, 3, 4) or image.size == 0:
+        raise UserError(f"an image of shape {image.shape} and type {image.dtype} cannot be tracked in; expected uint8 "
+                        f"(height, width, 3) in BGR order or (height, width) gray")
+    if channels == 3:
+        return image
+    code = cv2.COLOR_GRAY2BGR if channels == 1 else cv2.COLOR_BGRA2BGR
+    return np.asarray(cv2.cvtColor(image, code), np.uint8)
+
+
+class OceanTracker:
+    """Follows targets with a model on one device. Holds no state of any sequence.
+
+    The model is moved to `device` and put in eval mode. `amp` is the network's number format ("none": float32);
+    everything else is float64. `compiled` hands the network to torch.compile: slow at first, one compilation for each
+    search and batch size. `channels_last` lays pixels out as NHWC, which is
+    faster on a GPU (so None takes it there) and no faster on a CPU.
+    """
+
+    def __init__(
+        self,
+        model: Ocean_,
+        params: TrackerParams,
+        *,
+        device: str | torch.device = "cpu",
+        amp: Amp = "none",
+        compiled: bool = False,
+        channels_last: bool | None = None,
+    ) -> None:
+        self.params = params
+        self.device = torch.device(device)
+        nhwc = self.device.type == "cuda" if channels_last is None else channels_last
+        self.memory_format = torch.channels_last if nhwc else torch.contiguous_format
+        self.model = model.eval()
+        self.model.to(device=self.device)
+        self.model.to(memory_format=self.memory_format)
+        self._dtype = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}[amp]
+        self._track: Callable[..., Any] = torch.compile(self.model.track) if compiled else self.model.track
+        # The templates of a batch change only when a sequence joins or leaves: the last batches are kept. The parts are
+        # kept with them, so that an id stays that of the same object.
+        self._stacks: dict[tuple[int, ...], tuple[list[TemplateFeatures], TemplateFeatures]] = {}
+
+    def init(self, image: NDArray[Any], box_xywh: ArrayLike) -> TrackerState:
+        """Return the state of a target given by its box (4,), origin 0, px, in its first image (H, W, 3) BGR uint8.
+
+        Raises UserError for a box without a positive, finite size and for an image that is none.
+        """
+        image = as_bgr(image)
+        box = np.asarray(box_xywh, np.float64)
+        if box.shape != (4,) or not np.isfinite(box).all() or (box[2:] <= 0).any():
+            raise UserError(f"first box {box.tolist()}: expected x, y, width, height in px with a positive size")
+        height, width = image.shape[:2]
+        small = box[2] * box[3] / (width * height) < SMALL_TARGET
+        size_wh, centre_xy = box[2:].copy(), box[:2] + box[2:] / 2
+        fill = mean_colour(image)
+        crop = subwindow(image, centre_xy, side=max(1, round(context_side(size_wh))), out_size=TEMPLATE_SIZE, fill=fill)
+        with self._precision():
+            template = self.model.template(self._pixels([crop]))
+        search_size = self.params.big_sz if small else self.params.small_sz
+        return TrackerState(centre_xy, size_wh, 1.0, search_size, fill, template)
+
+    def track(self, state: TrackerState, image: NDArray[Any]) -> TrackerState:
+        """Return the state after the next image (H, W, 3) BGR uint8. Raises NonFiniteOutput."""
+        return self.track_batch([state], [image])[0]
+
+    def track_batch(self, states: Sequence[TrackerState], images: Sequence[NDArray[Any]]) -> list[TrackerState]:
+        """Return the states of several targets of one search size after the next image of each.
+
+        Raises NonFiniteOutput if the answer for any of them is not finite.
+        """
+        crops = [search_crop(state, as_bgr(image)) for state, image in zip(states, images, strict=True)]
+        return self.update(states, crops, self.predict(states, crops).result())
+
+    def predict(self, states: Sequence[TrackerState], crops: Sequence[SearchCrop]) -> Pending:
+        """Return the network's answer for B crops of one search size (section 5, step 2); does not wait for a GPU."""
+        with self._precision():
+            output = self._track(self._pixels([crop.pixels for crop in crops]), self._templates(states))
+            score = torch.sigmoid(output.cls.float())
+            if output.cls_aligned is not None:
+                aligned = torch.sigmoid(output.cls_aligned.float())
+                score = self.params.ratio * score + (1 - self.params.ratio) * aligned
+            # One copy to the host for all maps: (B, 5, S, S).
+            return self._to_host(torch.cat([score, output.ltrb.float()], dim=1))
+
+    def _to_host(self, maps: torch.Tensor) -> Pending:
+        if self.device.type != "cuda":
+            return Pending(maps.cpu(), None)
+        host = torch.empty(maps.shape, dtype=maps.dtype, pin_memory=True)
+        host.copy_(maps, non_blocking=True)
+        ready = torch.cuda.Event()
+        ready.record(torch.cuda.current_stream(self.device))
+        return Pending(host, ready)
+
+    def update(
+        self, states: Sequence[TrackerState], crops: Sequence[SearchCrop], prediction: Prediction
+    ) -> list[TrackerState]:
+        """Return the new states from the network's answer. Pure but for `self.params`."""
+        pairs = list(zip(states, crops, strict=True))
+        target_wh = np.stack([state.size_wh * crop.scale for state, crop in pairs])
+        peak = find_peak(prediction, target_wh, search_size=states[0].search_size, params=self.params)
+        return [advance(state, crop, peak, row=row) for row, (state, crop) in enumerate(pairs)]
+
+    def _pixels(self, crops: Sequence[NDArray[np.uint8]]) -> torch.Tensor:
+        """Return crops (side, side, 3) as one float32 tensor (B, 3, side, side), 0..255, on the device."""
+        shape = (len(crops), *crops[0].shape)
+        # From pinned memory the copy to a GPU does not wait for the work that is still queued there.
+        stacked = torch.empty(shape, dtype=torch.uint8, pin_memory=self.device.type == "cuda")
+        np.stack(crops, out=stacked.numpy())
+        on_device = stacked.to(self.device, non_blocking=True)
+        return on_device.permute(0, 3, 1, 2).to(torch.float32, memory_format=self.memory_format)
+
+    def _templates(self, states: Sequence[TrackerState]) -> TemplateFeatures:
+        """Return the template features of all states with a leading B."""
+        if len(states) == 1:
+            return states[0].template
+        templates = [state.template for state in states]
+        key = tuple(id(template) for template in templates)
+        if key not in self._stacks:
+            while len(self._stacks) >= KEPT_STACKS:
+                del self._stacks[next(iter(self._stacks))]
+            self._stacks[key] = (templates, TemplateFeatures.cat(templates))
+        return self._stacks[key][1]
+
+    @contextlib.contextmanager
+    def _precision(self) -> Iterator[None]:
+        reduced = self._dtype is not None
+        with torch.inference_mode(), torch.autocast(self.device.type, dtype=self._dtype, enabled=reduced):
+            yield

@@ -1,0 +1,11 @@
+"""Test one checkpoint: python tracking/test_ocean.py --arch Ocean --resume FILE --dataset OTB2015; see --help."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from lib.errors import run
+from lib.test import main
+
+run(main)
