@@ -60,7 +60,7 @@ class OceanDataset(Dataset[Sample]):
         """
         source, track = self.mixture[n]
         unreadable: list[str] = []
-        for attempt in range(min(self.max_unreadable, _MOST_ATTEMPTS) + 1):
+        for attempt in range(min(self.max_unreadable + 1, _MOST_ATTEMPTS)):
             rng = generator(self.seed, n, attempt=attempt)
             if attempt:
                 track = int(rng.integers(self.sources[source].num_tracks))
@@ -88,12 +88,13 @@ class OceanDataset(Dataset[Sample]):
 
 
 def too_many(unreadable: Sequence[str], allowed: int) -> UserError:
-    """Return the error for more unreadable crops than MAX_UNREADABLE; it names the first few."""
+    """Return the error for more unreadable crops than MAX_UNREADABLE, or for a sample without end; it names a few."""
     named = "; ".join(unreadable[:3]) + ("; ..." if len(unreadable) > 3 else "")
-    return UserError(
-        f"{named}: {len(unreadable)} crops could not be read, DATASET.MAX_UNREADABLE allows {allowed}; restore them "
-        f"(`python -m lib.datasets.prepare check` finds all that are broken) or raise the key"
-    )
+    fault = f"none of the {len(unreadable)} pairs drawn for one sample could be read"
+    if len(unreadable) > allowed:
+        fault = f"{len(unreadable)} crops could not be read, DATASET.MAX_UNREADABLE allows {allowed}"
+    return UserError(f"{named}: {fault}; restore them (`python -m lib.datasets.prepare check` names all that are "
+                     f"broken) or raise the key")
 
 
 def build_dataset(config: Config) -> OceanDataset:

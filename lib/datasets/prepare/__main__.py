@@ -1,0 +1,110 @@
+"""`python -m lib.datasets.prepare`: raw data sets to training data, one command per source."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+
+from lib.datasets.prepare import coco, got10k
+from lib.datasets.prepare.cut import Cutter
+from lib.datasets.prepare.finish import CROPS, INDEX, MANIFEST, Summary, finish, write_preview, yaml_snippet
+from lib.datasets.prepare.journal import Journal
+from lib.datasets.prepare.records import Filters, Task
+from lib.datasets.prepare.work import cut_all, default_jobs
+from lib.errors import UserError, run
+
+Reader = Callable[[Path, argparse.Namespace], Sequence[Task]]
+
+READERS: dict[str, Reader] = {
+    "COCO": lambda root, given: coco.tasks(
+        root, split=given.split, annotation=given.annotation, pictures=given.pictures),
+    "GOT10K": lambda root, given: got10k.tasks(root, split=given.split),
+}
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Return 0 when the data are prepared; raise UserError for what only the user can mend."""
+    given = parse(sys.argv[1:] if arguments is None else arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    return prepare(given)
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Return the checked command line."""
+    parser = argparse.ArgumentParser(prog="python -m lib.datasets.prepare", description=__doc__)
+    parser.add_argument("source", type=str.upper, choices=sorted(READERS), help="the data set")
+    parser.add_argument("--root", type=Path, required=True, help="the raw data, as its archive unpacks")
+    parser.add_argument("--out", type=Path, required=True, help="folder for crops, index and manifest, e.g. data/coco")
+    parser.add_argument("--split", default="", help="which part of the archive (default: the training part)")
+    parser.add_argument("--annotation", default="", help="COCO: the JSON below root, where it is not the official one")
+    parser.add_argument("--pictures", default="", help="COCO: the folder of pictures below root")
+    parser.add_argument("--jobs", type=int, default=default_jobs(), help="processes (default: all %(default)s cores)")
+    parser.add_argument("--quality", type=int, default=95, help="JPEG quality of the crops (default %(default)s)")
+    for name, default, text in (
+        ("min_side", Filters.min_side, "leave out boxes with a side of fewer px"),
+        ("max_area", Filters.max_area, "leave out boxes that cover more of the picture"),
+        ("max_aspect", Filters.max_aspect, "leave out boxes whose longer side is more times the shorter"),
+        ("min_visible", Filters.min_visible, "leave out boxes of which less is inside the picture or visible"),
+    ):
+        flag = "--" + name.replace("_", "-")
+        parser.add_argument(flag, type=float, default=default, help=f"{text} (default %(default)s)")
+    parser.add_argument("--border", choices=("keep", "drop"), default=Filters.border,
+                        help="what becomes of boxes that touch the picture's edge (default %(default)s)")
+    given = parser.parse_args(arguments)
+    for flag, value, low, high in (
+        ("--jobs", given.jobs, 1, 1024), ("--quality", given.quality, 1, 100), ("--min-side", given.min_side, 1, 1e6),
+        ("--max-area", given.max_area, 0, 100), ("--max-aspect", given.max_aspect, 1, 1e6),
+        ("--min-visible", given.min_visible, 0, 1),
+    ):
+        if not low <= value <= high:
+            raise UserError(f"{flag} {value:g}: expected {low:g} to {high:g}")
+    return given
+
+
+def prepare(given: argparse.Namespace) -> int:
+    """Return 0 when the crops, index and manifest of a source are written."""
+    if not given.root.is_dir():
+        raise UserError(f"{given.root}: no such folder; expected {given.source} as its archive unpacks")
+    filters = Filters(given.min_side, given.max_area, given.max_aspect, given.min_visible, given.border)
+    settings = {"source": given.source, "root": str(given.root.resolve()), "split": given.split,
+                "annotation": given.annotation, "pictures": given.pictures, "quality": given.quality, **asdict(filters)}
+    with Journal(given.out, settings) as journal:
+        tasks = READERS[given.source](given.root, given)
+        cut_all(tasks, Cutter(given.root, given.out / CROPS, filters, given.quality), journal, jobs=given.jobs)
+        summary = finish(given.out, journal, settings)
+        if not summary.crops:
+            raise UserError(f"{given.out}: not one usable box in {len(tasks)} tasks; {_dropped(summary)}")
+        write_preview(given.out, journal)
+    _report(summary, given)
+    return 0
+
+
+def _dropped(summary: Summary) -> str:
+    reasons = ", ".join(f"{count} {reason}" for reason, count in summary.dropped.most_common())
+    faults = f"; {len(summary.faults)} faults, the first: {summary.faults[0]}" if summary.faults else ""
+    return f"left out: {reasons or 'none'}{faults}"
+
+
+def _report(summary: Summary, given: argparse.Namespace) -> None:
+    """Print what was made and what to paste into the YAML."""
+    print(f"{given.source}: {summary.crops} crops of {summary.tracks} objects in {summary.videos} videos or stills, "
+          f"{summary.bytes / 1e6:.1f} MB")
+    total = sum(summary.dropped.values())
+    print(f"left out: {total} boxes ({total / (total + summary.crops):.1%})")
+    for reason, count in summary.dropped.most_common():
+        print(f"  {count:8d}  {reason}")
+    for fault in summary.faults[:10]:
+        print(f"  broken: {fault}")
+    if len(summary.faults) > 10:
+        print(f"  ... and {len(summary.faults) - 10} more, see {given.out / 'journal.jsonl'}")
+    print(f"written: {given.out / INDEX}, {given.out / MANIFEST}, {given.out / 'preview.png'}")
+    print("below DATASET of the training's YAML:")
+    print(yaml_snippet(given.source, given.out, crops=summary.crops), end="")
+
+
+if __name__ == "__main__":
+    run(main)

@@ -1,0 +1,92 @@
+"""What a source's reader yields: tasks, each a video or a still, whose annotation is read by whoever cuts it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from lib.datasets.index import is_below
+from lib.errors import UserError
+
+MISSING, UNREADABLE = "picture missing", "picture unreadable"  # reasons that stand beside those of Filters
+
+
+class Box(NamedTuple):
+    """An object's box on one picture."""
+
+    track: int
+    xyxy: tuple[float, float, float, float]  # px of the picture, origin 0, x2 = x1 + w
+    visible: float = 1.0  # share of the object that can be seen, where the annotation says so
+
+
+class Frame(NamedTuple):
+    """A picture and the objects on it."""
+
+    picture: str  # path below the raw root, with `/`
+    number: int
+    boxes: tuple[Box, ...]
+
+
+class Video(NamedTuple):
+    """The frames of a task, and how many boxes its annotation itself rules out, by reason."""
+
+    name: str  # path of its crops below the crop folder, with `/`
+    frames: tuple[Frame, ...]
+    dropped: Mapping[str, int] = {}
+    faults: tuple[str, ...] = ()  # what is broken, one line each: said at the end, and tried again by the next run
+
+
+class Task(Protocol):
+    """One video or still. Small and picklable: the annotation is read where it is needed, by `read`."""
+
+    @property
+    def name(self) -> str:
+        """Return the video's name."""
+        ...
+
+    def read(self) -> Video:
+        """Return the annotation; raise UserError naming file and line if it is not in the source's form."""
+        ...
+
+
+@dataclass(frozen=True)
+class Filters:
+    """Which boxes are of no use for training, with the defaults of the command line."""
+
+    min_side: float = 8.0  # px of the shorter side
+    max_area: float = 0.9  # share of the picture
+    max_aspect: float = 10.0  # longer side / shorter side
+    min_visible: float = 0.3  # share of the box inside the picture, and of the object that the annotation calls visible
+    border: str = "keep"  # 'drop': no box that touches the picture's edge (1 px)
+
+    def reason(self, box: Box, *, width: int, height: int) -> str | None:
+        """Return why a box on a picture of width x height px is left out, None if it is kept."""
+        x1, y1, x2, y2 = box.xyxy
+        if not all(map(math.isfinite, box.xyxy)):
+            return "not a number"
+        w, h = x2 - x1, y2 - y1
+        if w <= 0 or h <= 0:
+            return "no area"
+        inside = max(0.0, min(x2, width) - max(x1, 0)) * max(0.0, min(y2, height) - max(y1, 0)) / (w * h)
+        if inside == 0:
+            return "outside the picture"
+        if min(inside, box.visible) < self.min_visible:
+            return f"less than {self.min_visible:g} visible"
+        if min(w, h) < self.min_side:
+            return f"a side under {self.min_side:g} px"
+        if w * h > self.max_area * width * height:
+            return f"over {self.max_area:g} of the picture"
+        if max(w, h) > self.max_aspect * min(w, h):
+            return f"longer than {self.max_aspect:g} times its width"
+        if self.border == "drop" and (x1 < 1 or y1 < 1 or x2 > width - 1 or y2 > height - 1):
+            return "at the border"
+        return None
+
+
+def safe_name(name: str, *, place: str) -> str:
+    """Return `name` if it is a relative path that stays below its folder, else raise UserError with `place`."""
+    if not is_below(name):
+        raise UserError(f"{place}: {name!r:.200} is no relative path below the data's folder")
+    return name

@@ -1,0 +1,80 @@
+"""The work on all cores: tasks go out to processes, records come back into the journal, a bar shows how long."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from itertools import islice
+from typing import Any
+
+import cv2
+from tqdm import tqdm
+
+from lib.datasets.prepare.cut import Cutter
+from lib.datasets.prepare.journal import Journal
+from lib.datasets.prepare.records import Task
+from lib.errors import UserError
+
+_AHEAD = 4  # tasks handed out per process, so that none waits for the next
+
+
+def cut_all(tasks: Sequence[Task], cutter: Cutter, journal: Journal, *, jobs: int) -> None:
+    """Cut all tasks that the journal does not hold, on `jobs` processes; the journal grows by one record for each.
+
+    Raises UserError if a process is killed or the disk is full; what is done stays done.
+    """
+    todo = [task for task in tasks if task.name not in journal.places]
+    pace = 0.1 if sys.stderr.isatty() else 10.0  # s; a log file needs no bar ten times a second
+    done = len(tasks) - len(todo)
+    with tqdm(total=len(tasks), initial=done, unit=" tasks", smoothing=0.05, desc="cutting", mininterval=pace) as bar:
+        crops = size = 0
+        for record in _records(todo, cutter, jobs=jobs):
+            journal.add(record)
+            crops, size = crops + record["crops"], size + record["bytes"]
+            bar.set_postfix_str(f"{crops} crops, {size / 1e6:.0f} MB", refresh=False)
+            bar.update()
+
+
+def _records(tasks: Sequence[Task], cutter: Cutter, *, jobs: int) -> Iterator[dict[str, Any]]:
+    """Return an iterator over the records of the tasks, in the order in which they are done."""
+    if jobs == 1:
+        yield from map(cutter.cut, tasks)
+        return
+    pool = ProcessPoolExecutor(jobs, initializer=_start_process, initargs=(os.getpid(),))
+    waiting: set[Future[dict[str, Any]]] = set()
+    rest = iter(tasks)
+    try:
+        while True:
+            waiting |= {pool.submit(cutter.cut, task) for task in islice(rest, jobs * _AHEAD - len(waiting))}
+            if not waiting:
+                break
+            done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
+            for future in done:
+                yield future.result()
+    except BrokenProcessPool as error:
+        raise UserError("a process was killed, most likely for want of memory; run the same command again, it goes on "
+                        "where it stopped, with fewer --jobs if need be") from error
+    finally:
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _start_process(parent: int) -> None:
+    """Prepare a process of the pool: one thread of OpenCV, and an end when the parent has been killed."""
+    cv2.setNumThreads(0)
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+
+
+def default_jobs() -> int:
+    """Return the number of cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
