@@ -146,10 +146,16 @@ def build_index(path: Path) -> TrackIndex:
     return index
 
 
+def is_below(name: str) -> bool:
+    """Return whether `name` is a relative path, parts joined by `/`, that stays below its folder on every system."""
+    parts = name.split("/")
+    inside = all(part not in ("", ".", "..") for part in parts) and "\\" not in name and name[1:2] != ":"
+    return inside and name.isprintable()
+
+
 def _check_name(path: Path, video: str, seen: set[str]) -> None:
     """Refuse a video name that could lead out of the crop folder, or that stands twice."""
-    parts = video.split("/")
-    if not all(parts) or ".." in parts or "." in parts or "\\" in video or not video.isprintable() or video[1:2] == ":":
+    if not is_below(video):
         raise UserError(f"{path}: video {video!r:.200} is no relative path below the crop folder; rename the video")
     if video in seen:
         raise UserError(f"{path}: video '{video}' stands twice; merge its tracks")
