@@ -11,7 +11,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from otb_trees import boxes_of, make_sequence, numbered, shared, write_rows
 
-from lib.datasets.benchmarks import BENCHMARKS, find_results, load_benchmark, read_result, result_file, write_result
+from lib.datasets.benchmarks import (
+    BENCHMARKS,
+    find_results,
+    flat_trackers,
+    load_benchmark,
+    read_result,
+    result_file,
+    write_result,
+)
 from lib.datasets.benchmarks.box_text import _parse_clean, _parse_slowly, read_boxes
 from lib.datasets.benchmarks.otb_facts import ATTRIBUTES, FACTS, canonical_name
 from lib.errors import UserError
@@ -391,3 +399,55 @@ def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
 def test_torch_is_not_loaded() -> None:
     code = "import sys, lib.datasets.benchmarks; sys.exit('torch' in sys.modules or 'cv2' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+# The OTB MATLAB toolkit's own files
+
+
+def write_mat(path: Path, rows: object, **more: object) -> Path:
+    savemat = pytest.importorskip("scipy.io", reason="scipy is not installed").savemat
+    path.parent.mkdir(parents=True, exist_ok=True)
+    cell = np.empty((1, 1), object)
+    cell[0, 0] = {"res": rows, "type": "rect", "len": 5, "annoBegin": 1, "startFrame": 1} | more
+    savemat(path, {"results": cell})
+    return path
+
+
+def test_a_mat_of_the_otb_toolkit(tmp_path: Path) -> None:
+    rows = boxes_of(5)
+    rows[2] = np.nan
+    path = write_mat(tmp_path / "KCF" / "jogging-1_KCF.mat", rows)
+    assert find_results(tmp_path / "KCF", ("Jogging-1",)) == {"Jogging-1": path}
+    assert np.array_equal(read_result(path, dataset="OTB2015"), rows - np.array([1, 1, 0, 0]), equal_nan=True)
+    assert len(read_result(write_mat(path, rows[:1]), dataset="OTB2015")) == 1
+
+
+def test_the_otb_toolkits_flat_folder(tmp_path: Path) -> None:
+    for name in ("jogging-1_KCF", "deer_KCF", "deer_Ocean_e20"):
+        write_mat(tmp_path / f"{name}.mat", boxes_of(5))
+    assert flat_trackers(tmp_path) == ["KCF", "Ocean_e20"]
+    assert set(find_results(tmp_path / "KCF", ("Jogging-1", "Deer", "Man"))) == {"Jogging-1", "Deer"}
+    assert set(find_results(tmp_path / "Ocean_e20", ("Jogging-1", "Deer"))) == {"Deer"}
+
+
+@pytest.mark.parametrize(("rows", "more", "message"), [
+    (np.zeros((5, 6)), {"type": "affine_ivt"}, "type 'affine_ivt'; only 'rect'"),
+    (np.zeros((5, 3)), {}, r"shape \(5, 3\); expected rows"), ("text", {}, "not numeric"),
+    (np.full((2, 4), np.inf), {}, "row 1 is infinite"),
+])  # fmt: skip
+def test_a_mat_without_boxes(tmp_path: Path, rows: object, more: dict[str, object], message: str) -> None:
+    path = write_mat(tmp_path / "a.mat", rows, **more)
+    with pytest.raises(UserError, match=message):
+        read_result(path, dataset="OTB2015")
+
+
+def test_a_file_that_is_no_mat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("scipy.io", reason="scipy is not installed").savemat(tmp_path / "other.mat", {"x": 1})
+    with pytest.raises(UserError, match=r"other.mat: no results\{1\}.res"):
+        read_result(tmp_path / "other.mat", dataset="OTB2015")
+    (tmp_path / "text.mat").write_text("1,2,3,4\n" * 60, encoding="utf-8")
+    with pytest.raises(UserError, match=r"text.mat: cannot be read as a MATLAB 5 file"):
+        read_result(tmp_path / "text.mat", dataset="OTB2015")
+    monkeypatch.setitem(sys.modules, "scipy.io", None)
+    with pytest.raises(UserError, match="needs scipy; pip install scipy"):
+        read_result(tmp_path / "text.mat", dataset="OTB2015")

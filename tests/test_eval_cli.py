@@ -224,3 +224,13 @@ def test_published_trackers_in_one_table(capsys: pytest.CaptureFixture[str]) -> 
                      ["STRUCK", "0.461", "0.638"], ["TLD", "0.357", "0.501"]]
     assert "STRUCK: ClifBar has 329 rows for 472 frames: missing rows are failures" in out
     assert "invalid ground-truth rows 10, broken boxes 15624, repaired boxes 0" in out
+
+
+def test_flat_mat_files_of_the_otb_toolkit_join_the_table(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    savemat = pytest.importorskip("scipy.io", reason="scipy is not installed").savemat
+    for name, count in (("deer", 71), ("man", 134)):
+        savemat(home / "result/OTB2015" / f"{name}_KCF.mat", {"results": {"res": boxes_of(count), "type": "rect"}})
+    main(all_trackers("--format", "json"))
+    trackers = {t["tracker"]: t["success"] for t in json.loads(capsys.readouterr().out)["trackers"]}
+    assert trackers["KCF"] == trackers["Ocean"] == pytest.approx(20 / 21)
+    assert set(trackers) == {"KCF", "Ocean", "Stone"}

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 from lib.boxes import Boxes
-from lib.datasets.benchmarks import Benchmark, Sequence, find_results, read_result_rows, result_origin
+from lib.datasets.benchmarks import Benchmark, Sequence, find_results, flat_trackers, read_result_rows, result_origin
 from lib.errors import UserError
 from lib.eval_toolkit.ope import (
     CONVENTIONS,
@@ -110,14 +110,16 @@ class OPEScores:
 def find_trackers(result_dir: Path, patterns: Items[str], *, dataset: str) -> list[Path]:
     """Return the result folders that names or globs pick below `result_dir`, in the order of the patterns.
 
-    `result_dir` may also be the parent of a folder called as the data set. A glob skips folders without result files
-    and those whose name starts with "_" or "."; a name that is not there is a UserError with the nearest one.
+    `result_dir` may also be the parent of a folder called as the data set, or the OTB toolkit's flat folder. A
+    glob skips folders without result files and those whose name starts with "_" or "."; a name that is not there is a UserError with the nearest one.
     """
     root = result_dir / dataset if (result_dir / dataset).is_dir() else result_dir
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; expected one folder of result files per tracker")
     folders = {path.name: path for path in sorted(root.iterdir())
                if path.is_dir() and not path.name.startswith((".", "_"))}
+    # The OTB toolkit's layout has no folders: a name in it stands for the files <sequence>_<name>.mat.
+    folders |= {name: root / name for name in flat_trackers(root) if name not in folders}
     if not folders:
         raise UserError(f"{root}: no tracker's folder in it; expected {root}/<tracker>/<Sequence>.txt")
     picked: dict[str, Path] = {}
@@ -133,7 +135,8 @@ def find_trackers(result_dir: Path, patterns: Items[str], *, dataset: str) -> li
 
 
 def _has_results(folder: Path) -> bool:
-    return any(True for _ in folder.glob("*.txt"))
+    return not folder.is_dir() or any(path.suffix in (".txt", ".mat") or path.name == "baseline"
+                                      for path in folder.iterdir())
 
 
 def score_tracker(

@@ -9,21 +9,23 @@ from pathlib import Path
 
 from lib.boxes import Boxes
 from lib.datasets.benchmarks import otb
-from lib.datasets.benchmarks.box_text import read_boxes, write_boxes
-from lib.datasets.benchmarks.otb_facts import BENCHMARKS, alias_key, attribute_code, canonical_name
+from lib.datasets.benchmarks.box_text import write_boxes
+from lib.datasets.benchmarks.otb_facts import BENCHMARKS, alias_key, attribute_code
 from lib.datasets.benchmarks.records import Benchmark, Sequence, with_origin, without_origin
+from lib.datasets.benchmarks.result_files import find_results, flat_trackers, read_result_rows
+from lib.datasets.benchmarks.vot import is_vot, load_vot
 from lib.errors import UserError
 
 __all__ = [
-    "BENCHMARKS", "Benchmark", "Sequence", "alias_key", "attribute_code", "find_results", "load_benchmark",
-    "read_result", "read_result_rows", "result_file", "result_origin", "write_result",
+    "BENCHMARKS", "Benchmark", "Sequence", "alias_key", "attribute_code", "find_results", "flat_trackers",
+    "load_benchmark", "read_result", "read_result_rows", "result_file", "result_origin", "write_result",
 ]  # fmt: skip
 
 
 def load_benchmark(dataset: str, dataset_dir: str | Path, *, images: bool) -> Benchmark:
     """Return the test set called `dataset` as far as it lies in `dataset_dir`, its own folder or that folder's parent.
 
-    OTB2015 (= OTB100), OTB50 and OTB2013 are known by name; any other name means OTB-form folders, or a JSON of that
+    OTB2015 (= OTB100), OTB50, OTB2013 and VOT2015 to VOT2019 are known by name; any other name means OTB-form folders, or a JSON of that
     name in pysot's form, taken as they are. A JSON in the data set's folder is preferred to the folders, and these to
     a JSON beside. With `images` every sequence has its frames' paths, checked to exist. Sequences that are not there
     are listed in `missing`. Raises UserError when nothing is there, or something that is there is broken.
@@ -31,6 +33,8 @@ def load_benchmark(dataset: str, dataset_dir: str | Path, *, images: bool) -> Be
     folder = Path(dataset_dir)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; expected the data set {dataset} or the folder it lies in")
+    if is_vot(dataset):
+        return load_vot(dataset, folder, images=images)
     names = _known_names(dataset)
     source, (sequences, notes) = _read(dataset, folder, names, images=images)
     if not sequences:
@@ -93,39 +97,7 @@ def read_result(path: str | Path, *, dataset: str, origin: int | None = None) ->
     return without_origin(read_result_rows(path), result_origin(dataset) if origin is None else origin)
 
 
-def read_result_rows(path: str | Path) -> Boxes:
-    """Return the boxes (N, 4) of a result file with the values and the pixel origin of the file, NaN rows included."""
-    return read_boxes(Path(path), allow_nan=True)
-
-
 def result_file(folder: str | Path, sequence_name: str, *, dataset: str) -> Path:
     """Return a sequence's result file in a tracker's folder: the one there under any alias, else the one to write."""
     path = Path(folder) / f"{sequence_name}.txt"
     return path if path.is_file() else find_results(folder, (sequence_name,)).get(sequence_name, path)
-
-
-def find_results(folder: str | Path, names: tuple[str, ...]) -> dict[str, Path]:
-    """Return the result file (.txt) of each sequence in `names` that a tracker's folder has, under any spelling.
-
-    `jogging_1.txt`, `Jogging-1.txt`, `Jogging.1.txt` and `Jogging1.txt` are one sequence. The exact name wins; two
-    other spellings of one sequence are a UserError.
-    """
-    root = Path(folder)
-    files = sorted(path for path in root.iterdir() if path.suffix == ".txt") if root.is_dir() else []
-    by_name = {path.stem: path for path in files}
-    by_key: dict[str, list[Path]] = {}
-    for path in files:
-        by_key.setdefault(_match_key(path.stem), []).append(path)
-    found = {}
-    for name in names:
-        candidates = [by_name[name]] if name in by_name else by_key.get(_match_key(name), [])
-        if len(candidates) > 1:
-            raise UserError(f"{root}: {' and '.join(path.name for path in candidates)} both stand for {name}; keep one")
-        if candidates:
-            found[name] = candidates[0]
-    return found
-
-
-def _match_key(name: str) -> str:
-    """Return the key under which two spellings of one sequence meet."""
-    return alias_key(canonical_name(name) or name)

@@ -1,0 +1,51 @@
+"""Result files of the OTB MATLAB toolkit: `results{1}.res` of a `.mat` file, read by scipy where it is installed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lib.boxes import Boxes
+from lib.errors import UserError
+
+
+def read_mat_boxes(path: Path) -> Boxes:
+    """Return the rows (N, 4) of a one-pass result of type "rect", as they stand in the file; NaN rows are kept.
+
+    Raises UserError without scipy, for a file that is not such a result, and for the toolkit's affine result types,
+    which hold no boxes.
+    """
+    try:
+        from scipy.io import loadmat
+    except ImportError as error:
+        raise UserError(f"{path}: reading .mat files needs scipy; pip install scipy, or save the results "
+                        "as text") from error
+    try:
+        content = loadmat(path, simplify_cells=True)
+    except Exception as error:  # scipy raises a dozen unrelated types for a broken or a newer (HDF5) file
+        raise UserError(f"{path}: cannot be read as a MATLAB 5 file ({type(error).__name__}: {error})") from error
+    result = content.get("results")
+    if isinstance(result, np.ndarray | list) and len(result):
+        result = result[0]  # one entry per start frame; one-pass evaluation has one
+    if not isinstance(result, dict) or "res" not in result:
+        raise UserError(f"{path}: no results{{1}}.res in it; expected a result of the OTB toolkit")
+    kind = result.get("type", "rect")
+    if kind != "rect":
+        raise UserError(f"{path}: result of type {str(kind)!r}; only 'rect' (x, y, w, h) can be scored")
+    return _rows(path, result["res"])
+
+
+def _rows(path: Path, value: Any) -> Boxes:
+    """Return `res` as rows (N, 4); scipy squeezes a single row to one dimension."""
+    try:
+        rows = np.atleast_2d(np.asarray(value, np.float64))
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{path}: results{{1}}.res is not numeric; expected rows x, y, w, h") from error
+    if rows.ndim != 2 or rows.shape[1] != 4:
+        raise UserError(f"{path}: results{{1}}.res has shape {rows.shape}; expected rows x, y, w, h")
+    if np.isinf(rows).any():
+        raise UserError(f"{path}: results{{1}}.res row {int(np.isinf(rows).any(axis=1).argmax()) + 1} is infinite; "
+                        "expected four finite numbers x, y, w, h")
+    return rows
