@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import fnmatch
+from collections.abc import Mapping
 from collections.abc import Sequence as Items
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -31,6 +32,8 @@ from lib.eval_toolkit.ope import (
 
 SHOWN_NAMES = 5
 """How many names a message lists before it says how many more there are."""
+ALIGNED = "aligned by leaving out the frames before the first tracked one"
+"""What is done where result and ground truth differ by Tiger1's first five frames."""
 
 
 class Mismatch(NamedTuple):
@@ -111,7 +114,8 @@ def find_trackers(result_dir: Path, patterns: Items[str], *, dataset: str) -> li
     """Return the result folders that names or globs pick below `result_dir`, in the order of the patterns.
 
     `result_dir` may also be the parent of a folder called as the data set, or the OTB toolkit's flat folder. A
-    glob skips folders without result files and those whose name starts with "_" or "."; a name that is not there is a UserError with the nearest one.
+    glob skips folders without result files and those whose name starts with "_" or "."; a name that is not there is
+    a UserError with the nearest one.
     """
     root = result_dir / dataset if (result_dir / dataset).is_dir() else result_dir
     if not root.is_dir():
@@ -149,8 +153,40 @@ def score_tracker(
     it is not the data set's. Raises UserError for missing sequences (unless `allow_missing`), broken files and
     whatever the convention refuses.
     """
+    rules = rules_of(convention, length=length)
+    rows = read_rows(benchmark, folder, rules, origin=origin, allow_missing=allow_missing)
+    return score_rows(benchmark, folder.name, rows, rules)
+
+
+def rules_of(convention: str, *, length: LengthRule | None = None) -> Convention:
+    """Return a convention by name, with another rule for results of another length where one is given."""
     rules = CONVENTIONS[convention]
-    rules = rules if length is None else replace(rules, length=length)
+    return rules if length is None else replace(rules, length=length)
+
+
+def score_rows(benchmark: Benchmark, tracker: str, rows: Mapping[str, Rows], rules: Convention) -> OPEScores:
+    """Return the scores of a tracker from the rows of each of its sequences."""
+    scored = [sequence for sequence in benchmark.sequences if sequence.name in rows]
+    own = [rows[sequence.name] for sequence in scored]
+    lengths = [len(row.truth) for row in own]
+    truth = np.concatenate([row.truth for row in own])
+    errors = frame_errors(truth, np.concatenate([row.boxes for row in own]), rules)
+    lacking = [name for name in benchmark.names if name not in rows]
+    return OPEScores(
+        tracker, rules, tuple(s.name for s in scored), tuple(s.attributes for s in scored), tuple(lengths),
+        curves(errors, lengths), benchmark.expected, (*benchmark.missing, *lacking),
+        invalid_rows=int(unusual_rows(truth).sum()), broken_boxes=sum(row.broken for row in own),
+        repaired_boxes=sum(row.repaired for row in own),
+        mismatches=tuple(row.mismatch for row in own if row.mismatch is not None), notes=_origin_notes(tracker, own))
+
+
+def read_rows(
+    benchmark: Benchmark, folder: Path, rules: Convention, *, origin: int | None = None, allow_missing: bool = False
+) -> dict[str, Rows]:
+    """Return the rows of each sequence that a tracker's folder has results of, by the sequence's name.
+
+    Raises UserError for missing sequences (unless `allow_missing`), broken files and whatever the convention refuses.
+    """
     if benchmark.missing and not allow_missing:
         raise UserError(f"{benchmark.source}: {len(benchmark.missing)} of {benchmark.expected} sequences of "
                         f"{benchmark.name} are missing ({listed(benchmark.missing)}); complete the data set, or score "
@@ -163,25 +199,20 @@ def score_tracker(
     if lacking and not allow_missing:
         raise UserError(f"{folder}: no result of {len(lacking)} of {len(benchmark.names)} sequences "
                         f"({listed(lacking)}); run the tracker on them, or score the rest with --allow-missing")
-    scored = [sequence for sequence in benchmark.sequences if sequence.name in files]
-    rows = [_read(sequence, files[sequence.name], rules, dataset=benchmark.name, origin=origin) for sequence in scored]
-    lengths = [len(row.truth) for row in rows]
-    truth = np.concatenate([row.truth for row in rows])
-    errors = frame_errors(truth, np.concatenate([row.boxes for row in rows]), rules)
-    return OPEScores(
-        folder.name, rules, tuple(s.name for s in scored), tuple(s.attributes for s in scored), tuple(lengths),
-        curves(errors, lengths), benchmark.expected, (*benchmark.missing, *lacking),
-        invalid_rows=int(unusual_rows(truth).sum()), broken_boxes=sum(row.broken for row in rows),
-        repaired_boxes=sum(row.repaired for row in rows),
-        mismatches=tuple(row.mismatch for row in rows if row.mismatch is not None),
-        notes=_origin_notes(folder.name, rows))
+    shift = 0 if origin is None else result_origin(benchmark.name) - origin
+    return {sequence.name: _read(sequence, files[sequence.name], rules, shift=shift)
+            for sequence in benchmark.sequences if sequence.name in files}
 
 
-class _Rows(NamedTuple):
-    """A sequence's ground truth and predictions, of one length and in the ground truth's pixel origin."""
+class Rows(NamedTuple):
+    """A sequence's ground truth and predictions as a convention scores them: of one length and one pixel origin."""
 
     truth: Boxes
+    """(N, 4) with the pixel origin of the annotation file."""
     boxes: Boxes
+    """(N, 4) with the same origin; NaN where nothing was predicted."""
+    lead_in: int
+    """How many of the N rows lie before the first frame of the sequence."""
     broken: int
     repaired: int
     mismatch: Mismatch | None
@@ -189,26 +220,26 @@ class _Rows(NamedTuple):
     """(4,) first predicted box minus first true box, as in the files."""
 
 
-def _read(sequence: Sequence, path: Path, rules: Convention, *, dataset: str, origin: int | None) -> _Rows:
-    """Return a sequence's rows as a convention scores them."""
+def _read(sequence: Sequence, path: Path, rules: Convention, *, shift: int) -> Rows:
+    """Return a sequence's rows as a convention scores them; `shift` moves the file's pixel origin to the data set's."""
     boxes = read_result_rows(path)
-    shift = sequence.origin - (result_origin(dataset) if origin is None else origin)
     if shift:
         boxes = boxes + np.array([shift, shift, 0, 0])
     if not len(boxes):
         raise UserError(f"{path}: empty; expected {len(sequence)} lines x,y,w,h")
-    broken = broken_rows(boxes)
     if rules.refuses_broken_boxes:
         _refuse_broken(path, boxes, rules)
-    truth = sequence.file_xywh
+    truth, lead_in = sequence.file_xywh, 0
     if rules.scores_lead_in and len(sequence.lead_in_xywh):
-        truth = np.concatenate([sequence.file_lead_in_xywh, truth])
+        truth, lead_in = np.concatenate([sequence.file_lead_in_xywh, truth]), len(sequence.lead_in_xywh)
     repaired, num_repaired = repair_boxes(boxes, rules)
-    truth, fitted, mismatch = _fit(sequence, path, truth, repaired, rules)
-    first_shift = fitted[0] - truth[0]
+    fitted_truth, fitted, mismatch = _fit(sequence, path, truth, repaired, rules)
+    if mismatch is not None and mismatch.action == ALIGNED:
+        lead_in = 0
+    first_shift = fitted[0] - fitted_truth[0]
     if rules.first_is_truth:
-        fitted = np.concatenate([truth[:1], fitted[1:]])
-    return _Rows(truth, fitted, int(broken.sum()), num_repaired, mismatch, first_shift)
+        fitted = np.concatenate([fitted_truth[:1], fitted[1:]])
+    return Rows(fitted_truth, fitted, lead_in, int(broken_rows(boxes).sum()), num_repaired, mismatch, first_shift)
 
 
 def _refuse_broken(path: Path, boxes: Boxes, rules: Convention) -> None:
@@ -234,9 +265,8 @@ def _fit(
     if sequence.num_lead_in and abs(expected - found) == sequence.num_lead_in and {expected, found} == {
             len(sequence), len(sequence) + sequence.num_lead_in}:
         # One of the two holds Tiger1's first five frames: cutting at the end would compare different frames.
-        common, skip = min(expected, found), sequence.num_lead_in
-        action = f"aligned by leaving out the first {skip} frames"
-        return truth[-common:], boxes[-common:], Mismatch(sequence.name, expected, found, action)
+        common = min(expected, found)
+        return truth[-common:], boxes[-common:], Mismatch(sequence.name, expected, found, ALIGNED)
     if rules.length == "error":
         raise UserError(f"{path}: {found} rows for {expected} frames, which the {rules.name} convention refuses; "
                         "run the tracker on the whole sequence, or pass --length fit (missing frames are failures) or "
@@ -249,7 +279,7 @@ def _fit(
     return truth, padded, Mismatch(sequence.name, expected, found, "missing rows are failures")
 
 
-def _origin_notes(tracker: str, rows: Items[_Rows]) -> tuple[str, ...]:
+def _origin_notes(tracker: str, rows: Items[Rows]) -> tuple[str, ...]:
     """Return a warning when nearly every first box is the true one moved by exactly (-1, -1): a 0-based file."""
     off = np.array([row.first_shift for row in rows])
     share = float((off == np.array([-1, -1, 0, 0])).all(axis=1).mean())
