@@ -7,49 +7,58 @@ import sys
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from lib.datasets.benchmarks import Benchmark, load_benchmark
 from lib.errors import UserError
+from lib.eval_toolkit.kinds import Kind, check_options, kind_of
 from lib.eval_toolkit.ope import CONVENTIONS, DEFAULT_CONVENTION
-from lib.eval_toolkit.report import FORMATS, remarks, render
-from lib.eval_toolkit.results import OPEScores, find_trackers, score_tracker
+from lib.eval_toolkit.report import FORMATS
+from lib.eval_toolkit.results import find_trackers
 from lib.files import atomic_write
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Return 0 after printing the scores asked for on the command line; UserError for what cannot be scored."""
     args = _parser().parse_args(argv)
+    check_options(args.dataset, args)
+    kind = kind_of(args.dataset)
     folders = find_trackers(args.tracker_result_dir, args.trackers, dataset=args.dataset)
     benchmark = load_benchmark(args.dataset, args.dataset_dir, images=False)
     scores = _score_all(benchmark, folders, args)
-    print(render(benchmark, scores, form=args.format, by_sequence=args.show_video_level), end="")
+    print(kind.render(benchmark, scores, form=args.format, by_sequence=args.show_video_level), end="")
     if args.format in ("csv", "json"):
         # The output proper must stay a table that a program can read; what was odd is still said.
-        print("\n".join(remarks(benchmark, scores)), file=sys.stderr)
+        print("\n".join(kind.remarks(benchmark, scores)), file=sys.stderr)
     out = args.out or (args.tracker_result_dir / "_eval" if args.vis else None)
     if out is not None:
-        for path in _write(out, benchmark, scores, with_plots=args.vis):
+        for path in _write(out, benchmark, kind, scores, with_plots=args.vis):
             print(f"wrote {path}", file=sys.stderr)
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="eval.py", description="Score trackers' result files (one-pass evaluation).",
+        prog="eval.py", description="Score trackers' result files: one-pass evaluation, for VOT the restart protocol.",
         formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     parser.add_argument("--dataset_dir", type=Path, required=True,
                         help="the data set's folder or its parent; annotations suffice, images are not needed")
-    parser.add_argument("--dataset", required=True, help="OTB2015 (= OTB100), OTB50, OTB2013, or OTB-form folders")
-    parser.add_argument("--tracker_result_dir", type=Path, required=True, help="holds <tracker>/<Sequence>.txt")
+    parser.add_argument("--dataset", required=True,
+                        help="OTB2015 (= OTB100), OTB50, OTB2013, VOT2015 to VOT2019, or OTB-form folders")
+    parser.add_argument("--tracker_result_dir", type=Path, required=True,
+                        help="holds <tracker>/<Sequence>.txt, for VOT <tracker>/baseline/<video>/<video>_001.txt")
     parser.add_argument("--trackers", nargs="+", default=["*"], metavar="NAME", help="names of folders, or globs")
-    parser.add_argument("--convention", choices=list(CONVENTIONS), default=DEFAULT_CONVENTION,
-                        help="whose rules decide on broken rows, first frames and lengths")
+    parser.add_argument("--convention", choices=list(CONVENTIONS),
+                        help="whose rules decide on broken rows, first frames and lengths; "
+                             f"{DEFAULT_CONVENTION} if not given")
     parser.add_argument("--length", choices=["error", "truncate", "fit"],
                         help="what to do with results of another length (instead of the convention's rule): refuse "
                              "them, cut the ground truth to them, or count missing rows as failures")
     parser.add_argument("--origin", nargs="+", default=[], metavar="[NAME=]0|1",
                         help="pixel origin of the result files, of all or of the named trackers, where it is not the "
                              "data set's own (OTB: 1)")
+    parser.add_argument("--overlap", choices=["counted", "exact"],
+                        help="VOT: pixels counted as the toolkits do (if not given), or exact areas by shapely")
     parser.add_argument("--allow-missing", action="store_true", help="score although sequences are missing")
     parser.add_argument("--show_video_level", action="store_true", help="print the scores of every sequence")
     parser.add_argument("--vis", action="store_true",
@@ -68,21 +77,19 @@ def _positive(text: str) -> int:
     return value
 
 
-def _score_all(benchmark: Benchmark, folders: Sequence[Path], args: argparse.Namespace) -> list[OPEScores]:
+def _score_all(benchmark: Benchmark, folders: Sequence[Path], args: argparse.Namespace) -> list[Any]:
     """Return the scores of every tracker, computed in `--num` processes."""
     origins = _origins(args.origin, [folder.name for folder in folders])
-    calls = [(benchmark, folder, args.convention, args.length, origin, args.allow_missing)
-             for folder, origin in zip(folders, origins, strict=True)]
+    calls = [(benchmark, folder, args, origin) for folder, origin in zip(folders, origins, strict=True)]
     if args.num == 1 or len(calls) == 1:
         return [_score(call) for call in calls]
     with ProcessPoolExecutor(min(args.num, len(calls))) as pool:
         return list(pool.map(_score, calls))
 
 
-def _score(call: tuple[Benchmark, Path, str, str | None, int | None, bool]) -> OPEScores:
-    benchmark, folder, convention, length, origin, allow_missing = call
-    return score_tracker(benchmark, folder, convention=convention, length=length,  # type: ignore[arg-type]
-                         origin=origin, allow_missing=allow_missing)
+def _score(call: tuple[Benchmark, Path, argparse.Namespace, int | None]) -> Any:
+    benchmark, folder, args, origin = call
+    return kind_of(args.dataset).score(benchmark, folder, args, origin)
 
 
 def _origins(options: Sequence[str], trackers: Sequence[str]) -> list[int | None]:
@@ -100,17 +107,14 @@ def _origins(options: Sequence[str], trackers: Sequence[str]) -> list[int | None
     return [named.get(name, default) for name in trackers]
 
 
-def _write(out: Path, benchmark: Benchmark, scores: Sequence[OPEScores], *, with_plots: bool) -> list[Path]:
+def _write(out: Path, benchmark: Benchmark, kind: Kind, scores: Sequence[Any], *, with_plots: bool) -> list[Path]:
     """Return the files written to `out`: the scores in every format, and plots if asked for."""
     written = []
     for form, suffix in FORMATS.items():
         path = out / f"scores.{suffix}"
         with atomic_write(path) as file:
-            file.write(render(benchmark, scores, form=form, by_sequence=True))
+            file.write(kind.render(benchmark, scores, form=form, by_sequence=True))
         written.append(path)
     if with_plots:
-        # Imported here: matplotlib takes half a second that only plots need.
-        from lib.eval_toolkit.plots import save_plots
-
-        written += save_plots(out, scores, dataset=benchmark.name)
+        written += kind.save_plots(out, scores, dataset=benchmark.name)
     return written

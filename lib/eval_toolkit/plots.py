@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -36,7 +37,8 @@ def save_plots(folder: Path, scores: Sequence[OPEScores], *, dataset: str) -> li
     }  # fmt: skip
     if attributes_of(ranked):
         figures["attributes"] = _attribute_figure(ranked, dataset)
-    return [_save(folder / f"{name}.{suffix}", figure) for name, figure in figures.items() for suffix in ("png", "pdf")]
+    return [save_figure(folder / f"{name}.{suffix}", figure)
+            for name, figure in figures.items() for suffix in ("png", "pdf")]
 
 
 def _curve_figure(
@@ -49,12 +51,11 @@ def _curve_figure(
     order = sorted(range(len(scores)), key=lambda i: -lines[i][1])
     for place, index in enumerate(order):
         curve, score = lines[index]
-        axes.plot(thresholds, curve, linewidth=2, color=_PALETTE[place % len(_PALETTE)],
-                  linestyle=_STYLES[place // len(_PALETTE) % len(_STYLES)],
-                  label=f"[{score:.3f}] {_plain(scores[index].tracker)}")
-    axes.set(title=_plain(title), xlabel=x_label, ylabel=y_label, ylim=(0, 1),
+        axes.plot(thresholds, curve, linewidth=2, **style(place),
+                  label=f"[{score:.3f}] {plain(scores[index].tracker)}")
+    axes.set(title=plain(title), xlabel=x_label, ylabel=y_label, ylim=(0, 1),
              xlim=(float(thresholds[0]), float(thresholds[-1])))
-    _finish(axes)
+    finish(axes)
     return figure
 
 
@@ -67,14 +68,20 @@ def _attribute_figure(scores: Sequence[OPEScores], dataset: str) -> Figure:
     for place, s in enumerate(scores):
         parts = [s.with_attribute(name) for name in names]
         axes.bar(np.arange(len(names)) - 0.4 + width * (place + 0.5), [part.success if part else 0.0 for part in parts],
-                 width, color=_PALETTE[place % len(_PALETTE)], label=f"[{s.success:.3f}] {_plain(s.tracker)}")
-    axes.set_xticks(np.arange(len(names)), [_plain(name) for name in names], rotation=30, ha="right")
-    axes.set(title=_plain(f"Success by attribute on {dataset}"), ylabel="Success", ylim=(0, 1))
-    _finish(axes)
+                 width, color=_PALETTE[place % len(_PALETTE)], label=f"[{s.success:.3f}] {plain(s.tracker)}")
+    axes.set_xticks(np.arange(len(names)), [plain(name) for name in names], rotation=30, ha="right")
+    axes.set(title=plain(f"Success by attribute on {dataset}"), ylabel="Success", ylim=(0, 1))
+    finish(axes)
     return figure
 
 
-def _finish(axes: Axes) -> None:
+def style(place: int) -> dict[str, Any]:
+    """Return the colour and the dashes of the n-th line, as keywords of `Axes.plot`."""
+    return {"color": _PALETTE[place % len(_PALETTE)], "linestyle": _STYLES[place // len(_PALETTE) % len(_STYLES)]}
+
+
+def finish(axes: Axes) -> None:
+    """Add grid and legend to axes whose lines are drawn."""
     axes.grid(visible=True, linestyle=":", linewidth=0.6)
     axes.set_axisbelow(True)
     # A label starts with the score, never with a tracker's underscore, which matplotlib would take for "not shown".
@@ -82,12 +89,13 @@ def _finish(axes: Axes) -> None:
     axes.legend(handles, labels, fontsize="small")
 
 
-def _plain(text: str) -> str:
+def plain(text: str) -> str:
     """Return text that matplotlib does not read as mathematics."""
     return text.replace("$", r"\$")
 
 
-def _save(path: Path, figure: Figure) -> Path:
+def save_figure(path: Path, figure: Figure) -> Path:
+    """Return `path` after writing the figure to it, PNG or PDF by its suffix."""
     with atomic_write(path, mode="wb") as file:
         # Without a date, the same scores give the same file.
         metadata = {"CreationDate": None} if path.suffix == ".pdf" else {}

@@ -18,13 +18,14 @@ EAO cuts regions at width - 1 and height - 1, accuracy at width and height; and 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence as Items
+from collections.abc import Mapping
+from collections.abc import Sequence as Items
 from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lib.datasets.benchmarks.regions import counted_overlap, exact_overlap
+from lib.datasets.benchmarks.regions import Corners, counted_overlap, exact_overlap
 from lib.datasets.benchmarks.vot import INIT, REGION, Trajectory, VOTSequence
 from lib.datasets.benchmarks.vot_facts import ATTRIBUTES
 
@@ -48,16 +49,16 @@ class Fragment(NamedTuple):
 
 
 def overlaps(
-    sequence: VOTSequence, trajectory: Trajectory, *, bound_wh: tuple[float, float] | None, overlap: Overlap = "counted"
+    truth: Corners, trajectory: Trajectory, *, bound_wh: tuple[float, float] | None, overlap: Overlap = "counted"
 ) -> Floats:
-    """Return the overlap (n,) of each frame that both have, NaN where the result has no region.
+    """Return the overlap (n,) of a result with the ground truth (N, 4, 2), n the shorter of both; NaN without a region.
 
     `bound_wh` cuts both regions at the image's border; the exact overlap (shapely) knows no bound.
     """
-    length = min(len(sequence), len(trajectory.codes))
+    length = min(len(truth), len(trajectory.codes))
     out = np.full(length, np.nan)
     there = np.flatnonzero(trajectory.codes[:length] == REGION)
-    result, truth = trajectory.regions[there], sequence.regions[there]
+    result, truth = trajectory.regions[there], truth[there]
     out[there] = (exact_overlap(result, truth) if overlap == "exact"
                   else counted_overlap(result, truth, bound_wh=bound_wh))
     return out
@@ -71,7 +72,9 @@ def after_burn_in(overlap: Floats, codes: NDArray[np.int8], *, burn_in: int = BU
     return out
 
 
-def fragments(sequence: VOTSequence, overlap: Floats, failures: NDArray[np.intp], *, share: float = 1.0) -> list[Fragment]:
+def fragments(
+    sequence: VOTSequence, overlap: Floats, failures: NDArray[np.intp], *, share: float = 1.0
+) -> list[Fragment]:
     """Return the fragments of one run over a video, from its overlaps (n,) and the frames of its failures.
 
     `share` multiplies the weights (1 / number of repetitions).

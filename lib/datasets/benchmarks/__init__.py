@@ -25,10 +25,11 @@ __all__ = [
 def load_benchmark(dataset: str, dataset_dir: str | Path, *, images: bool) -> Benchmark:
     """Return the test set called `dataset` as far as it lies in `dataset_dir`, its own folder or that folder's parent.
 
-    OTB2015 (= OTB100), OTB50, OTB2013 and VOT2015 to VOT2019 are known by name; any other name means OTB-form folders, or a JSON of that
-    name in pysot's form, taken as they are. A JSON in the data set's folder is preferred to the folders, and these to
-    a JSON beside. With `images` every sequence has its frames' paths, checked to exist. Sequences that are not there
-    are listed in `missing`. Raises UserError when nothing is there, or something that is there is broken.
+    OTB2015 (= OTB100), OTB50, OTB2013 and VOT2015 to VOT2019 are known by name; any other name means OTB-form folders,
+    or a JSON of that name in pysot's form, taken as they are. A JSON in the data set's folder is preferred to the
+    folders, and these to a JSON beside. With `images` every sequence has its frames' paths, checked to exist.
+    Sequences that are not there are listed in `missing`. Raises UserError when nothing is there, or something that is
+    there is broken.
     """
     folder = Path(dataset_dir)
     if not folder.is_dir():
