@@ -300,7 +300,7 @@ def _known_failure(error: BaseException) -> str:
         return f"TRAIN.DETERMINISTIC: {text[:200]}; leave --deterministic out, or train on the CPU"
     if "returned nan values" in text:
         return f"--detect-anomaly: {text[:200]}"
-    if torch.distributed.is_initialized() and _LOST.search(str(error)):
+    if distributed.under_torchrun() and _LOST.search(str(error)):
         return f"a process of the job is gone ({text[:160]}); start again with --resume auto, or use --max-restarts N"
     return ""
 

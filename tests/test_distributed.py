@@ -122,7 +122,7 @@ def _children(pid: int) -> list[int]:
 def test_an_exit_code_tells_what_happened() -> None:
     assert worker_exit_code({0: 1, 1: 2}) == 2
     assert worker_exit_code({0: 1, 1: EXIT_STOPPED}) == EXIT_STOPPED
-    assert worker_exit_code({1: 3}) == distributed.EXIT_FAILED
+    assert worker_exit_code({0: 3, 1: -15}) == distributed.EXIT_FAILED
     with pytest.raises(UserError, match=r"rank 1 by SIGKILL.*RESUME auto"):
         worker_exit_code({0: 1, 1: -9})
 
