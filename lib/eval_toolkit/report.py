@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from lib.datasets.benchmarks import Benchmark, attribute_code
+from lib.eval_toolkit.bootstrap import METRICS, Difference, paired_differences
 from lib.eval_toolkit.ope import (
     DISTANCE_THRESHOLDS,
     NORM_DISTANCE_THRESHOLDS,
@@ -35,7 +36,7 @@ def render(
         return json.dumps(to_json(benchmark, ranked), indent=1, allow_nan=False) + "\n"
     if form == "csv":
         return as_csv(_CSV_COLUMNS, _csv_rows(ranked))
-    tables = [summary_table(ranked), *attribute_tables(ranked)]
+    tables = [summary_table(ranked), *difference_tables(ranked), *attribute_tables(ranked)]
     tables += [sequence_table(ranked)] if by_sequence else []
     return {"text": as_text, "markdown": as_markdown, "latex": as_latex}[form](tables, remarks(benchmark, ranked))
 
@@ -52,6 +53,26 @@ def summary_table(scores: Sequence[OPEScores]) -> Table:
     rows = tuple((s.tracker, s.success, s.precision, s.norm_precision, f"{len(s.names)}/{s.expected}", sum(s.frames),
                   s.invalid_rows, s.broken_boxes, s.repaired_boxes, len(s.mismatches)) for s in scores)
     return Table("Scores", columns, rows, best_in="column")
+
+
+def difference_tables(scores: Sequence[OPEScores]) -> list[Table]:
+    """Return a table of the best tracker's lead over each other one, with its interval; none for a single tracker."""
+    if len(scores) < 2:
+        return []
+    pairs = {(d.second, d.metric): d for metric in METRICS for d in paired_differences(scores, metric=metric)
+             if d.first == scores[0].tracker}
+    if not pairs:
+        return []
+    columns = ("Tracker", *(column for metric in METRICS for column in (metric.capitalize(), "95% interval")))
+    rows = tuple((s.tracker, *(cell for metric in METRICS for cell in _difference_cells(pairs[s.tracker, metric])))
+                 for s in scores[1:])
+    count = next(iter(pairs.values())).sequences
+    return [Table(f"Lead of {scores[0].tracker} (paired bootstrap over {count} sequences)", columns, rows)]
+
+
+def _difference_cells(difference: Difference) -> tuple[str, str]:
+    clear = "" if difference.is_clear else " (no clear difference)"
+    return f"{difference.value:+.3f}", f"{difference.low:+.3f} .. {difference.high:+.3f}{clear}"
 
 
 def attribute_tables(scores: Sequence[OPEScores]) -> list[Table]:
@@ -144,6 +165,7 @@ def to_json(benchmark: Benchmark, scores: Sequence[OPEScores]) -> dict[str, Any]
         "thresholds": {"overlap": OVERLAP_THRESHOLDS.tolist(), "distance_px": DISTANCE_THRESHOLDS.tolist(),
                        "norm_distance": NORM_DISTANCE_THRESHOLDS.tolist()},
         "trackers": [_tracker_json(s) for s in scores],
+        "differences": [d._asdict() for metric in METRICS for d in paired_differences(scores, metric=metric)],
     }  # fmt: skip
 
 
