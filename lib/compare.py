@@ -28,8 +28,9 @@ from lib.eval_toolkit.results import score_tracker
 from lib.files import atomic_write, read_json
 from lib.measure import Cost, Course, commit, count_cost, load, machine, milliseconds, resident_bytes, settle
 from lib.models.models import build_model
+from lib.opening import pick_device
 from lib.results import RUN_FILE
-from lib.test import PARAMS_ROOT, Parser, pick_device, positive
+from lib.test import PARAMS_ROOT, Parser, positive
 from lib.tracker.ocean import Amp, OceanTracker
 from lib.tracker.params import TrackerParams, find_tracker_params
 

@@ -15,15 +15,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NoReturn
 
-import torch
 from tqdm import tqdm
 
-from lib.checkpoint import load_model
 from lib.crops import Image
 from lib.datasets.benchmarks import Benchmark, Sequence, load_benchmark
 from lib.errors import UserError, did_you_mean
 from lib.log import RunLog, duration
-from lib.models.models import ARCHS
+from lib.opening import check_arch, open_tracker, params_arch, weights_file
 from lib.results import ResultFolder, record_of
 from lib.tracker.lockstep import Job, Lockstep
 from lib.tracker.ocean import OceanTracker, TrackerState
@@ -120,12 +118,6 @@ def run_benchmark(options: argparse.Namespace) -> Path:
     return candidate.folder.path
 
 
-def check_arch(arch: str) -> None:
-    """Return if the architecture exists; raise UserError otherwise."""
-    if arch not in ARCHS:
-        raise UserError(f"--arch {arch}: no such architecture{did_you_mean(arch, ARCHS)}")
-
-
 def tracker_name(arch: str, checkpoint: Path, *, epoch_test: bool, given: str = "") -> str:
     """Return the name of the folder of results: as given, <arch>_checkpoint_eN for an epoch's test, or <arch>."""
     if given:
@@ -162,17 +154,6 @@ def choose(benchmark: Benchmark, video: str) -> tuple[Sequence, ...]:
     return chosen
 
 
-def pick_device(text: str) -> torch.device:
-    """Return the device by name, "" for the GPU if there is one; UserError if it is not there."""
-    if not text:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    match = re.fullmatch(r"cpu|cuda(?::(\d+))?", text)
-    if not match or (text != "cpu" and int(match[1] or 0) >= count):
-        raise UserError(f"--device {text}: not there; expected cpu{f' or cuda:0 to cuda:{count - 1}' if count else ''}")
-    return torch.device(text)
-
-
 @dataclass(frozen=True)
 class Candidate:
     """A checkpoint under test and the folder its results go to."""
@@ -184,12 +165,11 @@ class Candidate:
 def load_candidate(checkpoint: Path, options: argparse.Namespace, *, name: str, benchmark: Benchmark) -> Candidate:
     """Return a checkpoint as a tracker, with the hyper-parameters of the test set and the folder of its results."""
     params, source = params_for(options.params, benchmark.name, arch=options.arch)
-    model = load_model(checkpoint, align=options.align)
-    _log.info("%s", model.load_report)
+    tracker = open_tracker(options.arch, checkpoint, params, align=options.align, device=options.device,
+                           amp=options.amp, compiled=options.compile)
     _log.info("tracker %s: %s", source, params)
-    record = record_of(checkpoint, model=model.spec, params=params, params_source=source, dataset=options.dataset,
-                       data_source=benchmark.source, amp=options.amp)
-    tracker = OceanTracker(model, params, device=pick_device(options.device), amp=options.amp, compiled=options.compile)
+    record = record_of(weights_file(options.arch, checkpoint), model=tracker.model.spec, params=params,
+                       params_source=source, dataset=options.dataset, data_source=benchmark.source, amp=options.amp)
     return Candidate(tracker, ResultFolder(options.result_dir / options.dataset / name, record))
 
 
@@ -197,7 +177,7 @@ def params_for(given: Path | None, dataset: str, *, arch: str) -> tuple[TrackerP
     """Return the tracking hyper-parameters and where they come from: the given file, or that of the test set."""
     if given is not None:
         return load_tracker_params(given), str(given)
-    return find_tracker_params(dataset, root=PARAMS_ROOT, arch=arch)
+    return find_tracker_params(dataset, root=PARAMS_ROOT, arch=params_arch(arch))
 
 
 def job_of(sequence: Sequence, *, trackers: tuple[int, ...] = (0,)) -> Job:

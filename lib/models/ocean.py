@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -42,6 +42,7 @@ class OceanOutput(NamedTuple):
 class Ocean_(nn.Module):  # the reference's name
     """The flow of Ocean (Zhang et al., ECCV 2020), free of state: `lib.models.models.Ocean` fills in the parts."""
 
+    spec: dict[str, Any]  # the keywords of `build_model` that make another of the same kind
     features: nn.Module
     neck: AdjustLayer
     connect_model: box_tower

@@ -1,0 +1,191 @@
+"""Exported models through ONNX Runtime in the place of PyTorch ones: `OceanTracker(load_onnx(folder), params)`.
+
+A folder holds `template.onnx` (once per sequence), `search.onnx` (each frame, any search size) and `export.json`, which
+says what they were made from. Written by `lib.export`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lib.errors import UserError
+from lib.files import read_json, sha256_of
+from lib.models.ocean import Ocean_, OceanOutput, TemplateFeatures
+
+RECORD = "export.json"
+GRAPHS = ("template", "search")
+CROP, SEARCH = "template_crop", "search_crop"  # names of the graphs' inputs
+_MISSING = "ONNX Runtime is not installed; pip install -e '.[export]' (and onnxruntime-gpu in its place for a GPU)"
+
+
+@dataclass(frozen=True)
+class ExportRecord:
+    """What an exported folder was made from, and how near it came: the content of export.json."""
+
+    checkpoint: str
+    checkpoint_sha256: str
+    model: Mapping[str, Any]  # the keywords of build_model
+    precision: str  # fp32, fp16, bf16 or int8
+    opset: int
+    features: Mapping[str, int]  # fields of TemplateFeatures in the graphs' order: 0 a tensor, n a tuple of n
+    graphs: Mapping[str, str]  # sha256 of template.onnx and search.onnx
+    made_by: str  # versions
+    differences: Mapping[str, float]  # largest, from PyTorch, on real crops
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the content of export.json."""
+        return asdict(self)
+
+
+def record_file(path: str | Path) -> Path:
+    """Return the export.json of an exported folder, given as the folder, that file or one of the graphs."""
+    path = Path(path)
+    file = path / RECORD if path.is_dir() else path.with_name(RECORD)
+    if not file.is_file():
+        raise UserError(f"{path}: not an exported model (no {RECORD}); tracking/export.py CKPT --out DIR makes one")
+    return file
+
+
+def read_record(path: str | Path) -> ExportRecord:
+    """Return what an exported folder says of itself; UserError when a graph is missing or is not the one exported."""
+    file = record_file(path)
+    data = read_json(file)
+    names = {field.name for field in fields(ExportRecord)}
+    if not isinstance(data, dict) or set(data) != names or not all(isinstance(data[key], dict) for key in (
+            "model", "features", "graphs", "differences")):
+        raise UserError(f"{file}: not the record of an export; export the model again")
+    for graph in GRAPHS:
+        if sha256_of(file.with_name(f"{graph}.onnx")) != data["graphs"].get(graph):
+            raise UserError(f"{file.with_name(graph)}.onnx: not the graph that was checked at export; export again")
+    return ExportRecord(**data)
+
+
+def default_device() -> str:
+    """Return "cuda" where ONNX Runtime can use a GPU, else "cpu"."""
+    return "cuda" if "CUDAExecutionProvider" in _runtime().get_available_providers() else "cpu"
+
+
+def providers_for(device: str, *, tensorrt: bool, cache: Path) -> list[Any]:
+    """Return ONNX Runtime's providers for "cpu", "cuda" or "cuda:N"; with `tensorrt` its engines, kept in `cache`.
+
+    Raises UserError naming what to install when the runtime here has no such provider.
+    """
+    there = _runtime().get_available_providers()
+    number = {"device_id": int(device.partition(":")[2] or 0)}
+    wanted: list[tuple[str, dict[str, Any]]] = []
+    if tensorrt:
+        wanted.append(("TensorrtExecutionProvider", {**number, "trt_engine_cache_enable": True,
+                                                     "trt_engine_cache_path": str(cache), "trt_fp16_enable": True}))
+    if device.startswith("cuda"):
+        wanted.append(("CUDAExecutionProvider", number))
+    for name, _ in wanted:
+        if name not in there:
+            raise UserError(f"ONNX Runtime here has no {name} (it has {', '.join(there)}); pip install onnxruntime-gpu"
+                            f"{' and TensorRT' if tensorrt else ''}, or use --device cpu with --arch OceanONNX")
+    return [*wanted, "CPUExecutionProvider"]
+
+
+class OnnxModel(Ocean_):
+    """An exported model in the place of a PyTorch one: float32 tensors on the CPU in and out, crops one by one."""
+
+    def __init__(self, folder: Path, record: ExportRecord, *, providers: list[Any], threads: int = 0,
+                 align: bool = False) -> None:
+        super().__init__()
+        self.record = record
+        self.spec = {**record.model, "align": align}
+        self.align = align
+        self.folder = folder
+        self.load_report = f"{folder}: {record.precision} of {record.checkpoint}"
+        self._template = _session(folder / "template.onnx", providers, threads)
+        self._search = _session(folder / "search.onnx", providers, threads)
+        self._inputs = [entry.name for entry in self._search.get_inputs()]
+
+    def template(self, z: Tensor) -> TemplateFeatures:
+        """Return what template crops (B, 3, 127, 127), float32 BGR 0..255, contribute to every frame."""
+        rows = [self._template.run(None, {CROP: row[None]}) for row in _arrays(z)]
+        stacked = [torch.from_numpy(np.concatenate(parts)) for parts in zip(*rows, strict=True)]
+        return build_features(stacked, self.record.features)
+
+    def track(self, x: Tensor, template: TemplateFeatures) -> OceanOutput:
+        """Return the predictions for search crops (B, 3, H, H), float32 BGR 0..255, with one template row each."""
+        known = dict(zip(feature_names(self.record.features), map(_arrays, flat_features(template)), strict=True))
+        rows = []
+        for index, crop in enumerate(_arrays(x)):
+            feed = {name: array[index:index + 1] for name, array in known.items() if name in self._inputs}
+            rows.append(self._search.run(None, {SEARCH: crop[None], **feed}))
+        cls, ltrb, *aligned = (torch.from_numpy(np.concatenate(parts)) for parts in zip(*rows, strict=True))
+        return OceanOutput(ltrb, cls, aligned[0] if self.align else None)
+
+
+def load_onnx(path: str | Path, *, align: bool | None = None, device: str = "cpu", tensorrt: bool = False,
+              threads: int = 0) -> OnnxModel:
+    """Return the exported model in a folder, to be handed to `OceanTracker` as any other.
+
+    device: where ONNX Runtime computes, "cpu", "cuda" or "cuda:N". align: True requires the object-aware branch, False
+    leaves its score out. threads: 0 lets ONNX Runtime choose. Raises UserError.
+    """
+    folder = record_file(path).parent
+    record = read_record(folder)
+    has_branch = bool(record.model.get("align"))
+    if align and not has_branch:
+        raise UserError(f"{folder}: exported without the object-aware branch, so --align True cannot be; use --align "
+                        f"False, or export a checkpoint trained with ALIGN: True")
+    providers = providers_for(device, tensorrt=tensorrt, cache=folder / "tensorrt")
+    return OnnxModel(folder, record, providers=providers, threads=threads, align=has_branch and align is not False)
+
+
+def flat_features(template: TemplateFeatures) -> list[Tensor]:
+    """Return all tensors of template features in the order of `feature_names`."""
+    return [tensor for value in template for tensor in ([value] if isinstance(value, Tensor) else value)]
+
+
+def features_layout(template: TemplateFeatures) -> dict[str, int]:
+    """Return the fields in order: 0 for a tensor, n for a tuple of n tensors."""
+    values: dict[str, Any] = template._asdict()
+    return {name: 0 if isinstance(value, Tensor) else len(value) for name, value in values.items()}
+
+
+def feature_names(layout: Mapping[str, int]) -> list[str]:
+    """Return the names of the graphs' template tensors: zf, cls_0, cls_1 ..."""
+    return [name if not count else f"{name}_{i}" for name, count in layout.items() for i in range(max(count, 1))]
+
+
+def build_features(tensors: list[Tensor], layout: Mapping[str, int]) -> TemplateFeatures:
+    """Return the template features of a flat list of tensors: the inverse of `flat_features`."""
+    rest = iter(tensors)
+    values: dict[str, Any] = {name: tuple(next(rest) for _ in range(count)) if count else next(rest)
+                              for name, count in layout.items()}
+    return TemplateFeatures(**values)
+
+
+def _arrays(tensor: Tensor) -> NDArray[np.float32]:
+    return np.ascontiguousarray(tensor.detach().float().cpu().numpy())
+
+
+def _session(path: Path, providers: list[Any], threads: int) -> Any:
+    """Return ONNX Runtime's session of a graph; UserError when this version of it cannot run the graph."""
+    runtime = _runtime()
+    options = runtime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3  # errors only: its warnings are about the placement of single nodes
+    try:
+        return runtime.InferenceSession(str(path), options, providers=providers)
+    except Exception as error:  # ONNX Runtime's own exceptions share no other base
+        raise UserError(f"{path}: ONNX Runtime {runtime.__version__} cannot run it ({error}); a newer one may, or "
+                        f"export with --align False, another --precision or --opset") from error
+
+
+def _runtime() -> Any:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise UserError(_MISSING) from error
+    return onnxruntime
