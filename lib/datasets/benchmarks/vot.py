@@ -109,7 +109,8 @@ def _from_folders(root: Path, names: Items[str], *, images: bool) -> dict[str, V
         path = folder / "groundtruth.txt"
         if not path.is_file():
             if folder.is_dir():
-                raise UserError(f"{root}: no groundtruth.txt in {name!r}; expected one line of 8 (or 4) numbers per frame")
+                raise UserError(f"{root}: no groundtruth.txt in {name!r}; expected one line of 8 (or 4) numbers "
+                                "per frame")
             continue
         regions, upright = _as_regions(path, read_rows(path, widths=(4, 8)))
         frames = _images_of([root], name)
@@ -187,7 +188,10 @@ def _as_regions(place: Path, rows: Items[Items[float]]) -> tuple[Corners, NDArra
 
 
 def read_rows(path: Path, *, widths: tuple[int, ...]) -> list[list[float]]:
-    """Return the rows of a text file of comma-separated numbers, each of one of the `widths`; UserError naming the line."""
+    """Return the rows of a text file of comma-separated numbers, each as long as one of `widths`.
+
+    Raises UserError naming the line that is not.
+    """
     rows = []
     lines = read_text(path).rstrip().splitlines()
     for number, line in enumerate(lines, start=1):
