@@ -1,0 +1,193 @@
+"""Following a target in one's own video: sources, the box, the result file and the video, with a perfect network."""
+
+import time
+from argparse import Namespace
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from tracker_stubs import PLAIN, Oracle, small_checkpoint, square_frames
+
+from lib import select_box
+from lib.errors import UserError
+from lib.models.ocean import OceanOutput, TemplateFeatures
+from lib.run_video import main, parse_box, run
+from lib.tracker.ocean import OceanTracker
+from lib.video_source import Newest, Source, open_source
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def options(folder: Path, **changes: object) -> Namespace:
+    values = {"source": "clip", "init": "60,50,30,30", "out": folder, "save_video": True, "lost": 0.3, "show": False,
+              "max_frames": None, **changes}
+    return Namespace(**values)
+
+
+def squares(count: int) -> Source:
+    return Source("clip", (image for image, _ in square_frames(count)), 25.0, count, lambda: None)
+
+
+def rows_of(path: Path) -> np.ndarray:
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert lines[0] == "frame,x,y,w,h,score,lost"
+    return np.array([[float(value) for value in line.split(",")] for line in lines[1:]])
+
+
+def test_the_result_file_holds_the_true_boxes_and_the_video_every_frame(tmp_path: Path) -> None:
+    run(options(tmp_path), OceanTracker(Oracle(), PLAIN), squares(8))
+    rows = rows_of(tmp_path / "clip.csv")
+    true = np.array([box for _, box in square_frames(8)])
+    assert rows[:, 0].tolist() == list(range(1, 9))
+    np.testing.assert_allclose(rows[:, 1:5], true, atol=1.5)
+    assert rows[0, 1:5].tolist() == [60, 50, 30, 30]
+    assert (rows[:, 6] == 0).all()
+    film = open_source(str(tmp_path / "clip.mp4"))
+    assert len(list(film.frames)) == 8
+    film.close()
+
+
+class Blind(Oracle):
+    """Loses the square from its fourth answer to its sixth."""
+
+    answers = 0
+
+    def track(self, x: torch.Tensor, template: TemplateFeatures) -> OceanOutput:
+        self.answers += 1
+        output = super().track(x, template)
+        return output._replace(cls=output.cls * 0 - 5) if 4 <= self.answers <= 6 else output
+
+
+def test_a_lost_target_is_said_to_be_lost(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", logger="lib"):
+        run(options(tmp_path), OceanTracker(Blind(), PLAIN), squares(8))
+    rows = rows_of(tmp_path / "clip.csv")
+    assert rows[:, 6].tolist() == [0, 0, 0, 0, 1, 1, 1, 0]
+    assert "frame 5: lost (score 0.01)" in caplog.text
+    assert "frame 8: found again" in caplog.text
+
+
+def test_ctrl_c_keeps_what_was_found(tmp_path: Path) -> None:
+    def frames():
+        for index, (image, _) in enumerate(square_frames(9)):
+            if index == 4:
+                raise KeyboardInterrupt
+            yield image
+
+    run(options(tmp_path), OceanTracker(Oracle(), PLAIN), Source("clip", frames(), 25.0, None, lambda: None))
+    assert len(rows_of(tmp_path / "clip.csv")) == 4
+    assert (tmp_path / "clip.mp4").is_file()
+
+
+def test_the_number_of_frames_can_be_limited_and_the_video_left_out(tmp_path: Path) -> None:
+    run(options(tmp_path, max_frames=3, save_video=False), OceanTracker(Oracle(), PLAIN), squares(8))
+    assert len(rows_of(tmp_path / "clip.csv")) == 3
+    assert not (tmp_path / "clip.mp4").exists()
+
+
+@pytest.mark.parametrize("text", ["1,2,3", "1,2,x,4", "1,2,0,4", "1,2,nan,4", "700,2,5,5", "-9,2,5,5"])
+def test_a_wrong_box_is_refused(text: str) -> None:
+    with pytest.raises(UserError, match=f"--init {text}"):
+        parse_box(text, np.zeros((48, 64, 3), np.uint8))
+
+
+def test_a_folder_is_read_in_the_order_of_its_numbers(tmp_path: Path) -> None:
+    folder = tmp_path / "Clip" / "img"
+    folder.mkdir(parents=True)
+    for number in (10, 9, 2, 1):
+        cv2.imwrite(str(folder / f"f{number}.png"), np.full((8, 8, 3), number, np.uint8))
+    source = open_source(str(folder))
+    assert (source.name, source.count) == ("Clip", 4)
+    assert [int(image[0, 0, 0]) for image in source.frames] == [1, 2, 9, 10]
+    source.close()
+
+
+class FakeCamera:
+    """Gives `count` numbered frames, one every 5 ms, then ends."""
+
+    def __init__(self, count: int) -> None:
+        self.count, self.given, self.released = count, 0, False
+
+    def read(self) -> tuple[bool, np.ndarray | None]:
+        time.sleep(0.005)
+        if self.given == self.count:
+            return False, None
+        self.given += 1
+        return True, np.full((2, 2, 3), self.given, np.uint8)
+
+    def release(self) -> None:
+        self.released = True
+
+
+def test_a_slow_reader_of_a_camera_gets_the_newest_frame() -> None:
+    camera = FakeCamera(60)
+    newest = Newest(camera)
+    seen = []
+    for frame in newest:
+        seen.append(int(frame[0, 0, 0]))
+        time.sleep(0.05)
+    newest.close()
+    assert seen == sorted(set(seen))
+    assert seen[-1] == 60
+    assert len(seen) < 40
+    assert camera.released
+
+
+def test_sources_that_are_none_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "text.mp4").write_text("no video", encoding="utf-8")
+    for source, line in (("absent.mp4", "no such file or folder"), ("empty", "no images in it"),
+                         ("text.mp4", "not a video that can be decoded")):
+        with pytest.raises(UserError, match=line):
+            open_source(str(tmp_path / source))
+
+
+def test_a_password_in_an_address_is_not_repeated(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cv2, "VideoCapture", lambda _: Namespace(isOpened=lambda: False))
+    with pytest.raises(UserError, match=r"rtsp://cam.example/live: cannot be opened") as caught:
+        open_source("rtsp://user:secret@cam.example/live?token=secret")
+    assert "secret" not in str(caught.value)
+
+
+def test_without_a_screen_the_box_must_be_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(select_box.sys, "platform", "linux")
+    for name in ("DISPLAY", "WAYLAND_DISPLAY"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(UserError, match="--init x,y,w,h"):
+        select_box.select_box(np.zeros((8, 8, 3), np.uint8))
+
+
+def test_a_box_drawn_in_opencv_is_taken_and_an_empty_one_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(select_box, "has_screen", lambda: True)
+    monkeypatch.setattr(cv2, "destroyWindow", lambda _: None)
+    monkeypatch.setattr(cv2, "selectROI", lambda *_, **__: (3, 4, 5, 6))
+    assert select_box.select_box(np.zeros((8, 8, 3), np.uint8)).tolist() == [3, 4, 5, 6]
+    monkeypatch.setattr(cv2, "selectROI", lambda *_, **__: (0, 0, 0, 0))
+    with pytest.raises(UserError, match="no box was drawn"):
+        select_box.select_box(np.zeros((8, 8, 3), np.uint8))
+
+
+def test_the_command_on_a_real_sequence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    frames = ROOT.parent / "shared" / "data" / "OTB_sample" / "Deer" / "img"
+    if not frames.is_dir():
+        pytest.skip("the OTB sample is not beside the project")
+    monkeypatch.chdir(tmp_path)
+    checkpoint = small_checkpoint(tmp_path / "checkpoint_e1.pth")
+    assert main([str(frames), "--init", "306,5,95,65", "--resume", str(checkpoint), "--max_frames", "4", "--device",
+                 "cpu"]) == 0
+    rows = rows_of(tmp_path / "result" / "video" / "Deer" / "Deer.csv")
+    assert rows[0, 1:5].tolist() == [306, 5, 95, 65]
+    assert len(rows) == 4
+    assert (tmp_path / "result" / "video" / "Deer" / "Deer.mp4").stat().st_size > 1000
+
+
+def test_wrong_flags_are_refused_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lib.run_video.WEIGHTS", tmp_path / "absent.pth")
+    with pytest.raises(UserError, match=r"--lost 1.5"):
+        main(["0", "--lost", "1.5"])
+    with pytest.raises(UserError, match="--show"):
+        main(["0", "--show", "no"])
+    with pytest.raises(UserError, match="--resume is not given"):
+        main(["0", "--init", "1,2,3,4"])
