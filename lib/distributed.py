@@ -83,7 +83,9 @@ def join(gpus: Sequence[int], *, place: str) -> World:
         store, rank, size = next(dist.rendezvous("env://"))
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         # torchrun may serve one store for all lives of the processes: the addresses of dead ones must not be found.
-        store = dist.PrefixStore(f"life_{restart_count() if env['WORLD_SIZE'] == env['LOCAL_WORLD_SIZE'] else 0}", store)
+        # (Machines may count lives differently, so this holds for jobs on one machine only.)
+        life = restart_count() if env["WORLD_SIZE"] == env["LOCAL_WORLD_SIZE"] else 0
+        store = dist.PrefixStore(f"life_{life}", store)
         dist.init_process_group(backend, store=store, rank=rank, world_size=size)
         _Speaker.store = dist.PrefixStore("oceankit", store)
     return World(env["RANK"], env["WORLD_SIZE"], env["LOCAL_RANK"], env["LOCAL_WORLD_SIZE"], device)
@@ -246,7 +248,8 @@ def worker_exit_code(codes: dict[int, int]) -> int:
     for code in (EXIT_USER_ERROR, EXIT_STOPPED):
         if code in codes.values():
             return code
-    killed = {rank: -code for rank, code in codes.items() if code < 0 and code != -signal.SIGTERM}  # that is the agent's
+    # SIGTERM is the agent's way to end the rest of the job.
+    killed = {rank: -code for rank, code in codes.items() if code < 0 and code != -signal.SIGTERM}
     if killed:
         names = ", ".join(f"rank {rank} by {signal.Signals(number).name}" for rank, number in sorted(killed.items()))
         raise UserError(f"the job ended because processes were killed ({names}); RESUME auto goes on from the last "

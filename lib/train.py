@@ -256,8 +256,8 @@ def _assemble(cfg: Config, world: World, model: Ocean, dataset: OceanDataset, *,
     """Return the job, at step `first` and sample `samples` of the stream; `stack` ends its parts."""
     workers = worker_share(cfg.WORKERS, world=world)
     log.info("%d pairs an epoch in %d steps of %d", len(dataset), steps, cfg.TRAIN.BATCH * world.size)
-    log.info("loader processes: %d for each training process (WORKERS is %d for all %d; this machine has %d CPUs)", workers,
-             cfg.WORKERS, world.local_size, len(available_cpus()))
+    log.info("loader processes: %d for each training process (WORKERS is %d for all %d; this machine has %d CPUs)",
+             workers, cfg.WORKERS, world.local_size, len(available_cpus()))
     # With the pairs per step unchanged the stream's start stays where it was.
     start = max(0, samples - first * cfg.TRAIN.BATCH * world.size) if samples else 0
     sampler = StreamSampler(cfg.TRAIN.BATCH, rank=world.rank, world=world.size, start=start)

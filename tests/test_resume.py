@@ -54,7 +54,7 @@ def _events(folder: Path) -> list:
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_ends_the_step_saves_and_leaves_with_the_documented_code(whole: Path, tmp_path: Path, number: int) -> None:
+def test_a_signal_ends_the_step_and_saves(whole: Path, tmp_path: Path, number: int) -> None:
     arguments = ["--cfg", str(tiny_yaml(tmp_path)), *AUTO]
     assert train_processes(arguments, signals=[{7: number}]) == [(EXIT_STOPPED, "")]
     assert (tmp_path / "snapshot" / "checkpoint_e3_s8.pth").is_file()

@@ -55,7 +55,7 @@ def test_one_cycle_rises_to_its_peak_and_falls_to_its_end_within_the_run() -> No
 
 
 def test_keys_that_do_not_fit_each_other_are_refused() -> None:
-    with pytest.raises(UserError, match="x.yaml: LR.TYPE onecycle.*IFNOT=False"):
+    with pytest.raises(UserError, match=r"x.yaml: LR.TYPE onecycle.*IFNOT=False"):
         check_schedule(TrainConfig(LR=LearningRateConfig(TYPE="onecycle")), place="x.yaml")
     with pytest.raises(UserError, match="EPOCH 5 leaves no epoch"):
         check_schedule(TrainConfig(END_EPOCH=5), place="x.yaml")

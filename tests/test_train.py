@@ -183,7 +183,7 @@ def test_a_checkpoint_that_cannot_be_written_stops_or_not_as_the_key_says(
 
     monkeypatch.setattr(resume, "save_checkpoint", full_at_epoch_2)
     if choice == "stop":
-        with pytest.raises(UserError, match="checkpoint_e2.pth: cannot be written"):
+        with pytest.raises(UserError, match=r"checkpoint_e2.pth: cannot be written"):
             train()
     else:
         assert train(ON_SAVE_ERROR="continue") == 0
@@ -259,8 +259,7 @@ def test_a_failing_dying_or_hanging_loader_process_is_one_line(deed: str, messag
     feed = Feed(Misbehaving(deed), [[0], [1], [2]], workers=1, device=torch.device("cpu"), timeout=1)
     begin = time.monotonic()
     with pytest.raises(UserError, match=message) as caught:
-        for batch in feed:
-            assert batch.search.shape == (1, 3, 255, 255)
+        list(feed)
     feed.close()
     assert "\n" not in str(caught.value)
     assert time.monotonic() - begin < 20

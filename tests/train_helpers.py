@@ -29,7 +29,8 @@ PAIRS = 12  # an epoch of the tiny training: 3 steps of 4 pairs
 class CheapPairs(Dataset[Sample]):
     """Noise with targets, sample n a function of n; `broken` samples hold NaN, `unreadable` ones tell of a crop."""
 
-    def __init__(self, *, broken: Sequence[int] = (), unreadable: Sequence[int] = (), failing: Sequence[int] = ()) -> None:
+    def __init__(self, *, broken: Sequence[int] = (), unreadable: Sequence[int] = (),
+                 failing: Sequence[int] = ()) -> None:
         self.broken, self.unreadable, self.failing = set(broken), set(unreadable), set(failing)
 
     def __len__(self) -> int:
@@ -54,8 +55,9 @@ def tiny_yaml(folder: Path, *, top: dict[str, Any] | None = None, **train: Any) 
     settings = {"END_EPOCH": 4, "BATCH": 4, "UNFIX_EPOCH": 2, "BACKBONE": "ResNetSmall", "CHANNELS": 4, "TOWERNUM": 1,
                 "BACKBONE_OPTIONS": {"width": 2, "layers": [1, 1, 1], "expansion": 1}, "WARMUP": {"EPOCH": 1},
                 "WHICH_USE": ["SYN"], **train}
-    tree = {"PRINT_FREQ": 2, "WORKERS": 0, "OUTPUT_DIR": str(folder / "logs"), "CHECKPOINT_DIR": str(folder / "snapshot"),
-            "TRAIN": settings, "DATASET": {"SYN": {"FORMAT": "synthetic", "USE": PAIRS, "RANGE": 5}}, **(top or {})}
+    tree = {"PRINT_FREQ": 2, "WORKERS": 0, "OUTPUT_DIR": str(folder / "logs"),
+            "CHECKPOINT_DIR": str(folder / "snapshot"), "TRAIN": settings,
+            "DATASET": {"SYN": {"FORMAT": "synthetic", "USE": PAIRS, "RANGE": 5}}, **(top or {})}
     path = folder / "tiny.yaml"
     path.write_text(yaml.safe_dump({"OCEAN": tree}), encoding="utf-8")
     return path
@@ -106,11 +108,12 @@ def _child(arguments: list[str], environment: dict[str, str], signals: dict[int,
 
 
 def train_processes(arguments: Sequence[str], *, ranks: int = 1, signals: Sequence[dict[int, int]] = (),
-                    pairs: dict[str, Any] | None = None, real: bool = False, timeout: float = 60) -> list[tuple[int, str]]:
+                    pairs: dict[str, Any] | None = None, real: bool = False,
+                    timeout: float = 60) -> list[tuple[int, str]]:
     """Return (exit code, error text) of each rank of a training in processes of their own; -9 for a killed one.
 
-    signals: for each rank, step -> signal. real: with the YAML's data instead of CheapPairs(**pairs). The processes come
-    from a fork server that has torch loaded already.
+    signals: for each rank, step -> signal. real: with the YAML's data instead of CheapPairs(**pairs). The processes
+    come from a fork server that has torch loaded already.
     """
     samples = None if real else pairs or {}
     extra = [(signals[rank] if rank < len(signals) else {}, samples) for rank in range(ranks)]
