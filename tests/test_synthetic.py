@@ -25,7 +25,7 @@ BANK = (7, 2)
 
 def plain(scene: Scene) -> Scene:
     """Return the scene under a camera that adds nothing that depends on the window drawn."""
-    return replace(scene, look=replace(scene.look, shutter=0.0, defocus=0.0, coarse=1.0, grain=0.0, jpeg=0))
+    return replace(scene, optics=replace(scene.optics, shutter=0.0, defocus=0.0, coarse=1.0, grain=0.0, jpeg=0))
 
 
 def scene(number: int, *, length: int = 60) -> Scene:
@@ -98,7 +98,7 @@ def test_the_crop_is_the_prepared_crop_of_the_frame(number: int) -> None:
 
 
 def test_pairs_show_the_target_within_the_range() -> None:
-    source = SyntheticSource(seed=7, length=50, range=10)
+    source = SyntheticSource(seed=7, length=50, frame_range=10)
     distances = []
     for track in range(40):
         name = source.pair(track, np.random.default_rng(track)).name

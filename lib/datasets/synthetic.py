@@ -37,7 +37,7 @@ CODEC_BLOCK = 8  # px; windows of a frame start at a multiple, as JPEG's blocks 
 class SyntheticSource:
     """A source of pairs (see `lib.datasets.pairs.Source`) that renders two frames of a scene when they are asked for.
 
-    `range` is the greatest distance in frames between template and search frame, `tracks` the number of scenes, each
+    `frame_range` is the greatest distance in frames between template and search frame, `tracks` the number of scenes, each
     `length` frames long, in frames of `size_wh` px. Nothing is kept but the pattern bank.
     """
 
@@ -45,7 +45,7 @@ class SyntheticSource:
     seed: int = 0
     tracks: int = 100_000
     length: int = 120
-    range: int = 60
+    frame_range: int = 60
     size_wh: tuple[int, int] = SIZE_WH
 
     @property
@@ -54,14 +54,14 @@ class SyntheticSource:
         return self.tracks
 
     def pair(self, track: int, rng: np.random.Generator) -> FramePair:
-        """Return a pair of frames of one track: the template's uniform over it, the search's within `range` of it.
+        """Return a pair of frames of one track: the template's uniform over it, the search's within `frame_range` of it.
 
         Frames in which the target is mostly hidden are drawn again.
         """
         assert 0 <= track < self.tracks, track
         scene = random_scene(self.seed, TRAINING, track, size_wh=self.size_wh, length=self.length)
         first = _visible(scene, lambda: int(rng.integers(self.length)), limit=CLEAR)
-        low, high = max(first - self.range, 0), min(first + self.range, self.length - 1)
+        low, high = max(first - self.frame_range, 0), min(first + self.frame_range, self.length - 1)
         second = _visible(scene, lambda: int(rng.integers(low, high + 1)), limit=USABLE)
         return FramePair(
             name=f"{self.name}: track {track}, frames {first} and {second}",

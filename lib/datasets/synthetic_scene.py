@@ -82,7 +82,7 @@ class Mover:
 
 
 @dataclass(frozen=True)
-class Look:
+class Optics:
     """What camera and codec do to every frame of a scene; zeros mean nothing is done."""
 
     gray: bool
@@ -108,7 +108,7 @@ class Scene:
     world: Image  # the background: the frame's size and MARGIN on each side
     mirror: Points  # (2,) 1 or -1: the world may be seen mirrored
     camera: Wave
-    look: Look
+    optics: Optics
 
     def box_xywh(self, time: float) -> Boxes:
         """Return the target's exact box (x, y, w, h) at a time, frame px; it may reach out of the frame."""
@@ -139,38 +139,38 @@ class Scene:
             self.world, np.hstack([turn, origin[:, None]]), (right - left, bottom - top),  # frame px to world px
             flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REFLECT,
         )
-        shutter = self.look.shutter
+        shutter = self.optics.shutter
         if shutter:
             kernel = streak_kernel((self.camera.at(time + 0.5) - self.camera.at(time - 0.5))[:2] * shutter)
             frame = frame if kernel is None else cv2.filter2D(frame, -1, kernel)
         for mover in (*self.behind, self.target, *self.front):
             mover.draw(frame, time=time, shutter=shutter, corner=(left, top))
-        shade = None if self.look.shade is None else self.look.shade[top:bottom, left:right]
+        shade = None if self.optics.shade is None else self.optics.shade[top:bottom, left:right]
         key = (self.number, round(time), left, top)
-        return developed(frame, replace(self.look, shade=shade), gain=float(np.exp(gain)), bias=float(bias), key=key)
+        return developed(frame, replace(self.optics, shade=shade), gain=float(np.exp(gain)), bias=float(bias), key=key)
 
 
-def developed(frame: MatLike, look: Look, *, gain: float, bias: float, key: tuple[int, ...]) -> Image:
+def developed(frame: MatLike, optics: Optics, *, gain: float, bias: float, key: tuple[int, ...]) -> Image:
     """Return the frame as the camera and its codec hand it out; `key` picks the grain."""
     level = np.arange(256)[:, None] / 255
-    table = 255 * gain * look.cast * level**look.gamma + bias  # (256, 3)
+    table = 255 * gain * optics.cast * level**optics.gamma + bias  # (256, 3)
     frame = cv2.LUT(frame, np.rint(np.clip(table, 0, 255)).astype(np.uint8)[:, None])
     height, width = frame.shape[:2]
-    if look.shade is not None:
-        frame = cv2.multiply(frame, look.shade, scale=1 / 160)
-    if look.gray:
+    if optics.shade is not None:
+        frame = cv2.multiply(frame, optics.shade, scale=1 / 160)
+    if optics.gray:
         frame = cv2.merge([cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY)] * 3)
-    if look.defocus:
-        frame = cv2.GaussianBlur(frame, (0, 0), look.defocus)
-    if look.coarse < 1:
-        small = (max(round(width * look.coarse), 1), max(round(height * look.coarse), 1))
+    if optics.defocus:
+        frame = cv2.GaussianBlur(frame, (0, 0), optics.defocus)
+    if optics.coarse < 1:
+        small = (max(round(width * optics.coarse), 1), max(round(height * optics.coarse), 1))
         frame = cv2.resize(cv2.resize(frame, small, interpolation=cv2.INTER_AREA), (width, height))
-    if look.grain:
+    if optics.grain:
         left, top = np.random.default_rng(key).integers(0, (GRAIN_SIDE - width, GRAIN_SIDE - height))
         tile = _grain()[top : top + height, left : left + width]
-        frame = cv2.addWeighted(frame, 1, tile, look.grain, -128 * look.grain)
-    if look.jpeg:
-        _, data = cv2.imencode(".jpg", frame, [cv2.IMWRITE_JPEG_QUALITY, look.jpeg])
+        frame = cv2.addWeighted(frame, 1, tile, optics.grain, -128 * optics.grain)
+    if optics.jpeg:
+        _, data = cv2.imencode(".jpg", frame, [cv2.IMWRITE_JPEG_QUALITY, optics.jpeg])
         frame = np.asarray(cv2.imdecode(data, cv2.IMREAD_COLOR))
     return np.asarray(frame, np.uint8)
 
@@ -205,7 +205,7 @@ def random_scene(seed: int, stream: int, number: int, *, size_wh: tuple[int, int
     return Scene(
         size_wh=size_wh, number=number, target=target, behind=tuple(behind), front=tuple(front),
         world=_world(bank, int(rng.integers(WORLDS)), size_wh=size_wh), mirror=rng.choice([-1.0, 1.0], 2),
-        camera=camera, look=_look(rng, size_wh=size_wh),
+        camera=camera, optics=_optics(rng, size_wh=size_wh),
     )
 
 
@@ -306,13 +306,13 @@ def _world(bank: Bank, index: int, *, size_wh: tuple[int, int]) -> Image:
     return world
 
 
-def _look(rng: np.random.Generator, *, size_wh: tuple[int, int]) -> Look:
+def _optics(rng: np.random.Generator, *, size_wh: tuple[int, int]) -> Optics:
     """Return a random camera and codec; about one scene in five has each fault."""
     shade: MatLike | None = None
     if rng.random() < 0.25:
         field = cv2.resize(rng.uniform(70, 190, (3, 4)).astype(np.float32), size_wh, interpolation=cv2.INTER_CUBIC)
         shade = cv2.merge([np.clip(field, 0, 255).astype(np.uint8)] * 3)
-    return Look(
+    return Optics(
         gray=rng.random() < 0.12,
         gamma=float(np.exp(rng.uniform(-0.35, 0.35))),
         cast=rng.uniform(0.85, 1.1, 3),
