@@ -13,7 +13,7 @@ import re
 import warnings
 import zipfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -24,11 +24,10 @@ from torch import Tensor, nn
 from lib.errors import UserError
 from lib.files import atomic_write
 from lib.models.models import Ocean, build_model
+from lib.models.pretrained import LAST_BLOCK, split_last_block, torchvision_resnet, torchvision_vit
 
 PREFIXES = ("module.", "_orig_mod.", "feature_extractor.")
 ALIGN_PREFIX = "align_head."
-IMAGENET_MEAN = (0.485, 0.456, 0.406)  # of RGB in 0..1, as torchvision's weights expect
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True)
@@ -37,7 +36,7 @@ class LoadReport:
 
     source: str
     loaded: int  # tensors copied
-    lacking: tuple[str, ...] = ()  # in the model, not in the file, harmless: BatchNorm counters
+    lacking: tuple[str, ...] = ()  # in the model, not in the file, harmless: BatchNorm counters, new parts
     skipped: tuple[str, ...] = ()  # in the file, not used
     prefixes: tuple[str, ...] = ()  # stripped from the names
 
@@ -132,20 +131,21 @@ def _numpy_scalars() -> list[Any]:
 
 
 def load_weights(model: nn.Module, state_dict: Mapping[str, Any], *, source: str,
-                 ignore: Sequence[str] = ()) -> LoadReport:
+                 ignore: Sequence[str] = (), optional: Sequence[str] = ()) -> LoadReport:
     """Copy `state_dict` into `model` and return the report; strict, except for BatchNorm's counters.
 
     source: the file's name, for messages. ignore: prefixes of names that may be in the file and are not wanted.
+    optional: prefixes of names that the file may lack.
     Raises UserError, naming the first few and counting all, for missing, unexpected or mismatched names, and for
     values that are not finite; the model is then unchanged.
     """
     weights, prefixes = _strip(state_dict, source=source)
     own = model.state_dict()
-    skipped = tuple(name for name in weights if name not in own and name.startswith(tuple(ignore) or "\0"))
+    skipped = tuple(name for name in weights if name not in own and name.startswith(tuple(ignore)))
     absent = [name for name in own if name not in weights]
-    lacking = tuple(name for name in absent if name.endswith("num_batches_tracked"))
+    lacking = tuple(name for name in absent if name.endswith("num_batches_tracked") or name.startswith(tuple(optional)))
     problems = {
-        "missing": [name for name in absent if not name.endswith("num_batches_tracked")],
+        "missing": [name for name in absent if name not in lacking],
         "unexpected": [name for name in weights if name not in own and name not in skipped],
         "of another shape": [f"{name} {_shape(tensor)} instead of {_shape(own[name])}"
                              for name, tensor in weights.items() if name in own and tensor.shape != own[name].shape],
@@ -191,58 +191,36 @@ def _unwanted(model: Ocean) -> tuple[str, ...]:
 def import_pretrained(model: Ocean, state_dict: Mapping[str, Any], *, source: str) -> LoadReport:
     """Fill the trunk (or the whole model) from pretrained weights in any known form and return the report.
 
-    Known forms, told apart by their names: torchvision's ResNet-50; a trunk in the names used here, with or without
-    `features.` in front (the reference's ImageNet file); a whole Ocean. Raises UserError where the trunk is not filled.
+    Known forms, told apart by their names: torchvision's ResNet-50 and VisionTransformer; a trunk in the names used
+    here, with or without `features.` in front (the reference's ImageNet file); a whole Ocean. Parts that are new
+    (neck, head, attention) stay as they are. Raises UserError where the trunk is not filled.
     """
     weights, prefixes = _strip(state_dict, source=source)
     if any(name.startswith("connect_model.") for name in weights):
-        return load_weights(model, state_dict, source=source, ignore=_unwanted(model))
-    weights = {re.sub(r"^(features\.)+", "", name): tensor for name, tensor in weights.items()}
-    downsample = weights.get("layer3.0.downsample.0.weight")
-    if downsample is not None and downsample.shape[-1] == 1:
-        weights = torchvision_resnet(weights)
-    return _fill_trunk(model.features, weights, source=source, prefixes=prefixes)
+        whole = split_last_block(weights) if model.features_single is not None else weights
+        report = load_weights(model, whole, source=source, ignore=_unwanted(model))
+    else:
+        plain = {re.sub(r"^(features\.)+", "", name): tensor for name, tensor in weights.items()}
+        if "encoder.pos_embedding" in plain:
+            inner = {f"features.{name}": tensor for name, tensor in torchvision_vit(plain).items()}
+        else:
+            downsample = plain.get("layer3.0.downsample.0.weight")
+            plain = torchvision_resnet(plain) if downsample is not None and downsample.shape[-1] == 1 else plain
+            inner = {f"features.features.{name}": tensor for name, tensor in plain.items()}
+        report = _fill_trunk(model, inner, source=source)
+    return replace(report, prefixes=prefixes)
 
 
-def import_torchvision_resnet(trunk: nn.Module, state_dict: Mapping[str, Any]) -> LoadReport:
-    """Fill a ResNet50 trunk with torchvision's ResNet-50 weights and return the report; see `torchvision_resnet`."""
-    weights, prefixes = _strip(state_dict, source="torchvision's ResNet-50")
-    return _fill_trunk(trunk, torchvision_resnet(weights), source="torchvision's ResNet-50", prefixes=prefixes)
-
-
-def torchvision_resnet(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return torchvision's ResNet weights under the same names, made for this trunk and for BGR crops in 0..255.
-
-    The strided or widened 1x1 downsample kernels go to the centre of the 3x3 ones. With stride 2 and no padding that
-    centre is cell 2 k + 1, where the block's own unpadded 3x3 has its centre too: both branches see the same cell, as
-    in torchvision, only that torchvision's lies at 2 k. So the map is torchvision's of the image moved by that cell.
-    Normalisation is folded in exactly, since conv1 has no padding: y = W ((rgb / 255 - mean) / std) is
-    W' bgr + b with W' = W / (255 std) in BGR order and b = -sum W mean / std, and bn1's running mean takes up -b.
-    """
-    weights = dict(state_dict)
-    for name in ("layer2.0.downsample.0.weight", "layer3.0.downsample.0.weight"):
-        kernel = weights[name]
-        if kernel.shape[-1] == 1:
-            weights[name] = torch.nn.functional.pad(kernel, (1, 1, 1, 1))
-    weights["conv1.weight"], bias = fold_normalisation(weights["conv1.weight"])
-    weights["bn1.running_mean"] = (weights["bn1.running_mean"].double() - bias).to(weights["bn1.running_mean"].dtype)
-    return weights
-
-
-def fold_normalisation(kernel: Tensor) -> tuple[Tensor, Tensor]:
-    """Return (kernel for BGR 0..255, bias (out,) in float64) of a convolution (out, 3, k, k) of normalised RGB."""
-    mean, std = (torch.tensor(v, dtype=torch.float64).view(1, 3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
-    exact = kernel.double()
-    bias = -(exact * mean / std).sum((1, 2, 3))
-    return (exact / (255 * std)).flip(1).to(kernel.dtype), bias
-
-
-def _fill_trunk(trunk: nn.Module, weights: Mapping[str, Tensor], *, source: str,
-                prefixes: tuple[str, ...]) -> LoadReport:
-    """Fill `trunk` from plain names (conv1.weight ...), leaving out what it has no use for (layer4, fc)."""
-    renamed = {f"features.{name}": tensor for name, tensor in weights.items()}
-    report = load_weights(trunk, renamed, source=source, ignore=("features.layer4.", "features.fc."))
-    return LoadReport(source, report.loaded, report.lacking, report.skipped, prefixes)
+def _fill_trunk(model: Ocean, weights: Mapping[str, Tensor], *, source: str) -> LoadReport:
+    """Fill the trunk from the names of a whole Ocean on ResNet-50 or ViT, leaving out what it has no use for."""
+    parts = nn.ModuleDict({"features": model.features})
+    ignore = [f"features.{name}" for name in ("features.layer4.", "features.fc.", "heads.", "class_token")]
+    if model.features_single is not None:
+        parts["features_single"] = model.features_single
+        weights = split_last_block(weights)
+    elif model.features_mhsa is not None:
+        ignore.append(LAST_BLOCK)
+    return load_weights(parts, weights, source=source, ignore=ignore, optional=("features.kinds.",))
 
 
 def _strip(state_dict: Any, *, source: str) -> tuple[dict[str, Tensor], tuple[str, ...]]:

@@ -15,19 +15,16 @@ import torchvision
 from torch import Tensor, nn
 
 from lib.checkpoint import (
-    IMAGENET_MEAN,
-    IMAGENET_STD,
     checkpoint_name,
     import_pretrained,
-    import_torchvision_resnet,
     load_model,
     load_weights,
     read_checkpoint,
     save_checkpoint,
 )
 from lib.errors import UserError
-from lib.models.backbones import ResNet50
 from lib.models.models import Ocean, build_model
+from lib.models.pretrained import IMAGENET_MEAN, IMAGENET_STD, split_last_block
 
 SMALL = {"backbone": "ResNetSmall", "channels": 8, "towernum": 1, "backbone_options": {"width": 2}}
 
@@ -237,10 +234,11 @@ def torchvision_resnet50() -> nn.Module:
 
 @torch.no_grad()
 def test_imported_trunk_equals_torchvisions_layers() -> None:
-    theirs, ours = torchvision_resnet50(), ResNet50().eval()
-    report = import_torchvision_resnet(ours, theirs.state_dict())
+    theirs, model = torchvision_resnet50(), build_model(channels=8, towernum=1).eval()
+    report = import_pretrained(model, theirs.state_dict(), source="resnet50.pth")
+    ours = model.features
     assert report.loaded == len(ours.state_dict())
-    assert all(name.startswith(("features.layer4.", "features.fc.")) for name in report.skipped)
+    assert all(name.startswith(("features.features.layer4.", "features.features.fc.")) for name in report.skipped)
 
     bgr = torch.randint(0, 256, (1, 3, 127, 127)).float()
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
@@ -280,3 +278,28 @@ def test_pretrained_weights_of_another_trunk() -> None:
         import_pretrained(small_model(), theirs, source="resnet50.pth")
     with pytest.raises(UserError, match=r"missing"):
         import_pretrained(build_model(), {"fc.weight": torch.zeros(3)}, source="fc.pth")
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("form", ["whole", "torchvision"])
+def test_single_block_with_converted_weights_is_resnet50(form: str) -> None:
+    one = build_model(channels=8, towernum=1).eval()
+    split = build_model(backbone="ResNet_single", channels=8, towernum=1).eval()
+    if form == "torchvision":
+        theirs = torchvision_resnet50().state_dict()
+        import_pretrained(one, theirs, source="resnet50.pth")
+    report = import_pretrained(split, theirs if form == "torchvision" else one.state_dict(), source="x.pth")
+    assert not any("layer3.5" in name for name in report.skipped)
+    split.load_state_dict(split_last_block(one.state_dict()))  # neck and head as well
+    z, x = 255 * torch.rand(1, 3, 127, 127), 255 * torch.rand(1, 3, 255, 255)
+    for ours, theirs_ in zip(split(z, x)[:2], one(z, x)[:2], strict=True):
+        assert torch.equal(ours, theirs_)
+
+
+def test_attention_block_stays_new_beside_the_imported_trunk() -> None:
+    model = build_model(backbone="ResNet_MHSA", channels=8, towernum=1)
+    before = {name: tensor.clone() for name, tensor in model.features_mhsa.state_dict().items()}
+    report = import_pretrained(model, torchvision_resnet50().state_dict(), source="resnet50.pth")
+    assert report.loaded == len(model.features.state_dict())
+    assert sum("layer3.5." in name for name in report.skipped) == 18
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.features_mhsa.state_dict().items())

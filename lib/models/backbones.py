@@ -7,14 +7,11 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from lib.models.modules import EXPANSION, Bottleneck, ResNet_plus2
+from lib.models.modules import EXPANSION, Bottleneck, ResNet_plus2, Resnet_plus_MHSA, Resnet_plus_single
+from lib.models.vit import ViT
 
-
-class Backbone(NamedTuple):
-    """What `Ocean` is made from: the trunk and the number of channels that come out of it."""
-
-    features: nn.Module
-    channels: int
+TABLE_SIDE = 31  # cells of a search map at 255 px, the training size
+TEMPLATE_SIDE = 15
 
 
 class ResNet50(nn.Module):
@@ -22,6 +19,8 @@ class ResNet50(nn.Module):
 
     def __init__(self, *, layers: Sequence[int] = (3, 4, 6, 3), width: int = 64, expansion: int = EXPANSION) -> None:
         super().__init__()
+        if min(width, expansion, *layers) < 1:
+            raise ValueError(f"width {width}, layers {list(layers)}, expansion {expansion}: expected numbers above 0")
         self.features = ResNet_plus2(Bottleneck, layers, used_layers=(3,), width=width, expansion=expansion)
         self.out_channels = self.features.out_channels
 
@@ -34,6 +33,42 @@ class ResNet50(nn.Module):
         return {name: getattr(self.features, name) for name in ("conv1", "bn1", "layer1", "layer2", "layer3")}
 
 
+class ResNet_single(nn.Module):
+    """The sixth block of layer3, applied to both branches after a trunk of five: together exactly ResNet50."""
+
+    def __init__(self, planes: int = 256, *, expansion: int = EXPANSION) -> None:
+        super().__init__()
+        self.features = Resnet_plus_single(planes, expansion=expansion)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return a map of the shape of `x`."""
+        return self.features(x)
+
+
+class ResNet_MHSA(nn.Module):
+    """The sixth block of layer3 with attention in place of its 3x3 convolution; side: cells of its position table."""
+
+    def __init__(self, planes: int = 256, *, side: int = TABLE_SIDE, heads: int = 1,
+                 expansion: int = EXPANSION) -> None:
+        super().__init__()
+        self.features = Resnet_plus_MHSA(planes, side=side, heads=heads, expansion=expansion)
+
+    def forward(self, x: Tensor, templ: Tensor | None = None) -> Tensor:
+        """Return a map of the shape of `x`, whose cells attend to each other and, when given, to those of `templ`."""
+        return self.features(x, templ)
+
+
+class Backbone(NamedTuple):
+    """What `Ocean` is made from: a trunk, the channels that come out, and what follows the trunk, if anything."""
+
+    features: nn.Module
+    channels: int
+    single: ResNet_single | None = None
+    mhsa: ResNet_MHSA | None = None
+    mhsa_z: ResNet_MHSA | None = None  # the template's own; None: `mhsa` serves both
+    templ: bool = False  # the search attends to the template's cells too
+
+
 def _resnet50() -> Backbone:
     """Return the trunk of the paper, 1024 channels; no options."""
     trunk = ResNet50()
@@ -41,14 +76,87 @@ def _resnet50() -> Backbone:
 
 
 def _resnet_small(*, width: int = 8, layers: Sequence[int] = (1, 2, 2), expansion: int = EXPANSION) -> Backbone:
-    """Return a slim trunk of the same family and grids for a CPU. Options: width, layers (3 stages), expansion."""
-    if len(layers) != 3 or min(width, expansion, *layers) < 1:
-        raise ValueError(f"width {width}, layers {list(layers)}, expansion {expansion}: expected 3 layers, all above 0")
-    trunk = ResNet50(layers=tuple(layers), width=width, expansion=expansion)
+    """Return a slim trunk of the same family and grids for a CPU.
+
+    width: channels of conv1 and of layer1's 3x3 convolutions. layers: blocks of each of three stages.
+    expansion: output channels of a block over those of its 3x3.
+    """
+    trunk = ResNet50(layers=_three(layers), width=width, expansion=expansion)
+    return Backbone(trunk, trunk.out_channels)
+
+
+def _resnet_single() -> Backbone:
+    """Return ResNet50 with the last block of layer3 as `features_single`; no options."""
+    return _split_single(width=64, layers=(3, 4, 6), expansion=EXPANSION)
+
+
+def _resnet_small_single(*, width: int = 8, layers: Sequence[int] = (1, 2, 2), expansion: int = EXPANSION) -> Backbone:
+    """Return the slim trunk with its last block as `features_single`; options as of ResNetSmall."""
+    return _split_single(width=width, layers=layers, expansion=expansion)
+
+
+def _split_single(*, width: int, layers: Sequence[int], expansion: int) -> Backbone:
+    trunk = ResNet50(layers=_three(layers, split=1), width=width, expansion=expansion)
+    return Backbone(trunk, trunk.out_channels, single=ResNet_single(4 * width, expansion=expansion))
+
+
+def _resnet_mhsa(*, heads: int = 1, positions: int = TABLE_SIDE, separate_template: bool = False,
+                 templ: bool = False) -> Backbone:
+    """Return ResNet50 whose last block of layer3 attends: `features_mhsa`.
+
+    heads: attention heads. positions: side of the learned position table. separate_template: the template has its own
+    module, `features_mhsa_z`, with a table of side 15. templ: the search attends to the template's cells as well.
+    """
+    return _split_mhsa(width=64, layers=(3, 4, 6), expansion=EXPANSION, heads=heads, positions=positions,
+                       separate_template=separate_template, templ=templ)
+
+
+def _resnet_small_mhsa(*, width: int = 8, layers: Sequence[int] = (1, 2, 2), expansion: int = EXPANSION, heads: int = 1,
+                       positions: int = TABLE_SIDE, separate_template: bool = False, templ: bool = False) -> Backbone:
+    """Return the slim trunk whose last block attends; options as of ResNetSmall and of ResNet_MHSA."""
+    return _split_mhsa(width=width, layers=layers, expansion=expansion, heads=heads, positions=positions,
+                       separate_template=separate_template, templ=templ)
+
+
+def _split_mhsa(*, width: int, layers: Sequence[int], expansion: int, heads: int, positions: int,
+                separate_template: bool, templ: bool) -> Backbone:
+    if positions < 1:
+        raise ValueError(f"positions {positions}: expected the side of a map, such as {TABLE_SIDE}")
+    trunk = ResNet50(layers=_three(layers, split=1), width=width, expansion=expansion)
+    tail = ResNet_MHSA(4 * width, side=positions, heads=heads, expansion=expansion)
+    tail_z = None
+    if separate_template:
+        tail_z = ResNet_MHSA(4 * width, side=TEMPLATE_SIDE, heads=heads, expansion=expansion)
+    return Backbone(trunk, trunk.out_channels, mhsa=tail, mhsa_z=tail_z, templ=templ)
+
+
+def _three(layers: Sequence[int], *, split: int = 0) -> tuple[int, ...]:
+    """Return the blocks of the trunk's three stages when the last `split` ones of the third stand by themselves."""
+    if len(layers) != 3 or layers[2] <= split:
+        raise ValueError(f"layers {list(layers)}: expected 3 numbers of blocks, the third above {split}")
+    return layers[0], layers[1], layers[2] - split
+
+
+def _vit_b16(*, joint: bool = False) -> Backbone:
+    """Return ViT-B/16, 768 channels. joint: template and search attend to each other in every block (one stream)."""
+    trunk = ViT(dim=768, depth=12, heads=12, joint=joint)
+    return Backbone(trunk, trunk.out_channels)
+
+
+def _vit_small(*, dim: int = 128, depth: int = 4, heads: int = 4, joint: bool = False) -> Backbone:
+    """Return a transformer small enough for a CPU: dim channels, depth blocks, heads; joint as of ViT_B16."""
+    trunk = ViT(dim=dim, depth=depth, heads=heads, joint=joint)
     return Backbone(trunk, trunk.out_channels)
 
 
 BACKBONES: dict[str, Callable[..., Backbone]] = {
     "ResNet50": _resnet50,
+    "ResNet_single": _resnet_single,
+    "ResNet_MHSA": _resnet_mhsa,
+    "ViT": _vit_b16,
+    "ViT_B16": _vit_b16,
+    "ViT_small": _vit_small,
     "ResNetSmall": _resnet_small,
+    "ResNetSmall_single": _resnet_small_single,
+    "ResNetSmall_MHSA": _resnet_small_mhsa,
 }

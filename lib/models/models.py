@@ -30,6 +30,8 @@ class Ocean(Ocean_):
                                      "channels": channels, "towernum": towernum, "align": align}
         parts = _build_backbone(backbone, options)
         self.features = parts.features
+        self.features_single, self.features_mhsa, self.features_mhsa_z = parts.single, parts.mhsa, parts.mhsa_z
+        self.templ = parts.templ
         self.load_report: Any = None  # what `lib.checkpoint.load_model` did
         self.neck = AdjustLayer(in_channels=parts.channels, out_channels=channels)
         self.connect_model = box_tower(channels, channels, towernum=towernum)
@@ -39,9 +41,12 @@ class Ocean(Ocean_):
         """Return the layers that pretrained weights fill, by the names TRAINABLE_LAYER uses (conv1, bn1, layer1 ...).
 
         What is not in here is new: it starts from random weights and trains from epoch 1, also while the trunk is
-        frozen.
+        frozen. `features_single` is a pretrained block, so it is part of layer3; `features_mhsa` is new.
         """
-        return self.features.trunk_layers()  # type: ignore[operator]
+        layers: dict[str, nn.Module] = self.features.trunk_layers()  # type: ignore[operator]
+        if self.features_single is not None:
+            layers["layer3"] = nn.ModuleList([layers["layer3"], self.features_single])
+        return layers
 
 
 ARCHS: dict[str, Callable[..., Ocean]] = {"Ocean": Ocean}

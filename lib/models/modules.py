@@ -1,4 +1,4 @@
-"""Building blocks of the trunks: the Bottleneck and the ResNet whose strides keep the 7 / 15 / 31 grids.
+"""Building blocks of the trunks: the Bottleneck, the ResNet whose strides keep the 7 / 15 / 31 grids, and attention.
 
 Strides and paddings are those of SiamDW (Zhang and Peng, CVPR 2019): no padding where the stride is 2, so a feature
 cell sees the same surroundings wherever it lies and the map's middle stays on the crop's middle (cell k of the output
@@ -10,6 +10,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 EXPANSION = 4
@@ -20,12 +22,14 @@ class Bottleneck(nn.Module):
 
     In the block that has a downsample branch the dilation is halved first: layer3's block 0 has 1, the others 2.
     Maps (B, inplanes, H, W) to (B, planes * expansion, H', W') with H' = H, or (H - 1) // 2 at stride 2.
+    padding: another one for the 3x3, as a classifier's strided blocks have it (1).
     """
 
     def __init__(self, inplanes: int, planes: int, *, stride: int = 1, downsample: nn.Module | None = None,
-                 dilation: int = 1, expansion: int = EXPANSION) -> None:
+                 dilation: int = 1, expansion: int = EXPANSION, padding: int | None = None) -> None:
         super().__init__()
-        padding = 2 - stride
+        if padding is None:
+            padding = 2 - stride
         if downsample is not None and dilation > 1:
             dilation = dilation // 2
             padding = dilation
@@ -76,6 +80,7 @@ class ResNet_plus2(nn.Module):
         init_convs(self)
         # A pixel's mean square is about 128^2, which makes this conv1's variance with the weights above. Untrained
         # statistics of 1 would let raw pixels overflow the head's exponential in eval mode.
+        assert self.bn1.running_var is not None
         nn.init.constant_(self.bn1.running_var, 2 * 3 / width * 128**2)
 
     def _make_layer(self, block: type[Bottleneck], planes: int, blocks: int, *, stride: int,
@@ -104,6 +109,116 @@ class ResNet_plus2(nn.Module):
         layer1 = self.layer1(self.maxpool(stem))
         layer2 = self.layer2(layer1)
         return [stem, layer1, layer2], self.layer3(layer2)
+
+
+class MHSA(nn.Module):
+    """Self-attention over the cells of a map, with learned positions (BoTNet, Srinivas et al., CVPR 2021).
+
+    energy[i, j] = q_i . k_j + r_i . q_j with r = rel_h + rel_w, without a factor 1 / sqrt(d); softmax over j. One call
+    of torch's attention does it: queries [q ; r], keys [k ; q], values v, scale 1.
+    n_dims: channels, a multiple of heads. width, height: the learned table's cells along the map's first and second
+    axis; on maps of another size the table is interpolated. (key's bias is the reference's; a softmax cannot see it.)
+    """
+
+    def __init__(self, n_dims: int, *, width: int, height: int, heads: int = 1) -> None:
+        super().__init__()
+        if heads < 1 or n_dims % heads:
+            raise ValueError(f"{heads} heads do not divide {n_dims} channels")
+        self.heads = heads
+        self.query = nn.Conv2d(n_dims, n_dims, kernel_size=1)
+        self.key = nn.Conv2d(n_dims, n_dims, kernel_size=1)
+        self.value = nn.Conv2d(n_dims, n_dims, kernel_size=1)
+        # r . q sums n_dims / heads products: with this deviation the sum is as large as one component of q.
+        deviation = math.sqrt(heads / n_dims)
+        self.rel_h = nn.Parameter(deviation * torch.randn(1, n_dims, 1, height))
+        self.rel_w = nn.Parameter(deviation * torch.randn(1, n_dims, width, 1))
+
+    def forward(self, x: Tensor, templ: Tensor | None = None) -> Tensor:
+        """Return (B, C, W, H) for `x` (B, C, W, H); with `templ` (B, C, w, h) its cells give keys and values too."""
+        query, keys, values = self._tokens(x)
+        rows = self._split(self._positions(x.shape[2], x.shape[3]).to(query.dtype)).expand_as(query)
+        if templ is not None:
+            _, templ_keys, templ_values = self._tokens(templ)
+            keys, values = torch.cat([keys, templ_keys], dim=2), torch.cat([values, templ_values], dim=2)
+        queries = torch.cat([query, rows], dim=-1)  # (B, heads, N, 2 d)
+        out = F.scaled_dot_product_attention(queries, keys, values, scale=1.0)  # (B, heads, N, d)
+        return out.transpose(2, 3).reshape(x.shape)
+
+    def _tokens(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return of each cell the query (B, heads, N, d), the key [k ; q] (B, heads, N, 2 d) and the value."""
+        query = self._split(self.query(x))
+        return query, torch.cat([self._split(self.key(x)), query], dim=-1), self._split(self.value(x))
+
+    def _split(self, x: Tensor) -> Tensor:
+        """Return a map (B, C, W, H) as tokens (B, heads, W * H, C / heads)."""
+        return x.reshape(x.shape[0], self.heads, x.shape[1] // self.heads, -1).transpose(2, 3)
+
+    def _positions(self, width: int, height: int) -> Tensor:
+        """Return r for a map of that size, (1, C, width, height)."""
+        return resize_table(self.rel_h, height, dim=3) + resize_table(self.rel_w, width, dim=2)
+
+
+def resize_table(table: Tensor, size: int, *, dim: int) -> Tensor:
+    """Return a learned table with `size` entries along `dim`, linearly interpolated, first and last kept in place.
+
+    A product with a fixed matrix: its gradient is deterministic on GPUs, which F.interpolate's is not.
+    """
+    there = table.shape[dim]
+    if there == size:
+        return table
+    at = torch.linspace(0, there - 1, size, device=table.device, dtype=table.dtype)
+    entries = torch.arange(there, device=table.device, dtype=table.dtype)
+    weight = (1 - (at[:, None] - entries).abs()).clamp(min=0)  # (size, there): hat functions, each row sums to 1
+    return torch.tensordot(weight, table, dims=([1], [dim])).movedim(0, dim)
+
+
+class Bottleneck_MHSA(Bottleneck):
+    """The Bottleneck with attention in place of its 3x3 convolution; at stride 2 a mean over 2x2 cells follows it.
+
+    side: cells of the learned position table along each axis.
+    """
+
+    def __init__(self, inplanes: int, planes: int, *, side: int, heads: int = 1, stride: int = 1,
+                 downsample: nn.Module | None = None, expansion: int = EXPANSION) -> None:
+        super().__init__(inplanes, planes, downsample=downsample, expansion=expansion)
+        self.conv2 = MHSA(planes, width=side, height=side, heads=heads)
+        self.pool = nn.AvgPool2d(2) if stride == 2 else nn.Identity()
+
+    def forward(self, x: Tensor, templ: Tensor | None = None) -> Tensor:
+        """Return the block's output for `x`; with `templ` (B, inplanes, h, w) attending to its cells as well."""
+        reduced = self.relu(self.bn1(self.conv1(x)))
+        if templ is not None:
+            templ = self.relu(self.bn1(self.conv1(templ)))
+        out = self.relu(self.bn2(self.pool(self.conv2(reduced, templ))))
+        out = self.bn3(self.conv3(out))
+        out += x if self.downsample is None else self.downsample(x)
+        return self.relu(out)
+
+
+class Resnet_plus_single(nn.Module):
+    """The last block of layer3 as a module of its own: with the blocks before it exactly the ResNet."""
+
+    def __init__(self, planes: int = 256, *, expansion: int = EXPANSION) -> None:
+        super().__init__()
+        self.layer = Bottleneck(planes * expansion, planes, dilation=2, expansion=expansion)
+        init_convs(self)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (B, C, H, W) for layer3's map of the same shape."""
+        return self.layer(x)
+
+
+class Resnet_plus_MHSA(nn.Module):
+    """The last block of layer3 with attention; see `Bottleneck_MHSA`."""
+
+    def __init__(self, planes: int = 256, *, side: int, heads: int = 1, expansion: int = EXPANSION) -> None:
+        super().__init__()
+        self.layer = Bottleneck_MHSA(planes * expansion, planes, side=side, heads=heads, expansion=expansion)
+        init_convs(self)
+
+    def forward(self, x: Tensor, templ: Tensor | None = None) -> Tensor:
+        """Return (B, C, H, W) for layer3's map of the same shape, attending to `templ` too when given."""
+        return self.layer(x, templ)
 
 
 def init_convs(module: nn.Module) -> None:

@@ -2,33 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from lib.models.backbones import ResNet_MHSA, ResNet_single
 from lib.models.connect import AdjustLayer, AlignHead, Features3, box_tower
+from lib.models.vit import ViT
 
 
 class TemplateFeatures(NamedTuple):
-    """All that is computed from the template, once per sequence; every tensor has the batch first."""
+    """All that is computed from the template, once per sequence; every tensor has the batch first.
 
-    zf: Tensor  # (B, C, 7, 7)
+    Where the template's features depend on the search (a joint ViT), only `raw` is known beforehand.
+    """
+
+    zf: Tensor | None  # (B, C, 7, 7)
     cls: Features3  # template side of the classification's matrix: (B, C, 5, 5), (B, C, 3, 5), (B, C, 5, 3)
     reg: Features3  # the same of the regression's
+    raw: Tensor | None = None  # (B, c, 15, 15): the map before the tail (templ attention) or the tokens (joint ViT)
 
     def select(self, rows: Sequence[int] | Tensor) -> TemplateFeatures:
         """Return the features of the given batch rows, in that order."""
-        index = torch.as_tensor(rows, device=self.zf.device)
-        return TemplateFeatures(self.zf[index], tuple(t[index] for t in self.cls), tuple(t[index] for t in self.reg))
+        return _combine(lambda tensors: tensors[0][torch.as_tensor(rows, device=tensors[0].device)], [self])
 
     @classmethod
     def cat(cls, parts: Sequence[TemplateFeatures]) -> TemplateFeatures:
         """Return the rows of several features as one batch, so that one network call serves many sequences."""
-        return cls(torch.cat([part.zf for part in parts]),
-                   tuple(map(torch.cat, zip(*(part.cls for part in parts), strict=True))),
-                   tuple(map(torch.cat, zip(*(part.reg for part in parts), strict=True))))
+        return _combine(torch.cat, parts)
+
+
+def _combine(join: Callable[[list[Tensor]], Tensor], parts: Sequence[TemplateFeatures]) -> TemplateFeatures:
+    """Return the features made by `join` from the tensors that stand at the same place in each part."""
+
+    def at(values: tuple[Any, ...]) -> Any:
+        if values[0] is None:
+            return None
+        return join(list(values)) if isinstance(values[0], Tensor) else tuple(map(at, zip(*values, strict=True)))
+
+    return TemplateFeatures(*map(at, zip(*parts, strict=True)))
 
 
 class OceanOutput(NamedTuple):
@@ -40,28 +54,50 @@ class OceanOutput(NamedTuple):
 
 
 class Ocean_(nn.Module):  # the reference's name
-    """The flow of Ocean (Zhang et al., ECCV 2020), free of state: `lib.models.models.Ocean` fills in the parts."""
+    """The flow of Ocean (Zhang et al., ECCV 2020), free of state: `lib.models.models.Ocean` fills in the parts.
+
+    features: the trunk. Of the tails behind it at most one is there: features_single, or features_mhsa, to which
+    features_mhsa_z may be added for the template.
+    """
 
     spec: dict[str, Any]  # the keywords of `build_model` that make another of the same kind
     features: nn.Module
+    features_single: ResNet_single | None
+    features_mhsa: ResNet_MHSA | None
+    features_mhsa_z: ResNet_MHSA | None
+    templ: bool  # the search's tail attends to the template's cells too
     neck: AdjustLayer
     connect_model: box_tower
     align_head: AlignHead | None
 
     def template(self, z: Tensor) -> TemplateFeatures:
         """Return what the template crop (B, 3, 127, 127), float32 BGR 0..255, contributes to every frame."""
-        _, zf = self.features(z)
-        zf = self.neck(zf, crop=True)
-        return TemplateFeatures(zf, *self.connect_model.template(zf))
+        if isinstance(self.features, ViT) and self.features.joint:
+            return TemplateFeatures(None, (), (), raw=self.features.embed(z))
+        _, raw = self.features(z)
+        tail = self.features_single or self.features_mhsa_z or self.features_mhsa
+        return self._encode_template(raw if tail is None else tail(raw), raw=raw if self.templ else None)
+
+    def _encode_template(self, deep: Tensor, *, raw: Tensor | None) -> TemplateFeatures:
+        zf = self.neck(deep, crop=True)
+        return TemplateFeatures(zf, *self.connect_model.template(zf), raw=raw)
 
     def track(self, x: Tensor, template: TemplateFeatures) -> OceanOutput:
         """Return the predictions for search crops (B, 3, H, H), float32 BGR 0..255, H = 255, 271 or 287.
 
         `template` holds one row per crop. The grid follows H: S = (H - 127) // 8 + 9.
         """
-        _, xf = self.features(x)
-        xf = self.neck(xf)
-        ltrb, cls, _, tower_reg = self.connect_model.track(xf, template.cls, template.reg)
+        if isinstance(self.features, ViT) and self.features.joint:
+            assert template.raw is not None, "these template features are another model's"
+            deep_z, deep = self.features.encode_jointly(template.raw, x)
+            template = self._encode_template(deep_z, raw=None)
+        else:
+            _, deep = self.features(x)
+            if self.features_mhsa is not None:
+                deep = self.features_mhsa(deep, template.raw)
+            elif self.features_single is not None:
+                deep = self.features_single(deep)
+        ltrb, cls, _, tower_reg = self.connect_model.track(self.neck(deep), template.cls, template.reg)
         aligned = None
         if self.align_head is not None:
             aligned = self.align_head(tower_reg, ltrb, search_size=x.shape[-1])

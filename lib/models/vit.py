@@ -1,0 +1,108 @@
+"""A vision transformer as trunk: torchvision's blocks on overlapping patches, so that the 15 / 31 grids stay.
+
+Patches of 16 px every 8 px on a crop made one pixel larger to the right and below give (H + 1 - 16) / 8 + 1 cells:
+15 for 127, 31 for 255, 33 for 271, 35 for 287. Cell k covers pixels 8 k to 8 k + 15, so the middle cell's centre is
+half a pixel off the crop's middle, in the template and in the search alike.
+Source: An Image is Worth 16x16 Words (Dosovitskiy et al., ICLR 2021); joint attention as in OSTrack (ECCV 2022).
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision.models.vision_transformer import EncoderBlock
+
+from lib.models.modules import resize_table
+from lib.models.pretrained import POSITIONS, fold_normalisation
+
+PATCH = 16
+STRIDE = 8
+
+
+class ViT(nn.Module):
+    """Transformer trunk: (B, 3, H, H) BGR 0..255 to (B, dim, S, S).
+
+    positions: cells of the learned position table along each axis (31: a search crop of 255 px); other maps
+    interpolate it. joint: template and search pass through the blocks together, the cells of both attending to each
+    other, so the template's features depend on the search.
+    The class token of the classifier has no use here and is left out.
+    """
+
+    def __init__(self, *, dim: int, depth: int, heads: int, positions: int = POSITIONS, joint: bool = False) -> None:
+        super().__init__()
+        if min(dim, depth, heads, positions) < 1 or dim % heads:
+            raise ValueError(f"dim {dim}, depth {depth}, heads {heads}, positions {positions}: expected numbers above "
+                             f"0 and heads that divide dim")
+        self.joint = joint
+        self.out_channels = dim
+        self.conv_proj = nn.Conv2d(3, dim, kernel_size=PATCH, stride=STRIDE)
+        self.positions = _Table(dim, positions)
+        self.blocks = nn.ModuleList(
+            EncoderBlock(num_heads=heads, hidden_dim=dim, mlp_dim=4 * dim, dropout=0.0, attention_dropout=0.0,
+                         norm_layer=partial(nn.LayerNorm, eps=1e-6)) for _ in range(depth))
+        self.ln = nn.LayerNorm(dim, eps=1e-6)
+        # Tells the two crops' cells apart where they meet.
+        sides = ("template", "search") if joint else ()
+        self.kinds = nn.ParameterDict({side: torch.zeros(1, 1, dim) for side in sides})
+        nn.init.trunc_normal_(self.conv_proj.weight, std=(3 * PATCH**2) ** -0.5)
+        with torch.no_grad():  # as if made for normalised pixels
+            weight, bias = fold_normalisation(self.conv_proj.weight)
+            self.conv_proj.weight.copy_(weight)
+            self.conv_proj.bias.copy_(bias)  # type: ignore[union-attr]
+
+    def embed(self, x: Tensor) -> Tensor:
+        """Return the patches' tokens with their positions, as a map (B, dim, S, S)."""
+        patches = self.conv_proj(F.pad(x, (0, 1, 0, 1), mode="replicate"))
+        return patches + self.positions(patches.shape[-1]).to(patches.dtype)
+
+    def forward(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
+        """Return ([], map): a crop by itself, in the form of the ResNet trunks."""
+        embedded = self.embed(x)
+        return [], _as_map(self._encode(_as_tokens(embedded)), embedded.shape[-1])
+
+    def encode_jointly(self, template: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the maps (B, dim, 15, 15) and (B, dim, S, S) of a template's `embed` result and a search crop."""
+        search = self.embed(x)
+        tokens = [_as_tokens(template) + self.kinds["template"], _as_tokens(search) + self.kinds["search"]]
+        zf, xf = self._encode(torch.cat(tokens, dim=1)).split([part.shape[1] for part in tokens], dim=1)
+        return _as_map(zf, template.shape[-1]), _as_map(xf, search.shape[-1])
+
+    def _encode(self, tokens: Tensor) -> Tensor:
+        """Return (B, N, dim) after all blocks and the last norm."""
+        for block in self.blocks:
+            tokens = block(tokens)
+        return self.ln(tokens)
+
+    def trunk_layers(self) -> dict[str, nn.Module]:
+        """Return the layers that pretrained weights fill, by names that fit the TRAINABLE_LAYER of every backbone.
+
+        `conv1` has the patches, `layer1` to `layer3` a third of the blocks each, `layer1` also the positions and
+        `layer3` the last norm.
+        """
+        third = -(-len(self.blocks) // 3)
+        first, second, last = (list(self.blocks[i * third:(i + 1) * third]) for i in range(3))
+        return {"conv1": self.conv_proj, "layer1": nn.ModuleList([self.positions, *first]),
+                "layer2": nn.ModuleList(second), "layer3": nn.ModuleList([*last, self.ln])}
+
+
+class _Table(nn.Module):
+    """Learned positions of a square map."""
+
+    def __init__(self, dim: int, side: int) -> None:
+        super().__init__()
+        self.table = nn.Parameter(0.02 * torch.randn(1, dim, side, side))
+
+    def forward(self, side: int) -> Tensor:
+        """Return (1, dim, side, side)."""
+        return resize_table(resize_table(self.table, side, dim=2), side, dim=3)
+
+
+def _as_tokens(x: Tensor) -> Tensor:
+    return x.flatten(2).transpose(1, 2)  # (B, C, S, S) -> (B, S * S, C)
+
+
+def _as_map(tokens: Tensor, side: int) -> Tensor:
+    return tokens.transpose(1, 2).unflatten(2, (side, side))  # (B, S * S, C) -> (B, C, S, S)
