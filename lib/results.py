@@ -64,6 +64,7 @@ class ResultFolder:
         self.path = path
         self.record = record
         self._key = record.key
+        self._prints: dict[str, str] = {}
 
     def open(self, *, replace: bool, replace_unknown: bool) -> str:
         """Make the folder ready and return what was thrown away, "" if nothing.
@@ -90,7 +91,7 @@ class ResultFolder:
         if not self.result_path(sequence.name).is_file():
             return None
         receipt = _read_receipt(self._receipt_path(sequence.name))
-        if receipt.get("run") != self._key or receipt.get("sequence") != fingerprint(sequence):
+        if receipt.get("run") != self._key or receipt.get("sequence") != self._fingerprint(sequence):
             return None
         return float(receipt.get("seconds", 0.0))
 
@@ -100,7 +101,7 @@ class ResultFolder:
         # In this order a kill at any moment leaves no result with a receipt that is not its own.
         result.unlink(missing_ok=True)
         with atomic_write(self._receipt_path(sequence.name)) as file:
-            json.dump({"run": self._key, "sequence": fingerprint(sequence), "frames": len(boxes_xywh),
+            json.dump({"run": self._key, "sequence": self._fingerprint(sequence), "frames": len(boxes_xywh),
                        "seconds": round(seconds, 4)}, file)
         write_result(result, boxes_xywh, dataset=self.record.dataset)
 
@@ -112,6 +113,16 @@ class ResultFolder:
         """Delete the results of these sequences, so that they are made again."""
         for name in names:
             self.result_path(name).unlink(missing_ok=True)
+
+    def claim_path(self, name: str) -> Path:
+        """Return the file by which one of several processes claims a sequence."""
+        return self.path / RECEIPTS / f"{name}.claim"
+
+    def _fingerprint(self, sequence: Sequence) -> str:
+        """Return the sequence's fingerprint when it was first asked for: a folder object lives as long as a run."""
+        if sequence.name not in self._prints:
+            self._prints[sequence.name] = fingerprint(sequence)
+        return self._prints[sequence.name]
 
     def _receipt_path(self, name: str) -> Path:
         return self.path / RECEIPTS / f"{name}.json"

@@ -9,7 +9,7 @@ import argparse
 import logging
 import re
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Sequence as ListOf
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,7 @@ from lib.errors import UserError, did_you_mean
 from lib.log import RunLog, duration
 from lib.opening import check_arch, open_tracker, params_arch, weights_file
 from lib.results import ResultFolder, record_of
-from lib.tracker.lockstep import Job, Lockstep
+from lib.tracker.lockstep import Job, Lockstep, Track, Watcher
 from lib.tracker.ocean import OceanTracker, TrackerState
 from lib.tracker.params import TrackerParams, find_tracker_params, load_tracker_params
 from lib.video import GREEN, YELLOW, BoxVideo
@@ -110,12 +110,35 @@ def run_benchmark(options: argparse.Namespace) -> Path:
     todo = [sequence for sequence in sequences if not candidate.folder.is_done(sequence)]
     if len(todo) < len(sequences):
         _log.info("%d of %d sequences are done already", len(sequences) - len(todo), len(sequences))
-    jobs = (job_of(sequence) for sequence in todo)
-    videos = Videos(candidate.folder.path, todo) if options.vis else None
-    run_jobs([candidate], {sequence.name: sequence for sequence in todo}, jobs, batch=options.batch,
-             threads=options.threads or 0, videos=videos, total=sum(len(sequence) for sequence in todo))
+    _follow(candidate, todo, options)
     _log.info("results in %s", candidate.folder.path)
     return candidate.folder.path
+
+
+def _follow(candidate: Candidate, todo: ListOf[Sequence], options: argparse.Namespace) -> None:
+    """Track the sequences with a progress bar, films if they are wanted, and the speed of each and in all."""
+    videos = Videos(candidate.folder.path, todo) if options.vis else None
+    bar = tqdm(total=sum(map(len, todo)), unit="frame", smoothing=0.05, file=sys.stderr, dynamic_ncols=True)
+
+    def watch(job: Job, index: int, image: Image, states: dict[int, TrackerState]) -> None:
+        bar.set_postfix_str(job.name, refresh=False)
+        bar.update(len(states))
+        if videos is not None:
+            videos.frame(job, index, image, states)
+
+    frames, seconds = 0, 0.0
+    with bar:
+        by_name = {sequence.name: sequence for sequence in todo}
+        for _, track in run_jobs([candidate], by_name, map(job_of, todo), batch=options.batch,
+                                 threads=options.threads or 0, watcher=watch):
+            if videos is not None:
+                videos.close(track.job.name)
+            count = len(track.boxes_xywh)
+            frames, seconds = frames + count, seconds + track.seconds
+            say_speed(candidate.folder.path.name, track.job.name, frames=count, seconds=track.seconds)
+    if frames:
+        _log.info("%d frames in %s, %.1f frames/s in all, reading the images included", frames, duration(seconds),
+                  frames / max(seconds, 1e-9))
 
 
 def tracker_name(arch: str, checkpoint: Path, *, epoch_test: bool, given: str = "") -> str:
@@ -186,35 +209,21 @@ def job_of(sequence: Sequence, *, trackers: tuple[int, ...] = (0,)) -> Job:
 
 
 def run_jobs(candidates: ListOf[Candidate], sequences: Mapping[str, Sequence], jobs: Iterable[Job], *, batch: int = 1,
-             threads: int = 0, videos: Videos | None = None, total: int | None = None) -> None:
-    """Follow the sequences of `jobs`, write each result as it is whole, show progress and say the speed.
+             threads: int = 0, watcher: Watcher | None = None) -> Iterator[tuple[Candidate, Track]]:
+    """Return each track of `jobs` with its candidate, once its result is written.
 
-    `sequences` are those the jobs are of, by name; `total` is the number of frames to come, if it is known.
+    `sequences` are those that the jobs are of, by name. `watcher` is called after every frame.
     """
-    bar = tqdm(total=total, unit="frame", smoothing=0.05, file=sys.stderr, dynamic_ncols=True)
-
-    def watch(job: Job, index: int, image: Image, states: dict[int, TrackerState]) -> None:
-        bar.set_postfix_str(job.name, refresh=False)
-        bar.update(len(states))
-        if videos is not None:
-            videos.frame(job, index, image, states)
-
     trackers = [candidate.tracker for candidate in candidates]
-    lockstep = Lockstep(trackers, batch=batch, threads=threads, watcher=watch)
-    frames, seconds = 0, 0.0
-    with bar:
-        for track in lockstep.follow(iter(jobs)):
-            folder = candidates[track.tracker].folder
-            folder.save(sequences[track.job.name], track.boxes_xywh, seconds=track.seconds)
-            if videos is not None:
-                videos.close(track.job.name)
-            count = len(track.boxes_xywh)
-            frames, seconds = frames + count, seconds + track.seconds
-            _log.info("%s %-16s %5d frames %7.1f frames/s", folder.path.name, track.job.name, count,
-                      count / max(track.seconds, 1e-9))
-    if frames:
-        _log.info("%d frames in %s, %.1f frames/s in all, reading the images included", frames, duration(seconds),
-                  frames / max(seconds, 1e-9))
+    for track in Lockstep(trackers, batch=batch, threads=threads, watcher=watcher).follow(iter(jobs)):
+        candidate = candidates[track.tracker]
+        candidate.folder.save(sequences[track.job.name], track.boxes_xywh, seconds=track.seconds)
+        yield candidate, track
+
+
+def say_speed(folder: str, sequence: str, *, frames: int, seconds: float) -> None:
+    """Log the speed on one sequence, reading its images included."""
+    _log.info("%s %-16s %5d frames %7.1f frames/s", folder, sequence, frames, frames / max(seconds, 1e-9))
 
 
 class Videos:
