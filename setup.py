@@ -15,9 +15,12 @@ setup(
     long_description_content_type="text/markdown",
     license="MIT",
     packages=find_packages(include=["lib", "lib.*"]),
+    package_data={"lib.eval_toolkit": ["assets/*"]},
     python_requires=">=3.10",
     install_requires=[line for line in LINES if line and not line.startswith("#")],
     extras_require={
+        "mat": ["scipy>=1.11"],  # reads result files of the OTB MATLAB toolkit
+        "browser": ["playwright>=1.45"],  # lets the tests drive an installed Chromium
         "test": ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "ruff>=0.6", "mypy>=1.11", "types-PyYAML"],
     },
 )

@@ -11,7 +11,9 @@ from lib.eval_toolkit.report import difference_tables
 from lib.eval_toolkit.results import OPEScores
 
 
-def scores_of(tracker: str, values: list[float], names: list[str] | None = None, convention: str = "pysot") -> OPEScores:
+def scores_of(
+    tracker: str, values: list[float], names: list[str] | None = None, convention: str = "pysot"
+) -> OPEScores:
     """Return scores whose success and precision on each sequence are `values`."""
     column = np.array(values)[:, None]
     curves = Curves(np.repeat(column, 21, axis=1), np.repeat(column, 51, axis=1), np.repeat(column, 51, axis=1))
@@ -24,7 +26,7 @@ def test_a_constant_lead_has_no_width_however_much_sequences_differ() -> None:
     base = [0.1, 0.5, 0.9, 0.3]
     (found,) = paired_differences([scores_of("a", [v + 0.05 for v in base]), scores_of("b", base)], metric="success")
     assert (found.first, found.second, found.sequences) == ("a", "b", 4)
-    assert found.value == found.low == found.high == pytest.approx(0.05)
+    assert (found.value, found.low, found.high) == pytest.approx((0.05, 0.05, 0.05))
     assert found.is_clear
 
 

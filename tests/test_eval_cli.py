@@ -158,7 +158,7 @@ def test_markdown_and_latex_mark_the_best_and_escape_names(home: Path, capsys: p
     out = capsys.readouterr().out
     assert r"Ocean & \textbf{0.952} & \textbf{1.000} &" in out
     assert r"a|b\_\$1\&<i> & " in out
-    assert out.count(r"\begin{tabular}") == out.count(r"\end{tabular}") == 3
+    assert out.count(r"\begin{tabular}") == out.count(r"\end{tabular}") == 4
 
 
 def test_a_spreadsheet_takes_no_name_for_a_formula(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from lib.datasets.benchmarks import Benchmark, load_benchmark
 from lib.errors import UserError
+from lib.eval_toolkit.html_data import EMBEDDED_FRAMES
 from lib.eval_toolkit.kinds import Kind, check_options, kind_of
 from lib.eval_toolkit.ope import CONVENTIONS, DEFAULT_CONVENTION
 from lib.eval_toolkit.report import FORMATS
@@ -34,6 +35,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     if out is not None:
         for path in _write(out, benchmark, kind, scores, with_plots=args.vis):
             print(f"wrote {path}", file=sys.stderr)
+    if args.html is not None:
+        print(f"wrote {_write_html(benchmark, folders, args)}", file=sys.stderr)
     return 0
 
 
@@ -64,6 +67,11 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--vis", action="store_true",
                         help="write success, precision and attribute plots (PNG and PDF) to --out, by default "
                              "<tracker_result_dir>/_eval")
+    parser.add_argument("--html", type=Path, metavar="FILE",
+                        help="write one self-contained page: tables, curves and a player of every video")
+    parser.add_argument("--embed", type=_positive, nargs="?", default=0, const=EMBEDDED_FRAMES, metavar="FRAMES",
+                        help="with --html: put up to so many frames (the worst videos) into the page as small JPEGs, "
+                             f"{EMBEDDED_FRAMES} if no number is given; the others are referenced from the data set")
     parser.add_argument("--num", type=_positive, default=1, help="processes that read and score at once")
     parser.add_argument("--format", choices=list(FORMATS), default="text", help="what is printed")
     parser.add_argument("--out", type=Path, help="folder to write the scores to, in every format")
@@ -105,6 +113,22 @@ def _origins(options: Sequence[str], trackers: Sequence[str]) -> list[int | None
         else:
             default = int(value)
     return [named.get(name, default) for name in trackers]
+
+
+def _write_html(benchmark: Benchmark, folders: Sequence[Path], args: argparse.Namespace) -> Path:
+    """Return the page written for `--html`; the player shows boxes alone where the data set has no images."""
+    # Imported here: only the page needs it.
+    from lib.eval_toolkit.html_report import write_report_of
+
+    try:
+        frames = load_benchmark(args.dataset, args.dataset_dir, images=True)
+    except UserError as error:
+        print(f"note: the page shows boxes without images ({error})", file=sys.stderr)
+        frames = None
+    return write_report_of(
+        args.html, benchmark, folders, convention=args.convention or DEFAULT_CONVENTION, length=args.length,
+        origins=_origins(args.origin, [folder.name for folder in folders]), allow_missing=args.allow_missing,
+        frames=frames, embed=args.embed)
 
 
 def _write(out: Path, benchmark: Benchmark, kind: Kind, scores: Sequence[Any], *, with_plots: bool) -> list[Path]:

@@ -46,8 +46,8 @@ def _save_ope_plots(folder: Path, scores: Sequence[OPEScores], *, dataset: str) 
     return save_plots(folder, scores, dataset=dataset)
 
 
-ONE_PASS = Kind(frozenset({"convention", "length", "origin"}), _score_ope, report.render, report.remarks,
-                _save_ope_plots)
+ONE_PASS = Kind(frozenset({"convention", "length", "origin", "html", "embed"}), _score_ope, report.render,
+                report.remarks, _save_ope_plots)
 RESTART = Kind(frozenset({"overlap"}), _score_vot, vot_report.render, vot_report.remarks, vot_report.save_plots)
 
 

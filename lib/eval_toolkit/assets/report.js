@@ -1,0 +1,349 @@
+"use strict";
+// Draws what the page's data holds. Text from the data only ever becomes textContent, never HTML.
+(() => {
+  const data = JSON.parse(document.getElementById("data").textContent);
+  const byId = (id) => document.getElementById(id);
+  // Okabe and Ito's colours, which the colour-blind can tell apart; then dashes.
+  const PALETTE = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000"];
+  const DASHES = ["solid", "dash", "dashdot", "dot"];
+  const TRUTH = "#39ff14";
+  const color = (i) => PALETTE[i % PALETTE.length];
+  const dash = (i) => DASHES[Math.floor(i / PALETTE.length) % DASHES.length];
+  // plotly reads some HTML tags in labels; a name is shown as it is.
+  const plain = (text) => text.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
+  const CONFIG = { displaylogo: false, responsive: true };
+
+  for (const element of document.querySelectorAll(".scripted")) element.hidden = false;
+
+  // ---- Tables
+
+  function cellValue(row, column) {
+    const cell = row.cells[column];
+    if (cell.dataset.value !== undefined) return Number(cell.dataset.value);
+    const text = cell.textContent.trim();
+    const number = Number.parseFloat(text);
+    return /^[+-]?[\d.]/.test(text) && !Number.isNaN(number) ? number : text;
+  }
+
+  function compare(a, b) {
+    if (typeof a === "number" && typeof b === "number") return a - b;
+    if (typeof a !== typeof b) return typeof a === "number" ? -1 : 1;
+    return a.localeCompare(b);
+  }
+
+  function sortTable(table, column) {
+    const head = table.tHead.rows[0].cells;
+    const ascending = head[column].getAttribute("aria-sort") === "descending";
+    for (const cell of head) cell.removeAttribute("aria-sort");
+    head[column].setAttribute("aria-sort", ascending ? "ascending" : "descending");
+    const rows = [...table.tBodies[0].rows];
+    rows.sort((a, b) => compare(cellValue(a, column), cellValue(b, column)) * (ascending ? 1 : -1));
+    table.tBodies[0].append(...rows);
+  }
+
+  // The strips' column comes first, so that the numbers of the columns below count it.
+  const videos = new Map(data.videos.map((video) => [video.name, video]));
+  const videoTable = byId("video-table");
+  videoTable.tHead.rows[0].cells[0].after(Object.assign(document.createElement("th"), { textContent: "Overlap" }));
+
+  for (const table of document.querySelectorAll("table.sortable")) {
+    [...table.tHead.rows[0].cells].forEach((cell, column) => {
+      cell.querySelector("button")?.addEventListener("click", () => sortTable(table, column));
+    });
+  }
+
+  // ---- Difference of two trackers
+
+  function showDifference() {
+    const [a, b] = [byId("first").selectedIndex, byId("second").selectedIndex];
+    const sign = a < b ? 1 : -1;
+    const [first, second] = [data.trackers[Math.min(a, b)].name, data.trackers[Math.max(a, b)].name];
+    const parts = data.differences.filter((d) => d.first === first && d.second === second).map((d) => {
+      const [low, high] = sign > 0 ? [d.low, d.high] : [-d.high, -d.low];
+      const clear = low > 0 || high < 0 ? "" : ", no clear difference";
+      const signed = (x) => (x < 0 ? "−" : "+") + Math.abs(x).toFixed(3);
+      return `${d.metric} ${signed(sign * d.value)} (95% interval ${signed(low)} to ${signed(high)}${clear})`;
+    });
+    byId("difference").textContent = a === b ? "the same tracker" : parts.join("; ") || "no sequence in common";
+  }
+
+  if (data.trackers.length > 1) {
+    for (const [id, chosen] of [["first", 0], ["second", 1]]) {
+      for (const tracker of data.trackers) byId(id).append(new Option(tracker.name));
+      byId(id).selectedIndex = chosen;
+      byId(id).addEventListener("change", showDifference);
+    }
+    showDifference();
+  } else {
+    byId("compare").hidden = true;
+  }
+
+  // ---- Plots
+
+  const layout = (title, x, y) => ({
+    title: { text: title }, margin: { l: 55, r: 15, t: 45, b: 50 }, hovermode: "closest",
+    xaxis: { title: { text: x } }, yaxis: { title: { text: y }, range: [0, 1] },
+    legend: { bgcolor: "rgba(255,255,255,.7)" },
+  });
+
+  function plotCurves(metric, title, x, y, legend) {
+    const traces = data.trackers.map((tracker, i) => ({
+      x: data.thresholds[metric], y: tracker.curves[metric], mode: "lines", legendrank: 1000 - tracker[metric],
+      name: `${tracker[metric].toFixed(3)} ${plain(tracker.name)}`, line: { color: color(i), dash: dash(i), width: 2 },
+    }));
+    const place = layout(title, x, y);
+    Object.assign(place.legend, legend);
+    Plotly.newPlot(`plot-${metric}`, traces, place, CONFIG);
+  }
+
+  function plotEpochs() {
+    const families = new Map();
+    for (const tracker of data.trackers.filter((t) => t.epoch !== null)) {
+      families.set(tracker.family, [...(families.get(tracker.family) || []), tracker]);
+    }
+    const traces = [];
+    for (const [family, members] of families) {
+      if (members.length < 2) continue;
+      members.sort((a, b) => a.epoch - b.epoch);
+      for (const metric of ["success", "precision"]) {
+        traces.push({
+          x: members.map((t) => t.epoch), y: members.map((t) => t[metric]), mode: "lines+markers",
+          name: `${plain(family)} ${metric}`, line: { dash: metric === "success" ? "solid" : "dash" },
+        });
+      }
+    }
+    if (!traces.length) return;
+    byId("plot-epochs").hidden = false;
+    Plotly.newPlot("plot-epochs", traces, layout("Scores by epoch", "Epoch", "Score"), CONFIG);
+  }
+
+  function plotAttributes() {
+    const { names, success } = data.attributes;
+    byId("plot-attributes").hidden = !names.length;
+    if (!names.length) return;
+    const traces = data.trackers.map((tracker, i) => ({
+      type: "bar", x: names.map(plain), y: success[i], name: plain(tracker.name), marker: { color: color(i) },
+    }));
+    Plotly.newPlot("plot-attributes", traces, { ...layout("Success by attribute", "", "Success"), barmode: "group" }, CONFIG);
+  }
+
+  const right = { x: 1, xanchor: "right", y: 1 };
+  const below = { x: 1, xanchor: "right", y: 0 };
+  plotCurves("success", "Success", "Overlap threshold", "Success rate", right);
+  plotCurves("precision", "Precision", "Location error threshold (px)", "Precision", below);
+  plotCurves("norm_precision", "Normalised precision", "Location error / target size", "Precision", below);
+  plotEpochs();
+  plotAttributes();
+
+  // ---- Frames
+
+  function bytes(text) {
+    const raw = atob(text);
+    const out = new Uint8Array(raw.length);
+    for (let i = 0; i < raw.length; i += 1) out[i] = raw.charCodeAt(i);
+    return out;
+  }
+
+  function boxes(text) {
+    const view = new DataView(bytes(text).buffer);
+    const out = new Float32Array(view.byteLength / 2);
+    for (let i = 0; i < out.length; i += 1) {
+      const value = view.getInt16(2 * i, true);
+      out[i] = value === data.units.no_box ? NaN : value * data.units.box;
+    }
+    return out;
+  }
+
+  const overlapOf = (step) => (step === undefined || step === data.units.no_overlap ? null : step / data.units.overlap_steps);
+
+  function decode(video) {
+    if (!video.decoded) {
+      video.decoded = {
+        truth: boxes(video.truth),
+        runs: video.runs.map((run) => run && { boxes: boxes(run.boxes), overlaps: bytes(run.overlaps) }),
+      };
+    }
+    return video.decoded;
+  }
+
+  // Dark blue (0) over grey-green to yellow (1), after cividis.
+  const shade = (v) => [Math.round(253 * v), Math.round(34 + 200 * v), Math.round(78 + 40 * v * (1 - v) - 25 * v)];
+
+  function drawStrip(canvas, video) {
+    const { runs } = decode(video);
+    const columns = 160;
+    canvas.width = columns;
+    canvas.height = 5 * runs.length;
+    canvas.setAttribute("aria-hidden", "true");
+    const context = canvas.getContext("2d");
+    runs.forEach((run, i) => {
+      for (let x = 0; x < columns; x += 1) {
+        const value = run ? overlapOf(run.overlaps[Math.floor((x / columns) * video.frames)]) : null;
+        context.fillStyle = value === null ? "#bbb" : `rgb(${shade(value).join(",")})`;
+        context.fillRect(x, 5 * i, 1, 4);
+      }
+    });
+  }
+
+  const seen = new IntersectionObserver((entries) => {
+    for (const entry of entries.filter((e) => e.isIntersecting)) {
+      drawStrip(entry.target, videos.get(entry.target.dataset.name));
+      seen.unobserve(entry.target);
+    }
+  });
+  for (const row of videoTable.tBodies[0].rows) {
+    const canvas = Object.assign(document.createElement("canvas"), { className: "strip" });
+    canvas.dataset.name = row.querySelector("button.open").dataset.name;
+    row.insertCell(1).append(canvas);
+    seen.observe(canvas);
+  }
+
+  // ---- Player
+
+  const state = { video: null, frame: 0, timer: null, image: null, shown: data.trackers.map(() => true), truth: true };
+  const canvas = byId("screen");
+  const context = canvas.getContext("2d");
+  const cache = new Map();
+  const values = [];
+
+  function legendEntry(text, swatch, change) {
+    const label = document.createElement("label");
+    const box = Object.assign(document.createElement("input"), { type: "checkbox", checked: true });
+    const mark = Object.assign(document.createElement("span"), { className: "swatch" });
+    mark.style.background = swatch;
+    const value = Object.assign(document.createElement("span"), { className: "value" });
+    box.addEventListener("change", () => { change(box.checked); draw(); });
+    label.append(box, mark, text, value);
+    byId("legend").append(label);
+    return value;
+  }
+
+  function imageOf(video, frame) {
+    const url = video.images[frame];
+    if (!url) return null;
+    let image = cache.get(url);
+    if (!image) {
+      image = new Image();
+      image.onload = () => { if (state.video === video && state.frame === frame) draw(); };
+      image.onerror = () => { image.failed = true; if (state.video === video && state.frame === frame) draw(); };
+      image.src = url;
+      cache.set(url, image);
+      if (cache.size > 200) cache.delete(cache.keys().next().value);
+    }
+    return image;
+  }
+
+  function stageSize(video, image) {
+    if (video.original) return video.original;
+    if (image && image.complete && image.naturalWidth) return [image.naturalWidth, image.naturalHeight];
+    if (!video.extent) {
+      const { truth } = decode(video);
+      const extent = [64, 64];
+      for (let i = 0; i < truth.length; i += 4) {
+        for (const axis of [0, 1]) extent[axis] = Math.max(extent[axis], truth[i + axis] + truth[i + axis + 2] + 10);
+      }
+      video.extent = extent.map(Math.ceil);
+    }
+    return video.extent;
+  }
+
+  function drawBox(list, frame, style, width) {
+    const [x, y, w, h] = list.subarray(4 * frame, 4 * frame + 4);
+    if (!(w > 0 && h > 0)) return;
+    context.strokeStyle = style;
+    context.lineWidth = width;
+    context.strokeRect(x, y, w, h);
+  }
+
+  function draw() {
+    const { video, frame } = state;
+    const { truth, runs } = decode(video);
+    const image = imageOf(video, frame);
+    const ready = image && image.complete && image.naturalWidth > 0;
+    const [width, height] = stageSize(video, image);
+    if (image && !ready && !image.failed) return; // the frame before stays until this one has arrived
+    if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
+    context.clearRect(0, 0, width, height);
+    if (ready) context.drawImage(image, 0, 0, width, height);
+    const line = Math.max(1.5, width / 320);
+    if (state.truth) drawBox(truth, frame, TRUTH, line);
+    runs.forEach((run, i) => { if (run && state.shown[i]) drawBox(run.boxes, frame, color(i), line); });
+    runs.forEach((run, i) => {
+      const value = run ? overlapOf(run.overlaps[frame]) : null;
+      values[i].textContent = value === null ? "–" : value.toFixed(3);
+    });
+    byId("image-note").textContent = ready ? "" : image ? "this frame's image was not found" : "no images: boxes only";
+  }
+
+  function show(frame) {
+    state.frame = Math.max(0, Math.min(state.video.frames - 1, frame));
+    byId("frame").value = state.frame + 1;
+    byId("position").textContent = `${state.frame + 1} / ${state.video.frames}`;
+    Plotly.relayout("plot-strips", { "shapes[0].x0": state.frame + 1, "shapes[0].x1": state.frame + 1 });
+    draw();
+    imageOf(state.video, state.frame + 1);
+  }
+
+  function play(on) {
+    clearInterval(state.timer);
+    state.timer = null;
+    byId("play").textContent = on ? "Pause" : "Play";
+    byId("play").setAttribute("aria-pressed", String(on));
+    if (!on) return;
+    if (state.frame === state.video.frames - 1) show(0);
+    state.timer = setInterval(() => {
+      if (state.frame + 1 >= state.video.frames) play(false);
+      else show(state.frame + 1);
+    }, 1000 / Number(byId("speed").value));
+  }
+
+  function plotStrips(video) {
+    const { runs } = decode(video);
+    const frames = Array.from({ length: video.frames }, (_, i) => i + 1);
+    const trace = {
+      type: "heatmap", x: frames, y: data.trackers.map((t) => plain(t.name)), zmin: 0, zmax: 1, colorscale: "Cividis",
+      z: runs.map((run) => frames.map((_, i) => (run ? overlapOf(run.overlaps[i]) : null))),
+      hovertemplate: "frame %{x}<br>%{y}<br>overlap %{z:.3f}<extra></extra>", colorbar: { thickness: 12 },
+    };
+    const cursor = { type: "line", yref: "paper", y0: 0, y1: 1, x0: 1, x1: 1, line: { color: "#d00", width: 2 } };
+    const place = {
+      height: 110 + 28 * runs.length, margin: { l: 10, r: 10, t: 10, b: 45 }, shapes: [cursor],
+      xaxis: { title: { text: "Frame (click to go there)" } }, yaxis: { autorange: "reversed", automargin: true },
+    };
+    Plotly.react("plot-strips", [trace], place, CONFIG);
+  }
+
+  function open(name) {
+    play(false);
+    state.video = videos.get(name);
+    byId("video-name").textContent = name;
+    byId("frame").max = state.video.frames;
+    for (const row of videoTable.tBodies[0].rows) {
+      row.classList.toggle("current", row.querySelector("button.open").dataset.name === name);
+    }
+    plotStrips(state.video);
+    show(0);
+  }
+
+  legendEntry("ground truth", TRUTH, (on) => { state.truth = on; });
+  data.trackers.forEach((tracker, i) => {
+    values.push(legendEntry(tracker.name, color(i), (on) => { state.shown[i] = on; }));
+  });
+  byId("play").addEventListener("click", () => play(state.timer === null));
+  byId("frame").addEventListener("input", (event) => { play(false); show(Number(event.target.value) - 1); });
+  byId("speed").addEventListener("change", () => { if (state.timer !== null) play(true); });
+  canvas.addEventListener("keydown", (event) => {
+    const step = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    if (step) { play(false); show(state.frame + step); }
+    if (event.key === " ") play(state.timer === null);
+    if (step || event.key === " ") event.preventDefault();
+  });
+  videoTable.addEventListener("click", (event) => {
+    const button = event.target.closest("button.open");
+    if (!button) return;
+    open(button.dataset.name);
+    byId("player").scrollIntoView({ behavior: "smooth" });
+  });
+  open(videoTable.tBodies[0].rows[0].querySelector("button.open").dataset.name);
+  byId("plot-strips").on("plotly_click", (event) => { play(false); show(event.points[0].x - 1); });
+})();

@@ -1,0 +1,307 @@
+"""The report's page: what it holds, that it is safe, and how it behaves in a real browser."""
+
+from __future__ import annotations
+
+import base64
+import json
+import re
+import shutil
+from collections.abc import Iterator
+from html.parser import HTMLParser
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from otb_trees import boxes_of, make_sequence, write_rows
+
+from lib.errors import UserError
+from lib.eval_toolkit.cli import main
+from lib.eval_toolkit.html_data import NO_BOX, NO_OVERLAP, encode_boxes, encode_overlaps, epoch_of
+from lib.eval_toolkit.html_report import as_html
+from lib.eval_toolkit.tables import Table
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+EVIL = "<img src=x onerror=alert(1)>&'\"</script>$b"
+
+
+def picture(path: Path, shade: int) -> None:
+    cv2 = pytest.importorskip("cv2")
+    assert cv2.imwrite(str(path), np.full((96, 640, 3), shade, np.uint8))
+
+
+@pytest.fixture
+def results(tmp_path: Path) -> Path:
+    """Return a folder with two videos with images and three trackers: right, standing still, and with an evil name."""
+    for name, count in (("walk & run", 40), ("still#1", 12)):
+        folder = make_sequence(tmp_path / "data", name, count=count)
+        for image in (folder / "img").iterdir():
+            picture(image, 40 + int(image.stem))
+        rows = boxes_of(count)
+        lost = rows.copy()
+        lost[count // 2 :] = np.nan
+        for tracker, boxes in (("Right", rows), ("Ocean_checkpoint_e1", np.repeat(rows[:1], count, axis=0)),
+                               ("Ocean_checkpoint_e2", lost), (EVIL.replace("/", "|"), rows + np.array([2, 2, 0, 0]))):
+            write_rows(tmp_path / "res" / tracker / f"{name}.txt", boxes)
+    return tmp_path
+
+
+def write_page(folder: Path, *more: str, trackers: str = "*") -> Path:
+    page = folder / "report.html"
+    main(["--dataset_dir", str(folder / "data"), "--dataset", "MINE", "--tracker_result_dir", str(folder / "res"),
+          "--trackers", trackers, "--html", str(page), *more])
+    return page
+
+
+def data_of(page: Path) -> dict[str, Any]:
+    content = page.read_text(encoding="utf-8")
+    text = re.search(r'<script type="application/json" id="data">(.*?)</script>', content, re.DOTALL)
+    assert text
+    return json.loads(text[1])
+
+
+class Reader(HTMLParser):
+    """Collects tags, links and the text outside of scripts."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.links: list[str] = []
+        self.text: list[str] = []
+        self.handlers: list[str] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append(tag)
+        self.links += [value or "" for name, value in attrs if name in ("src", "href")]
+        self.handlers += [name for name, _ in attrs if name.startswith("on")]
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+
+# What the page holds, without a browser
+
+
+def test_boxes_and_overlaps_survive_the_way_into_the_page() -> None:
+    boxes = np.array([[1.25, -3.5, 20, 10], [np.nan] * 4, [9000, 0, 1, 1]])
+    values = np.frombuffer(base64.b64decode(encode_boxes(boxes)), "<i2").reshape(-1, 4)
+    assert values[0].tolist() == [5, -14, 80, 40]
+    assert values[1].tolist() == [NO_BOX] * 4
+    assert values[2, 0] == 32767
+    truth = np.array([[0, 0, 10, 10], [0, 0, 10, 10], [0, 0, 0, 0]], float)
+    found = np.array([[0, 0, 5, 10], [np.nan] * 4, [0, 0, 5, 5]], float)
+    assert list(base64.b64decode(encode_overlaps(truth, found))) == [100, NO_OVERLAP, NO_OVERLAP]
+
+
+@pytest.mark.parametrize(("name", "family", "epoch"), [
+    ("Ocean_checkpoint_e12", "Ocean", 12), ("checkpoint_e3", "checkpoint", 3), ("Ocean_e7", "Ocean", 7),
+    ("Ocean", "Ocean", None), ("SiamBAN", "SiamBAN", None),
+])  # fmt: skip
+def test_epochs_are_read_off_names(name: str, family: str, epoch: int | None) -> None:
+    assert epoch_of(name) == (family, epoch)
+
+
+def test_the_page_is_whole_and_loads_nothing(results: Path) -> None:
+    page = write_page(results)
+    reader = Reader()
+    reader.feed(page.read_text(encoding="utf-8"))
+    assert not [link for link in reader.links if not link.startswith(("#", "data:"))]
+    assert "default-src 'none'" in page.read_text(encoding="utf-8")
+    text = " ".join(reader.text)
+    for expected in ("Tracking results on MINE", "convention pysot", "broken boxes 26", "Lead of Right",
+                     "Scores by sequence, worst first", "sequences 2/2"):
+        assert expected in text
+    content = data_of(page)
+    assert content["trackers"][0]["name"] == "Right"
+    assert {v["name"]: v["frames"] for v in content["videos"]} == {"walk & run": 40, "still#1": 12}
+    assert content["videos"][0]["images"][0] == "data/still%231/img/0001.jpg"
+
+
+def test_every_name_is_escaped(results: Path) -> None:
+    reader = Reader()
+    reader.feed(write_page(results).read_text(encoding="utf-8"))
+    assert "img" not in reader.tags
+    assert reader.handlers == []
+    assert reader.tags.count("script") == 3
+    assert EVIL.replace("/", "|") in " ".join(reader.text)
+    assert "&lt;b&gt; &quot;x&quot;" in as_html(Table("t", ("a", '<b> "x"'), (("c", 1.0),)), identity="i")
+
+
+def test_embedding_puts_small_images_into_the_page(results: Path) -> None:
+    videos = data_of(write_page(results, "--embed", "15"))["videos"]
+    by_name = {video["name"]: video for video in videos}
+    # The worst video comes first; 15 frames are enough for the short one and not for both.
+    embedded = [name for name, video in by_name.items() if video["original"]]
+    assert len(embedded) == 1
+    video = by_name[embedded[0]]
+    assert video["original"] == [640, 96]
+    assert all(url.startswith("data:image/jpeg;base64,") for url in video["images"])
+    cv2 = pytest.importorskip("cv2")
+    image = cv2.imdecode(np.frombuffer(base64.b64decode(video["images"][0].split(",")[1]), np.uint8), cv2.IMREAD_COLOR)
+    assert image.shape == (48, 320, 3)
+
+
+def test_a_broken_image_is_named(results: Path) -> None:
+    (results / "data" / "still#1" / "img" / "0003.jpg").write_bytes(b"no image")
+    with pytest.raises(UserError, match=r"still#1/img/0003.jpg: cannot be read as an image"):
+        write_page(results, "--embed")
+
+
+def test_without_images_the_page_has_boxes_alone(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for folder in (results / "data").iterdir():
+        shutil.rmtree(folder / "img")
+    content = data_of(write_page(results))
+    assert [video["images"] for video in content["videos"]] == [[], []]
+    assert "the page shows boxes without images" in capsys.readouterr().err
+
+
+def test_one_tracker_needs_no_comparison(results: Path) -> None:
+    page = write_page(results, trackers="Right")
+    assert data_of(page)["differences"] == []
+    assert "Lead of" not in page.read_text(encoding="utf-8").split('id="data"')[0]
+
+
+# In a real browser
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    """Return a headless Chromium; the test is skipped where there is none to drive."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    if CHROMIUM is None:
+        pytest.skip("no Chromium on this machine")
+    with playwright.sync_playwright() as driver:
+        chromium = driver.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+class View:
+    """A page opened in the browser, with everything it complained of."""
+
+    def __init__(self, browser: Any, path: Path, **options: Any) -> None:
+        self.page = browser.new_context(viewport={"width": 1300, "height": 900}, **options).new_page()
+        self.trouble: list[str] = []
+        self.asked: list[str] = []
+        self.page.on("console", lambda m: self.trouble.append(m.text) if m.type in ("error", "warning") else None)
+        self.page.on("pageerror", lambda error: self.trouble.append(str(error)))
+        self.page.on("dialog", lambda dialog: self.trouble.append("dialog"))
+        self.page.on("request", lambda request: self.asked.append(request.url))
+        self.page.goto(path.as_uri())
+
+    def column(self, table: str, index: int) -> list[str]:
+        texts = f"rows => rows.map(row => row.cells[{index}].textContent)"
+        return self.page.eval_on_selector_all(f"#{table} tbody tr", texts)
+
+    def until(self, expression: str) -> None:
+        """Wait for an expression to be true, by asking: the page's policy forbids what playwright would do."""
+        for _ in range(100):
+            if self.page.evaluate(expression):
+                return
+            self.page.wait_for_timeout(50)
+        pytest.fail(f"never true: {expression}")
+
+    def pixel(self, x: int, y: int) -> list[int]:
+        """Return the colour of a pixel on the screen, so that images of the file system can be looked at, too."""
+        cv2 = pytest.importorskip("cv2")
+        data = self.page.locator("#screen").screenshot()
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR)
+        scale = image.shape[1] / self.page.evaluate("document.getElementById('screen').width")
+        return image[round(y * scale), round(x * scale)].tolist()
+
+
+def test_the_page_in_a_browser(results: Path, browser: Any) -> None:
+    view = View(browser, write_page(results))
+    page = view.page
+    assert page.locator(".js-plotly-plot").count() == 5  # three curves, epochs, strips; no attributes: not drawn
+    assert page.locator("#plot-attributes").is_hidden()
+
+    # Sorting: as written by success; a click on precision sorts downwards, another one upwards.
+    button = page.locator("#summary-table thead button", has_text="Success")
+    button.click()
+    down = view.column("summary-table", 1)
+    assert down == sorted(down, reverse=True)
+    assert page.locator("#summary-table th[aria-sort=descending]").inner_text().startswith("Success")
+    button.click()
+    assert view.column("summary-table", 1) == sorted(down)
+
+    # Hovering over a curve says tracker and value.
+    page.locator("#plot-success").scroll_into_view_if_needed()
+    area = page.locator("#plot-success .nsewdrag").bounding_box()
+    page.mouse.move(area["x"] + area["width"] * 0.1, area["y"] + 3, steps=4)
+    page.locator("#plot-success .hoverlayer .hovertext").first.wait_for(timeout=5000)
+    assert re.search(r"0\.\d+ ", page.locator("#plot-success .hoverlayer .hovertext").first.text_content())
+
+    # Differences: the same pair in the other order has the other sign.
+    page.select_option("#first", index=0)
+    page.select_option("#second", index=1)
+    forth = page.locator("#difference").inner_text()
+    page.select_option("#first", index=1)
+    page.select_option("#second", index=0)
+    back = page.locator("#difference").inner_text()
+    assert re.search(r"success \+0\.\d{3} \(95% interval", forth)
+    assert re.search(r"success −0\.\d{3} \(95% interval", back)
+    assert view.trouble == []
+    assert all(url.startswith(("file:", "data:")) for url in view.asked)
+
+
+def test_the_player(results: Path, browser: Any) -> None:
+    view = View(browser, write_page(results))
+    page = view.page
+    page.locator("#video-table button.open", has_text="walk & run").click()
+    assert page.locator("#video-name").inner_text() == "walk & run"
+    assert page.locator("#position").inner_text() == "1 / 40"
+    view.until("document.getElementById('screen').width === 640")
+    assert view.pixel(300, 90) == pytest.approx([41] * 3, abs=3)  # frame 1 is grey 41
+    values = page.locator("#legend .value").all_inner_texts()
+    assert values[1] == "1.000"
+
+    page.locator("#screen").focus()
+    for _ in range(25):
+        page.keyboard.press("ArrowRight")
+    assert page.locator("#position").inner_text() == "26 / 40"
+    page.wait_for_timeout(200)
+    assert view.pixel(300, 90) == pytest.approx([66] * 3, abs=3)
+    by_tracker = dict(zip(page.locator("#legend label").all_inner_texts(), range(9), strict=False))
+    lost = next(text for text in by_tracker if text.startswith("Ocean_checkpoint_e2"))
+    assert lost.endswith("–")  # lost since frame 21
+    # The true box of frame 26 starts at 49 + 25, 59 + 25 and is drawn in its colour unless switched off.
+    for label in page.locator("#legend label").all()[1:]:
+        label.locator("input").uncheck()
+    assert view.pixel(84, 84)[1] > 66 + 60
+    page.locator("#legend input").first.uncheck()
+    assert view.pixel(84, 84) == pytest.approx([66] * 3, abs=6)
+
+    page.locator("#play").click()
+    view.until("document.getElementById('position').textContent.startsWith('40 ')")
+    view.until("document.getElementById('play').textContent === 'Play'")
+    strip = page.locator("#plot-strips .nsewdrag").bounding_box()
+    page.mouse.click(strip["x"] + strip["width"] / 2, strip["y"] + 5)
+    assert page.locator("#position").inner_text() in ("20 / 40", "21 / 40")
+    assert view.trouble == []
+
+
+def test_embedded_frames_need_no_data_set(results: Path, browser: Any) -> None:
+    page = write_page(results, "--embed", "60")
+    shutil.rmtree(results / "data")
+    view = View(browser, page)
+    view.page.locator("#video-table button.open", has_text="walk & run").click()
+    view.page.wait_for_timeout(300)
+    assert view.pixel(300, 90) == pytest.approx([41] * 3, abs=3)
+    assert view.page.locator("#image-note").inner_text() == ""
+    assert view.trouble == []
+
+
+def test_missing_frames_are_said(results: Path, browser: Any) -> None:
+    page = write_page(results)
+    shutil.rmtree(results / "data")
+    view = View(browser, page)
+    view.until("document.getElementById('image-note').textContent.includes('not found')")
+
+
+def test_the_tables_are_readable_without_javascript(results: Path, browser: Any) -> None:
+    view = View(browser, write_page(results), java_script_enabled=False)
+    assert view.page.locator("#summary-table tbody tr").count() == 4
+    assert view.page.locator("#video-table tbody tr").count() == 2
+    assert view.page.locator("noscript").inner_text().startswith("Without JavaScript")
+    assert view.page.locator("#player").is_hidden()
