@@ -93,8 +93,8 @@ def plain_curves(truth: np.ndarray, boxes: np.ndarray, convention: Convention) -
         distance = math.hypot(b[0] + b[2] / 2 - t[0] - t[2] / 2, b[1] + b[3] / 2 - t[1] - t[3] / 2)
         if any(map(math.isnan, b)):
             overlap, distance = -1.0, math.inf
-        if convention.name in ("otb", "pytracking") and min(t) <= 0:
-            overlap, distance = -1.0, -1.0 if convention.name == "otb" else math.inf
+        if convention.name in ("otb", "lasot", "pytracking") and min(t) <= 0:
+            overlap, distance = -1.0, -1.0 if convention.name in ("otb", "lasot") else math.inf
         if convention.name == "pysot":
             if min(t[2:]) <= 0:
                 overlap = -1.0

@@ -64,6 +64,9 @@ CONVENTIONS: dict[str, Convention] = {convention.name: convention for convention
     Convention("otb", "OTB MATLAB toolkit v1.0", invalid_overlap="any", invalid_distance="any", invalid_is_hit=True,
                repair="nan_or_empty", refuses_broken_boxes=False, first_is_truth=True, length="error",
                scores_lead_in=False, drops_zero_curves=True),
+    Convention("lasot", "LaSOT MATLAB toolkit", invalid_overlap="any", invalid_distance="any", invalid_is_hit=True,
+               repair="nan_or_empty", refuses_broken_boxes=False, first_is_truth=True, length="error",
+               scores_lead_in=False, drops_zero_curves=False),
     Convention("got10k", "got10k toolkit", invalid_overlap="never", invalid_distance="never", invalid_is_hit=False,
                repair="none", refuses_broken_boxes=False, first_is_truth=True, length="truncate",
                scores_lead_in=True, drops_zero_curves=False),
@@ -120,7 +123,8 @@ def unusual_rows(truth_xywh: Boxes) -> Flags:
 
 
 def _any_not_positive(rows: Floats) -> Flags:
-    return np.asarray((rows <= 0).any(axis=1))
+    # Written so that NaN, a frame without annotation (UAV123), is not positive either, as in the toolkits.
+    return np.asarray(~(rows > 0).all(axis=1))
 
 
 def broken_rows(boxes_xywh: Boxes) -> Flags:
@@ -162,6 +166,16 @@ def frame_errors(truth_xywh: Boxes, boxes_xywh: Boxes, convention: Convention) -
     invalid = invalid_distance_rows(truth_xywh, convention)
     distance[invalid] = norm_distance[invalid] = -1 if convention.invalid_is_hit else np.inf
     return FrameErrors(overlap, distance, norm_distance)
+
+
+def leave_out(errors: FrameErrors, frames: Flags) -> FrameErrors:
+    """Return the errors with some frames (N,) as neither success nor hit, whatever was predicted.
+
+    So the toolkits of LaSOT and pysot treat frames in which the target is fully occluded or out of view: they take them
+    out of the counts but not out of the number that these are divided by.
+    """
+    return FrameErrors(np.where(frames, -1, errors.overlap), np.where(frames, np.inf, errors.distance),
+                       np.where(frames, np.inf, errors.norm_distance))
 
 
 def curves(errors: FrameErrors, lengths: Items[int]) -> Curves:

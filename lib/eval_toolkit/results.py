@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lib.boxes import Boxes
 from lib.datasets.benchmarks import Benchmark, Sequence, find_results, flat_trackers, read_result_rows, result_origin
@@ -25,6 +26,7 @@ from lib.eval_toolkit.ope import (
     broken_rows,
     curves,
     frame_errors,
+    leave_out,
     mean_curve,
     repair_boxes,
     unusual_rows,
@@ -171,6 +173,7 @@ def score_rows(benchmark: Benchmark, tracker: str, rows: Mapping[str, Rows], rul
     lengths = [len(row.truth) for row in own]
     truth = np.concatenate([row.truth for row in own])
     errors = frame_errors(truth, np.concatenate([row.boxes for row in own]), rules)
+    errors = leave_out(errors, np.concatenate([_absent(*pair) for pair in zip(scored, own, strict=True)]))
     lacking = [name for name in benchmark.names if name not in rows]
     return OPEScores(
         tracker, rules, tuple(s.name for s in scored), tuple(s.attributes for s in scored), tuple(lengths),
@@ -240,6 +243,12 @@ def _read(sequence: Sequence, path: Path, rules: Convention, *, shift: int) -> R
     if rules.first_is_truth:
         fitted = np.concatenate([fitted_truth[:1], fitted[1:]])
     return Rows(fitted_truth, fitted, lead_in, int(broken_rows(boxes).sum()), num_repaired, mismatch, first_shift)
+
+
+def _absent(sequence: Sequence, row: Rows) -> NDArray[np.bool_]:
+    """Return in which of a sequence's scored rows the data set says that the target is not to be seen."""
+    known = np.zeros(len(sequence), bool) if sequence.absent is None else sequence.absent
+    return np.concatenate([np.zeros(row.lead_in, bool), known])[: len(row.truth)]
 
 
 def _refuse_broken(path: Path, boxes: Boxes, rules: Convention) -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from lib.boxes import Boxes
 from lib.datasets.benchmarks import otb
 from lib.datasets.benchmarks.box_text import write_boxes
+from lib.datasets.benchmarks.layouts import Layout, layout_of, load_layout, plain_layout
 from lib.datasets.benchmarks.otb_facts import BENCHMARKS, alias_key, attribute_code
 from lib.datasets.benchmarks.records import Benchmark, Sequence, with_origin, without_origin
 from lib.datasets.benchmarks.result_files import find_results, flat_trackers, read_result_rows
@@ -17,16 +18,17 @@ from lib.datasets.benchmarks.vot import is_vot, load_vot
 from lib.errors import UserError
 
 __all__ = [
-    "BENCHMARKS", "Benchmark", "Sequence", "alias_key", "attribute_code", "find_results", "flat_trackers",
-    "load_benchmark", "read_result", "read_result_rows", "result_file", "result_origin", "write_result",
+    "BENCHMARKS", "Benchmark", "Layout", "Sequence", "alias_key", "attribute_code", "find_results", "flat_trackers",
+    "layout_of", "load_benchmark", "read_result", "read_result_rows", "result_file", "result_origin", "write_result",
 ]  # fmt: skip
 
 
 def load_benchmark(dataset: str, dataset_dir: str | Path, *, images: bool) -> Benchmark:
     """Return the test set called `dataset` as far as it lies in `dataset_dir`, its own folder or that folder's parent.
 
-    OTB2015 (= OTB100), OTB50, OTB2013 and VOT2015 to VOT2019 are known by name; any other name means OTB-form folders,
-    or a JSON of that name in pysot's form, taken as they are. A JSON in the data set's folder is preferred to the
+    OTB2015 (= OTB100), OTB50, OTB2013, VOT2015 to VOT2019 and those of `layouts` are known by name; any other name
+    means folders in OTB's form or with a plain `groundtruth.txt`, or a JSON of that name in pysot's form, taken as they
+    are. A JSON in the data set's folder is preferred to the
     folders, and these to a JSON beside. With `images` every sequence has its frames' paths, checked to exist.
     Sequences that are not there are listed in `missing`. Raises UserError when nothing is there, or something that is
     there is broken.
@@ -36,7 +38,11 @@ def load_benchmark(dataset: str, dataset_dir: str | Path, *, images: bool) -> Be
         raise UserError(f"{folder}: no such folder; expected the data set {dataset} or the folder it lies in")
     if is_vot(dataset):
         return load_vot(dataset, folder, images=images)
+    if (layout := layout_of(dataset)) is not None:
+        return load_layout(layout, folder, images=images)
     names = _known_names(dataset)
+    if names is None and _is_plain(folder, dataset):
+        return load_layout(plain_layout(dataset), folder, images=images)
     source, (sequences, notes) = _read(dataset, folder, names, images=images)
     if not sequences:
         why = f" ({notes[0]})" if notes else ""
@@ -76,9 +82,16 @@ def _read(dataset: str, folder: Path, names: tuple[str, ...] | None, *, images: 
     raise UserError(f"{folder}: no ground truth of {dataset}; expected <Name>/groundtruth_rect.txt or {labels[0]}.json")
 
 
+def _is_plain(folder: Path, dataset: str) -> bool:
+    """Return whether a data set of no known name holds videos with `groundtruth.txt`, and none in OTB's form."""
+    roots = [folder, folder / dataset]
+    return not any(otb.has_ground_truth(root) for root in roots) and any(plain_layout(dataset).find(r) for r in roots)
+
+
 def result_origin(dataset: str) -> int:
-    """Return the pixel origin (0 or 1) of the result files of a data set; all OTB-form ones are 1-based."""
-    return otb.ORIGIN
+    """Return the pixel origin (0 or 1) of the result files of a data set; those of an unknown one are as OTB's, 1."""
+    layout = layout_of(dataset)
+    return otb.ORIGIN if layout is None else layout.origin
 
 
 def write_result(path: str | Path, boxes_xywh: Boxes, *, dataset: str) -> None:

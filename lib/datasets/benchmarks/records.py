@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lib.boxes import Boxes
 
@@ -19,7 +20,8 @@ class Sequence:
     """One target in one video.
 
     `boxes_xywh` (N, 4) float64, origin 0, holds the ground truth of the N frames a tracker is run on; row 0 is what it
-    is initialised with. `frames` holds the N image paths, or nothing where images were not asked for.
+    is initialised with, a row of NaN is a frame without annotation. `frames` holds the N image paths, or nothing where
+    images were not asked for.
     """
 
     name: str
@@ -33,6 +35,10 @@ class Sequence:
     scores them."""
     num_lead_in: int = 0
     """How many frames of the official video lie before the first tracked one and are tracked by some (Tiger1: 5)."""
+    absent: NDArray[np.bool_] | None = None
+    """(N,) frames in which nothing of the target is to be seen, where the data set tells."""
+    image_wh: tuple[int, int] | None = None
+    """Size of the images, where the data set tells and scoring needs it."""
 
     def __len__(self) -> int:
         return len(self.boxes_xywh)

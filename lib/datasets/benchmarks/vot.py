@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
@@ -41,8 +40,6 @@ class VOTSequence(Sequence):
     """(N, 4, 2) corners of the ground truth."""
     tags: Mapping[str, NDArray[np.bool_]]
     """Per attribute, the frames (N,) that have it; an attribute the data set does not tell is absent."""
-    image_wh: tuple[int, int] | None
-    """Size of the images, None where it is not known: the overlap is then not cut at the image's border."""
     notes: tuple[str, ...] = ()
     """What is odd about the annotation."""
 
@@ -256,6 +253,8 @@ def _size_of(frames: Items[Path]) -> tuple[int, int] | None:
     """Return the size of the first image; UserError when it cannot be read, None without images."""
     if not frames:
         return None
+    import cv2  # here, as most scoring needs no image and cv2 is slow to load
+
     image = cv2.imread(str(frames[0]), cv2.IMREAD_UNCHANGED)
     if image is None:
         raise UserError(f"{frames[0]}: not an image that can be read; delete it or copy it again")
