@@ -79,7 +79,7 @@ def join(gpus: Sequence[int], *, place: str) -> World:
         device = torch.device("cuda", gpus[env["LOCAL_RANK"]])
         torch.cuda.set_device(device)
     if under_torchrun():
-        _die_with_parent()
+        die_with_parent()
         store, rank, size = next(dist.rendezvous("env://"))
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
         # torchrun may serve one store for all lives of the processes: the addresses of dead ones must not be found.
@@ -112,7 +112,7 @@ def speaks() -> bool:
         return True
 
 
-def _die_with_parent() -> None:
+def die_with_parent() -> None:
     """Ask Linux to send SIGTERM when the launcher is killed, so that no orphan goes on writing checkpoints."""
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):
