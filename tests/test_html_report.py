@@ -232,6 +232,14 @@ def test_the_page_in_a_browser(results: Path, browser: Any) -> None:
     page.locator("#plot-success .hoverlayer .hovertext").first.wait_for(timeout=5000)
     assert re.search(r"0\.\d+ ", page.locator("#plot-success .hoverlayer .hovertext").first.text_content())
 
+    # The strip of a video is drawn once it is seen: the still tracker loses the walker, the right one does not.
+    strip = page.locator("canvas.strip").first
+    strip.scroll_into_view_if_needed()
+    view.until("document.querySelector('canvas.strip').height === 20")
+    column = strip.evaluate("c => [...c.getContext('2d').getImageData(150, 0, 1, 20).data]")
+    assert column[4 : 4 + 3] == [253, 234, 53]
+    assert column[4 * 16 : 4 * 16 + 3] != [253, 234, 53]
+
     # Differences: the same pair in the other order has the other sign.
     page.select_option("#first", index=0)
     page.select_option("#second", index=1)

@@ -11,7 +11,8 @@
   const dash = (i) => DASHES[Math.floor(i / PALETTE.length) % DASHES.length];
   // plotly reads some HTML tags in labels; a name is shown as it is.
   const plain = (text) => text.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
-  const CONFIG = { displaylogo: false, responsive: true };
+  // A named list: no button of a future plotly that would send data somewhere can join it.
+  const CONFIG = { displaylogo: false, responsive: true, modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]] };
 
   for (const element of document.querySelectorAll(".scripted")) element.hidden = false;
 
