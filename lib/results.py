@@ -159,8 +159,13 @@ class ResultFolder:
 def record_of(checkpoint: Path, *, model: Mapping[str, Any], params: TrackerParams, params_source: str, dataset: str,
               data_source: Path, amp: str = "none") -> RunRecord:
     """Return the record of a run with this checkpoint; hashes its file."""
-    plain = json.loads(json.dumps(dict(model)))  # tuples become lists, as they will be when read back
-    return RunRecord(checkpoint, sha256_of(checkpoint), plain, params, params_source, dataset, data_source, amp)
+    sha256 = sha256_of(checkpoint)
+    return RunRecord(checkpoint, sha256, plain_values(model), params, params_source, dataset, data_source, amp)
+
+
+def plain_values(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the tree as JSON will give it back: tuples become lists."""
+    return dict(json.loads(json.dumps(dict(tree))))
 
 
 def fingerprint(sequence: Sequence) -> str:

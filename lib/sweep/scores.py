@@ -1,0 +1,190 @@
+"""What a sweep tells: progress, each checkpoint's scores as soon as it is whole, the table, and TensorBoard."""
+
+from __future__ import annotations
+
+import json
+import logging
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from lib.checkpoint import read_checkpoint
+from lib.errors import UserError
+from lib.eval_toolkit.report import difference_tables, rank
+from lib.eval_toolkit.results import OPEScores, listed, score_tracker
+from lib.eval_toolkit.tables import Table, as_csv, as_markdown, as_text
+from lib.files import atomic_write, read_json
+from lib.log import Board
+from lib.results import RECEIPTS
+from lib.sweep.plan import Entry, Sweep
+from lib.test import say_speed
+
+BOARD_FILE = "board.json"
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A checkpoint whose every sequence is done."""
+
+    entry: Entry
+    scores: OPEScores
+    frames_per_second: float
+    sha256: str
+
+
+class Scoreboard:
+    """Follows what all workers write, and scores each checkpoint once, when it is whole."""
+
+    def __init__(self, sweep: Sweep, bar: tqdm[Any], *, convention: str, board_dir: Path | None = None) -> None:
+        self._sweep = sweep
+        self._bar = bar
+        self._convention = convention
+        self._board_dir = board_dir
+        self._seen: dict[Entry, dict[str, float]] = {}
+        self._own: set[tuple[str, str]] = set()
+        self.scored: dict[Entry, Scored] = {}
+
+    def own(self, folder: str, sequence: str) -> None:
+        """Note a result of this process, whose frames the bar has counted one by one."""
+        self._own.add((folder, sequence))
+
+    def update(self) -> None:
+        """Look for new results: say their speed, move the bar, and score the checkpoints that have become whole."""
+        for entry in self._sweep.entries:
+            if entry in self.scored:
+                continue
+            first_look = entry not in self._seen
+            seen = self._seen.setdefault(entry, {})
+            for sequence in self._sweep.sequences:
+                if sequence.name in seen or (seconds := self._sweep.folder(entry).seconds(sequence)) is None:
+                    continue
+                seen[sequence.name] = seconds
+                if not first_look:
+                    say_speed(entry.name, sequence.name, frames=len(sequence), seconds=seconds)
+                if (entry.name, sequence.name) not in self._own:
+                    self._bar.update(len(sequence))
+            if first_look and seen:
+                _log.info("%s: %d of %d sequences are done already", entry.name, len(seen), len(self._sweep.sequences))
+            if len(seen) == len(self._sweep.sequences):
+                self._score(entry, seconds=sum(seen.values()))
+        self._bar.total = self._sweep.benchmark.num_frames * len(self._sweep.entries)
+
+    def _score(self, entry: Entry, *, seconds: float) -> None:
+        benchmark, folder = self._sweep.benchmark, self._sweep.folder(entry)
+        scores = score_tracker(benchmark, folder.path, convention=self._convention,
+                               allow_missing=bool(benchmark.missing))
+        speed = benchmark.num_frames / max(seconds, 1e-9)
+        self.scored[entry] = Scored(entry, scores, speed, folder.record.sha256)
+        _log.info("%s: success %.3f, precision %.3f, %.1f frames/s", entry.name, scores.success, scores.precision,
+                  speed)
+        self._to_board(self.scored[entry])
+        self.write()
+
+    def _to_board(self, scored: Scored) -> None:
+        """Add success and precision at their epoch to the training run's TensorBoard, once."""
+        entry, dataset = scored.entry, self._sweep.options.dataset
+        run = self._board_dir or training_run(entry.path)
+        if entry.epoch is None or run is None or not run.is_dir():
+            return
+        folder = self._sweep.folder(entry)
+        values = {"success": scored.scores.success, "precision": scored.scores.precision,
+                  "norm_precision": scored.scores.norm_precision}
+        told = {"run": folder.record.key, "folder": str(run.resolve()), "convention": self._convention, **values}
+        path = folder.path / RECEIPTS / BOARD_FILE
+        if path.is_file() and read_json(path) == told:
+            return
+        board = Board(run)
+        board.scalars({f"test_{dataset}/{name}": value for name, value in values.items()}, entry.epoch)
+        board.close()
+        with atomic_write(path) as file:
+            json.dump(told, file)
+
+    def table(self) -> Table:
+        """Return a row per checkpoint in the order of epochs: success, precision, frames/s; the best is marked."""
+        best = self.best()
+        rows = tuple(
+            (f"{s.entry.name} (best)" if s is best else s.entry.name, s.scores.success, s.scores.precision,
+             s.scores.norm_precision, f"{s.frames_per_second:.1f}", f"{len(s.scores.names)}/{s.scores.expected}")
+            for s in self._in_order())
+        columns = ("Checkpoint", "Success", "Precision", "Norm. prec.", "Frames/s", "Sequences")
+        return Table(f"{self._sweep.options.dataset} by checkpoint", columns, rows, best_in="column")
+
+    def best(self) -> Scored | None:
+        """Return the checkpoint of the highest success, then precision; None before any is whole."""
+        if not self.scored:
+            return None
+        first = rank([scored.scores for scored in self.scored.values()])[0]
+        return next(scored for scored in self.scored.values() if scored.scores is first)
+
+    def remarks(self) -> list[str]:
+        """Return what must be said beside the table: what was scored, how, and what is missing."""
+        benchmark, params = self._sweep.benchmark, self._sweep.params
+        said = [f"{benchmark.name}: {len(benchmark.sequences)}/{benchmark.expected} sequences, {benchmark.num_frames} "
+                f"frames, convention {self._convention}; tracker settings: {params[1]}"]
+        if benchmark.missing:
+            said.append(f"missing in the data set: {listed(benchmark.missing)}")
+        unfinished = [entry.name for entry in self._sweep.entries if entry not in self.scored]
+        if unfinished:
+            said.append(f"not whole yet: {', '.join(unfinished)}")
+        return said
+
+    def write(self) -> Path:
+        """Write the table as Markdown, CSV and JSON beside the folders of results; return the Markdown's path."""
+        options = self._sweep.options
+        stem = options.result_dir / options.dataset / f"{options.arch}_epochs"
+        ranked = rank([scored.scores for scored in self.scored.values()])
+        texts = {
+            ".md": as_markdown([self.table(), *difference_tables(ranked)], self.remarks()),
+            ".csv": as_csv(("checkpoint", "epoch", "success", "precision", "norm_precision", "frames_per_second",
+                            "sequences", "expected", "sha256"), [_csv_row(scored) for scored in self._in_order()]),
+            ".json": json.dumps(self._json(), indent=1, allow_nan=False) + "\n",
+        }
+        for suffix, text in texts.items():
+            with atomic_write(stem.with_name(stem.name + suffix)) as file:
+                file.write(text)
+        return stem.with_name(f"{stem.name}.md")
+
+    def text(self) -> str:
+        """Return the table for a terminal."""
+        ranked = rank([scored.scores for scored in self.scored.values()])
+        return as_text([self.table(), *difference_tables(ranked)], self.remarks())
+
+    def _in_order(self) -> list[Scored]:
+        return [self.scored[entry] for entry in self._sweep.entries if entry in self.scored]
+
+    def _json(self) -> dict[str, Any]:
+        best = self.best()
+        return {
+            "dataset": self._sweep.options.dataset, "convention": self._convention,
+            "best": best.entry.name if best else None, "remarks": self.remarks(),
+            "checkpoints": [{
+                "name": s.entry.name, "epoch": s.entry.epoch, "path": str(s.entry.path), "sha256": s.sha256,
+                "success": s.scores.success, "precision": s.scores.precision, "norm_precision": s.scores.norm_precision,
+                "frames_per_second": s.frames_per_second, "sequences": len(s.scores.names),
+                "expected": s.scores.expected,
+            } for s in self._in_order()],
+        }
+
+
+def _csv_row(s: Scored) -> list[str | int | float | None]:
+    return [s.entry.name, s.entry.epoch, s.scores.success, s.scores.precision, s.scores.norm_precision,
+            round(s.frames_per_second, 2), len(s.scores.names), s.scores.expected, s.sha256]
+
+
+def training_run(checkpoint: Path) -> Path | None:
+    """Return the TensorBoard folder of the run that trained a checkpoint, None if the checkpoint does not say."""
+    try:
+        content = read_checkpoint(checkpoint)
+    except UserError:
+        return None  # deleted since; its scores are there all the same
+    config, run = content.get("config"), content.get("run")
+    if not isinstance(config, dict) or not isinstance(run, str) or len(config) != 1 or Path(run).name != run:
+        return None
+    tree = next(iter(config.values()))
+    try:
+        return Path(tree["OUTPUT_DIR"]) / tree["TRAIN"]["MODEL"] / run
+    except (KeyError, TypeError):
+        return None
