@@ -9,13 +9,14 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from lib.datasets.benchmarks import Benchmark, load_benchmark
+from lib.datasets.benchmarks import KNOWN_LAYOUTS, Benchmark, load_benchmark
 from lib.errors import UserError
 from lib.eval_toolkit.html_data import EMBEDDED_FRAMES
-from lib.eval_toolkit.kinds import Kind, check_options, kind_of
+from lib.eval_toolkit.kinds import Kind, check_options, default_convention, kind_of
 from lib.eval_toolkit.ope import CONVENTIONS, DEFAULT_CONVENTION
 from lib.eval_toolkit.report import FORMATS
 from lib.eval_toolkit.results import find_trackers
+from lib.eval_toolkit.submission import is_submitted, pack_submission
 from lib.files import atomic_write
 
 
@@ -26,6 +27,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     kind = kind_of(args.dataset)
     folders = find_trackers(args.tracker_result_dir, args.trackers, dataset=args.dataset)
     benchmark = load_benchmark(args.dataset, args.dataset_dir, images=False)
+    if is_submitted(args.dataset):
+        return _pack_all(benchmark, folders, args)
     scores = _score_all(benchmark, folders, args)
     print(kind.render(benchmark, scores, form=args.format, by_sequence=args.show_video_level), end="")
     if args.format in ("csv", "json"):
@@ -47,13 +50,15 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--dataset_dir", type=Path, required=True,
                         help="the data set's folder or its parent; annotations suffice, images are not needed")
     parser.add_argument("--dataset", required=True,
-                        help="OTB2015 (= OTB100), OTB50, OTB2013, VOT2015 to VOT2019, or OTB-form folders")
+                        help=f"OTB2015 (= OTB100), OTB50, OTB2013, VOT2015 to VOT2019, {', '.join(KNOWN_LAYOUTS)}, or "
+                             "any folder of videos with a ground-truth file")
     parser.add_argument("--tracker_result_dir", type=Path, required=True,
                         help="holds <tracker>/<Sequence>.txt, for VOT <tracker>/baseline/<video>/<video>_001.txt")
     parser.add_argument("--trackers", nargs="+", default=["*"], metavar="NAME", help="names of folders, or globs")
     parser.add_argument("--convention", choices=list(CONVENTIONS),
                         help="whose rules decide on broken rows, first frames and lengths; "
-                             f"{DEFAULT_CONVENTION} if not given")
+                             f"if not given, that of the benchmark's authors where there is one, else "
+                             f"{DEFAULT_CONVENTION}")
     parser.add_argument("--length", choices=["error", "truncate", "fit"],
                         help="what to do with results of another length (instead of the convention's rule): refuse "
                              "them, cut the ground truth to them, or count missing rows as failures")
@@ -115,6 +120,16 @@ def _origins(options: Sequence[str], trackers: Sequence[str]) -> list[int | None
     return [named.get(name, default) for name in trackers]
 
 
+def _pack_all(benchmark: Benchmark, folders: Sequence[Path], args: argparse.Namespace) -> int:
+    """Return 0 after writing the archive of every tracker for the benchmark's server."""
+    origins = _origins(args.origin, [folder.name for folder in folders])
+    for folder, origin in zip(folders, origins, strict=True):
+        archive = (args.out or args.tracker_result_dir) / f"{benchmark.name}_{folder.name}.zip"
+        said = pack_submission(benchmark, folder, archive, origin=origin, allow_missing=args.allow_missing)
+        print("\n".join([f"wrote {archive}", *said]))
+    return 0
+
+
 def _write_html(benchmark: Benchmark, folders: Sequence[Path], args: argparse.Namespace) -> Path:
     """Return the page written for `--html`; the player shows boxes alone where the data set has no images."""
     # Imported here: only the page needs it.
@@ -126,7 +141,8 @@ def _write_html(benchmark: Benchmark, folders: Sequence[Path], args: argparse.Na
         print(f"note: the page shows boxes without images ({error})", file=sys.stderr)
         frames = None
     return write_report_of(
-        args.html, benchmark, folders, convention=args.convention or DEFAULT_CONVENTION, length=args.length,
+        args.html, benchmark, folders, length=args.length,
+        convention=args.convention or default_convention(args.dataset),
         origins=_origins(args.origin, [folder.name for folder in folders]), allow_missing=args.allow_missing,
         frames=frames, embed=args.embed)
 

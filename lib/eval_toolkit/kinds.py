@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lib.datasets.benchmarks import Benchmark
+from lib.datasets.benchmarks import Benchmark, layout_of
 from lib.datasets.benchmarks.vot import is_vot
 from lib.errors import UserError
-from lib.eval_toolkit import report, vot_report
+from lib.eval_toolkit import got10k, report, vot_report
 from lib.eval_toolkit.ope import DEFAULT_CONVENTION
 from lib.eval_toolkit.results import OPEScores, score_tracker
 from lib.eval_toolkit.vot_results import VOTScores, score_vot
@@ -31,12 +31,17 @@ class Kind:
 
 
 def _score_ope(benchmark: Benchmark, folder: Path, args: Namespace, origin: int | None) -> OPEScores:
-    return score_tracker(benchmark, folder, convention=args.convention or DEFAULT_CONVENTION, length=args.length,
-                         origin=origin, allow_missing=args.allow_missing)
+    convention = args.convention or default_convention(benchmark.name)
+    return score_tracker(benchmark, folder, convention=convention, length=args.length, origin=origin,
+                         allow_missing=args.allow_missing)
 
 
 def _score_vot(benchmark: Benchmark, folder: Path, args: Namespace, _origin: int | None) -> VOTScores:
     return score_vot(benchmark, folder, overlap=args.overlap or "counted", allow_missing=args.allow_missing)
+
+
+def _score_got10k(benchmark: Benchmark, folder: Path, args: Namespace, origin: int | None) -> got10k.AOScores:
+    return got10k.score_got10k(benchmark, folder, origin=origin, allow_missing=args.allow_missing)
 
 
 def _save_ope_plots(folder: Path, scores: Sequence[OPEScores], *, dataset: str) -> list[Path]:
@@ -51,14 +56,26 @@ ONE_PASS = Kind(frozenset({"convention", "length", "origin", "html", "embed"}), 
 RESTART = Kind(frozenset({"overlap"}), _score_vot, vot_report.render, vot_report.remarks, vot_report.save_plots)
 
 
+AVERAGE_OVERLAP = Kind(frozenset({"origin"}), _score_got10k, got10k.render, got10k.remarks, got10k.save_plots)
+
+
 def kind_of(dataset: str) -> Kind:
     """Return how the benchmark of this name is scored."""
-    return RESTART if is_vot(dataset) else ONE_PASS
+    if is_vot(dataset):
+        return RESTART
+    layout = layout_of(dataset)
+    return AVERAGE_OVERLAP if layout is not None and layout.scoring == "got10k" else ONE_PASS
+
+
+def default_convention(dataset: str) -> str:
+    """Return the convention of one-pass evaluation for a benchmark: its own toolkit's where that is known."""
+    layout = layout_of(dataset)
+    return DEFAULT_CONVENTION if layout is None else layout.convention
 
 
 def check_options(dataset: str, args: Namespace) -> None:
     """Raise UserError for a scoring option that means nothing on this benchmark."""
-    every = ONE_PASS.options | RESTART.options
+    every = ONE_PASS.options | RESTART.options | AVERAGE_OVERLAP.options
     for name in sorted(every - kind_of(dataset).options):
         if getattr(args, name):
             raise UserError(f"--{name}: means nothing for {dataset}; leave it out "

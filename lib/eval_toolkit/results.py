@@ -141,8 +141,9 @@ def find_trackers(result_dir: Path, patterns: Items[str], *, dataset: str) -> li
 
 
 def _has_results(folder: Path) -> bool:
-    return not folder.is_dir() or any(path.suffix in (".txt", ".mat") or path.name == "baseline"
-                                      for path in folder.iterdir())
+    return not folder.is_dir() or any(
+        path.suffix in (".txt", ".mat") or path.name == "baseline" or (path / f"{path.name}_001.txt").is_file()
+        for path in folder.iterdir())
 
 
 def score_tracker(
@@ -190,11 +191,22 @@ def read_rows(
 
     Raises UserError for missing sequences (unless `allow_missing`), broken files and whatever the convention refuses.
     """
-    if benchmark.missing and not allow_missing:
-        raise UserError(f"{benchmark.source}: {len(benchmark.missing)} of {benchmark.expected} sequences of "
-                        f"{benchmark.name} are missing ({listed(benchmark.missing)}); complete the data set, or score "
-                        "what is there with --allow-missing")
     files = find_results(folder, benchmark.names)
+    check_complete(benchmark, folder, files, allow_missing=allow_missing)
+    shift = 0 if origin is None else result_origin(benchmark.name) - origin
+    return {sequence.name: _read(sequence, files[sequence.name], rules, shift=shift)
+            for sequence in benchmark.sequences if sequence.name in files}
+
+
+def check_complete(
+    benchmark: Benchmark, folder: Path, files: Mapping[str, Path], *, allow_missing: bool = False
+) -> None:
+    """Raise UserError unless data set and results are whole, or `allow_missing` and there is some result."""
+    absent = benchmark.expected - len(benchmark.sequences)
+    if absent > 0 and not allow_missing:
+        names = f" ({listed(benchmark.missing)})" if benchmark.missing else ""
+        raise UserError(f"{benchmark.source}: {absent} of {benchmark.expected} sequences of {benchmark.name} are "
+                        f"missing{names}; complete the data set, or score what is there with --allow-missing")
     if not files:
         raise UserError(f"{folder}: no result file of {benchmark.name} in it; expected "
                         f"{benchmark.names[0]}.txt and so on, one line x,y,w,h per frame")
@@ -202,9 +214,6 @@ def read_rows(
     if lacking and not allow_missing:
         raise UserError(f"{folder}: no result of {len(lacking)} of {len(benchmark.names)} sequences "
                         f"({listed(lacking)}); run the tracker on them, or score the rest with --allow-missing")
-    shift = 0 if origin is None else result_origin(benchmark.name) - origin
-    return {sequence.name: _read(sequence, files[sequence.name], rules, shift=shift)
-            for sequence in benchmark.sequences if sequence.name in files}
 
 
 class Rows(NamedTuple):

@@ -82,7 +82,8 @@ def load_layout(layout: Layout, folder: Path, *, images: bool) -> Benchmark:
     for video in videos:
         if layout.names and video.name not in layout.names:
             continue
-        frames = _images(video)
+        # A folder of images is listed only where something hangs on it: LaSOT's hold 700,000.
+        frames = _images(video) if images or layout.read or layout.scoring == "server" else []
         if images and not frames:
             notes.append(f"{video.name}: no images in {video.images}, left out")
             continue
@@ -157,6 +158,10 @@ def _flags(path: Path) -> NDArray[np.float64] | None:
 
 
 # GOT-10k
+
+
+def _numbered(prefix: str) -> tuple[str, ...]:
+    return tuple(f"{prefix}{number:06d}" for number in range(1, 181))
 
 
 def _got10k(subset: str) -> Callable[[Path], list[Video]]:
@@ -277,9 +282,10 @@ def _plain_boxes(video: Video, _num_images: int) -> Boxes:
 
 LAYOUTS: dict[str, Layout] = {layout.name.upper(): layout for layout in (
     Layout("GOT10K", 180, _got10k("test"), "test/GOT-10k_Test_000001/groundtruth.txt", scoring="server",
-           folders=("GOT-10k", "got10k")),
+           folders=("GOT-10k", "got10k"), names=_numbered("GOT-10k_Test_")),
     Layout("GOT10K-val", 180, _got10k("val"), "val/GOT-10k_Val_000001/groundtruth.txt", scoring="got10k",
-           folders=("GOT10K", "GOT-10k", "got10k"), absent=_got10k_absent, size=_got10k_size),
+           folders=("GOT10K", "GOT-10k", "got10k"), names=_numbered("GOT-10k_Val_"), absent=_got10k_absent,
+           size=_got10k_size),
     Layout("LASOT", 280, _lasot, "airplane/airplane-1/groundtruth.txt", origin=1, names=LASOT_NAMES,
            folders=("LaSOT", "LaSOTBenchmark", "LaSOTTesting", "lasot"), absent=_lasot_absent, convention="lasot"),
     Layout("TrackingNet", 511, _trackingnet, "TEST/anno/<name>.txt", scoring="server"),

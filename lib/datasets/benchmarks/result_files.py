@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -27,7 +28,9 @@ def find_results(folder: str | Path, names: tuple[str, ...]) -> dict[str, Path]:
     """Return the result file of each sequence in `names` that a tracker has, under any spelling of its name.
 
     `jogging_1.txt`, `Jogging-1.txt`, `Jogging.1.txt`, `Jogging1.mat` and `jogging-1_KCF.mat` are one sequence of
-    tracker KCF. The exact name wins; two other spellings of one sequence are a UserError. Where there is no such
+    tracker KCF, and so is `Jogging-1/Jogging-1_001.txt` of the got10k toolkit. The exact name wins; two other
+    spellings of one sequence are a UserError, and a spelling that means two of `names` (UAV123's car11 and car1_1)
+    counts for the exact one alone. Where there is no such
     folder, the files `*_<tracker>.txt` and `.mat` in its parent stand for it: the OTB toolkit's layout.
     """
     root = Path(folder)
@@ -35,6 +38,7 @@ def find_results(folder: str | Path, names: tuple[str, ...]) -> dict[str, Path]:
         stems = {path: path.stem for path in _result_paths(root)}
         ending = f"_{root.name.lower()}"
         stems |= {path: stem[: -len(ending)] for path, stem in stems.items() if stem.lower().endswith(ending)}
+        stems |= {path: path.parent.name for path in root.glob("*/*_001.txt") if path.stem == f"{path.parent.name}_001"}
     else:
         stems = {path: path.stem[: -len(root.name) - 1] for path in _result_paths(root.parent)
                  if path.stem.endswith(f"_{root.name}")}
@@ -42,9 +46,12 @@ def find_results(folder: str | Path, names: tuple[str, ...]) -> dict[str, Path]:
     for path, stem in stems.items():
         by_key.setdefault(_match_key(stem), []).append(path)
     found = {}
+    meanings = Counter(_match_key(name) for name in names)
     for name in names:
         candidates = by_key.get(_match_key(name), [])
-        exact = [path for path in candidates if path.name == f"{name}.txt"]
+        exact = [path for path in candidates if name in (path.stem, path.parent.name)]
+        if meanings[_match_key(name)] > 1:
+            candidates = exact
         if len(candidates) > 1 and not exact:
             raise UserError(f"{root}: {' and '.join(path.name for path in candidates)} both stand for {name}; keep one")
         if candidates:

@@ -1,0 +1,282 @@
+"""GOT-10k, LaSOT, TrackingNet, UAV123, NfS, TColor-128, DTB70 and plain folders: read, scored and packed."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lib.datasets.benchmarks import KNOWN_LAYOUTS, Benchmark, layout_of, load_benchmark, result_origin, write_result
+from lib.errors import UserError
+from lib.eval_toolkit.cli import main
+from lib.eval_toolkit.got10k import averages, score_got10k
+from lib.eval_toolkit.kinds import default_convention
+from lib.eval_toolkit.results import score_tracker
+
+BOXES = [[10, 20, 30, 40], [11, 20, 30, 40], [12, 20, 30, 40]]
+
+
+def put(path: Path, text: str = "") -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def rows(boxes: Sequence[Sequence[object]], separator: str = ",") -> str:
+    return "".join(separator.join(map(str, box)) + "\n" for box in boxes)
+
+
+def images(folder: Path, numbers: Sequence[int], digits: int = 8) -> None:
+    for number in numbers:
+        put(folder / f"{number:0{digits}d}.jpg")
+
+
+def got10k(root: Path, subset: str = "val", *, cover: str = "8\n8\n0\n") -> Path:
+    folder = root / "GOT10K" / subset / f"GOT-10k_{subset.capitalize()}_000001"
+    put(folder / "groundtruth.txt", rows(BOXES if subset == "val" else BOXES[:1]))
+    put(folder / "meta_info.ini", "[METAINFO]\nurl: u\nresolution: (100, 50)\n")
+    if subset == "val":
+        put(folder / "cover.label", cover)
+    images(folder, [1, 2, 3])
+    return root
+
+
+def lasot(root: Path) -> Path:
+    folder = root / "LaSOT" / "airplane" / "airplane-1"
+    put(folder / "groundtruth.txt", rows(BOXES))
+    put(folder / "full_occlusion.txt", "0,0,1")
+    put(folder / "out_of_view.txt", "0,0,0")
+    images(folder / "img", [1, 2, 3])
+    return root
+
+
+def trackingnet(root: Path) -> Path:
+    put(root / "TrackingNet" / "TEST" / "anno" / "0-6LB4FqxoE_0.txt", rows(BOXES[:1]))
+    images(root / "TrackingNet" / "TEST" / "frames" / "0-6LB4FqxoE_0", [0, 1, 2, 10], digits=1)
+    return root
+
+
+def uav123(root: Path) -> Path:
+    put(root / "UAV123" / "anno" / "UAV123" / "car1_2.txt", rows([*[BOXES[0]] * 876, ["NaN"] * 4]))
+    images(root / "UAV123" / "data_seq" / "UAV123" / "car1", range(740, 1640), digits=6)
+    return root
+
+
+def nfs(root: Path) -> Path:
+    lines = [[0, 10 + i, 20, 40 + i, 60, i, 0, 0, 0, '"person"'] for i in range(24)]
+    put(root / "NFS" / "airboard_1" / "30" / "airboard_1.txt", rows(lines, " "))
+    images(root / "NFS" / "airboard_1" / "30" / "airboard_1", [1, 2, 3], digits=5)
+    return root
+
+
+def tc128(root: Path) -> Path:
+    folder = root / "TC128" / "Airport_ce"
+    put(folder / "Airport_ce_gt.txt", rows(BOXES))
+    put(folder / "Airport_ce_frames.txt", "2,4\n")
+    images(folder / "img", range(1, 9), digits=4)
+    return root
+
+
+def dtb70(root: Path) -> Path:
+    put(root / "DTB70" / "Animal1" / "groundtruth_rect.txt", rows(BOXES))
+    images(root / "DTB70" / "Animal1" / "img", [1, 2, 3], digits=5)
+    return root
+
+
+def plain(root: Path) -> Path:
+    put(root / "Mine" / "cat" / "groundtruth.txt", rows(BOXES))
+    images(root / "Mine" / "cat", [1, 2, 3], digits=4)
+    return root
+
+
+TREES = [
+    ("GOT10K-val", got10k, "GOT-10k_Val_000001", "00000001.jpg", 180, 0),
+    ("LASOT", lasot, "airplane-1", "00000001.jpg", 280, 1),
+    ("NFS30", nfs, "airboard_1", "00001.jpg", 100, 0),
+    ("TC128", tc128, "Airport_ce", "0002.jpg", 128, 1),
+    ("DTB70", dtb70, "Animal1", "00001.jpg", 70, 1),
+    ("Mine", plain, "cat", "0001.jpg", 1, 1),
+]
+
+
+@pytest.mark.parametrize(("dataset", "tree", "name", "first", "expected", "origin"), TREES)
+def test_each_layout_is_read(
+    tmp_path: Path, dataset: str, tree: object, name: str, first: str, expected: int, origin: int
+) -> None:
+    tree(tmp_path)  # type: ignore[operator]
+    benchmark = load_benchmark(dataset, tmp_path, images=True)
+    sequence, = benchmark.sequences
+    assert (benchmark.name, sequence.name, benchmark.expected) == (dataset, name, expected)
+    assert (sequence.origin, result_origin(dataset)) == (origin, origin)
+    assert [len(sequence), len(sequence.frames), sequence.frames[0].name] == [3, 3, first]
+    step = 8 if dataset == "NFS30" else 1  # 240 boxes/s beside 30 images/s
+    assert sequence.file_xywh[:, 0].tolist() == [10, 10 + step, 10 + 2 * step]
+    assert sequence.file_xywh[0, 1:].tolist() == [20, 30, 40]
+    without = load_benchmark(dataset, tmp_path, images=False).sequences[0]
+    assert without.frames == ()
+    assert np.array_equal(without.boxes_xywh, sequence.boxes_xywh)
+
+
+def test_names_are_found_however_they_are_written() -> None:
+    assert [layout.name for name in ("got10k", "GOT-10k-test", "LaSOT", "GOT10K_val", "TColor128")
+            if (layout := layout_of(name))] == ["GOT10K", "GOT10K", "LASOT", "GOT10K-val", "TC128"]
+    assert layout_of("OTB2015") is None
+    assert "UAV123" in KNOWN_LAYOUTS
+
+
+def test_a_part_of_a_longer_video_has_its_own_frames(tmp_path: Path) -> None:
+    benchmark = load_benchmark("UAV123", uav123(tmp_path), images=True)
+    sequence, = benchmark.sequences
+    assert (sequence.frames[0].name, sequence.frames[-1].name, len(sequence)) == ("000751.jpg", "001627.jpg", 877)
+    assert np.isnan(sequence.boxes_xywh[-1]).all()
+    assert len(benchmark.missing) == 122
+
+
+def test_a_test_set_gives_away_the_first_box_only(tmp_path: Path) -> None:
+    for dataset, tree, count in (("GOT10K", lambda root: got10k(root, "test"), 3), ("TrackingNet", trackingnet, 4)):
+        sequence, = load_benchmark(dataset, tree(tmp_path), images=True).sequences
+        assert len(sequence) == len(sequence.frames) == count
+        assert sequence.boxes_xywh[0].tolist() == BOXES[0]
+        assert np.isnan(sequence.boxes_xywh[1:]).all()
+        assert sequence.frames[-1].stem.lstrip("0") in ("3", "10")  # by number: 10 comes after 2
+
+
+def test_absence_and_size_are_read(tmp_path: Path) -> None:
+    for dataset, tree in (("LASOT", lasot), ("GOT10K-val", got10k)):
+        sequence, = load_benchmark(dataset, tree(tmp_path), images=False).sequences
+        assert sequence.absent is not None
+        assert sequence.absent.tolist() == [False, False, True]
+    assert sequence.image_wh == (100, 50)
+    tmp_path.joinpath("GOT10K", "val", "GOT-10k_Val_000001", "cover.label").unlink()
+    assert "no file tells" in load_benchmark("GOT10K-val", tmp_path, images=False).notes[0]
+
+
+@pytest.mark.parametrize(("path", "text", "message"), [
+    ("airplane/airplane-1/groundtruth.txt", "1,2,3\n", "line 1"),
+    ("airplane/airplane-1/groundtruth.txt", rows(BOXES[:2]), "2 boxes for 3 images"),
+    ("airplane/airplane-1/groundtruth.txt", rows([[1, 2, 0, 0]] * 3), "the first box has no size"),
+    ("airplane/airplane-1/full_occlusion.txt", "0,1", "differ in length"),
+    ("airplane/airplane-1/full_occlusion.txt", "a,b,c", "expected one number per frame"),
+])
+def test_broken_files_are_named(tmp_path: Path, path: str, text: str, message: str) -> None:
+    put(lasot(tmp_path) / "LaSOT" / path, text)
+    with pytest.raises(UserError, match=message):
+        load_benchmark("LASOT", tmp_path, images=True)
+
+
+def test_an_empty_folder_is_told_what_was_expected(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"no sequence of UAV123 found; expected e\.g\. anno/UAV123/bike1\.txt"):
+        load_benchmark("UAV123", tmp_path, images=False)
+
+
+# Scores
+
+
+def results(root: Path, benchmark: Benchmark, boxes: Sequence[Sequence[float]]) -> Path:
+    """Return a tracker's folder with the same boxes, in the files' own origin, for every sequence."""
+    folder = root / "result" / benchmark.name / "Ocean"
+    for sequence in benchmark.sequences:
+        put(folder / f"{sequence.name}.txt", rows(boxes))
+    return folder
+
+
+def test_lasot_leaves_absent_frames_out_of_the_counts_but_not_of_the_length(tmp_path: Path) -> None:
+    benchmark = load_benchmark("LASOT", lasot(tmp_path), images=False)
+    assert default_convention("LASOT") == "lasot"
+    scores = score_tracker(benchmark, results(tmp_path, benchmark, BOXES), convention="lasot", allow_missing=True)
+    # Right in all frames: two of three count, at every threshold but 1.
+    assert scores.curves.success[0].tolist() == pytest.approx([2 / 3] * 20 + [0])
+    assert scores.precision == scores.norm_precision == pytest.approx(2 / 3)
+    # A lost target is replaced by the box before, 1 px off: IoU 29 / 31 in frame 1.
+    lost = [BOXES[0], [np.nan] * 4, BOXES[2]]
+    scores = score_tracker(benchmark, results(tmp_path, benchmark, lost), convention="lasot", allow_missing=True)
+    assert scores.curves.success[0, -2] == pytest.approx(1 / 3)  # at 0.95 only the first frame, set to the truth
+    assert scores.repaired_boxes == 1
+
+
+def test_a_frame_without_annotation_is_what_pysot_makes_of_it(tmp_path: Path) -> None:
+    benchmark = load_benchmark("UAV123", uav123(tmp_path), images=False)
+    scores = score_tracker(benchmark, results(tmp_path, benchmark, [BOXES[0]] * 877), convention="pysot",
+                           allow_missing=True)
+    assert scores.curves.success[0, 0] == pytest.approx(876 / 877)
+    assert scores.precision == 1
+    assert scores.invalid_rows == 1
+
+
+def test_got10k_by_hand(tmp_path: Path) -> None:
+    benchmark = load_benchmark("GOT10K-val", got10k(tmp_path, cover="8\n4\n8\n"), images=False)
+    # Cut at 100 x 50, the truth is 30 x 30 from y = 20. Frame 1 is right, frame 2 is moved by 15: 15 / 45.
+    folder = results(tmp_path, benchmark, [[0, 0, 1, 1], [11, 20, 30, 99], [27, 20, 30, 40]])
+    scores = score_got10k(benchmark, folder, allow_missing=True)
+    assert scores.all_overlaps == pytest.approx([1, 1 / 3])
+    assert averages(scores.all_overlaps) == pytest.approx((2 / 3, 0.5, 0.5))
+    hidden = load_benchmark("GOT10K-val", got10k(tmp_path, cover="8\n4\n0\n"), images=False)
+    assert averages(score_got10k(hidden, folder, allow_missing=True).all_overlaps) == (1, 1, 1)
+    put(folder / "GOT-10k_Val_000001.txt", rows(BOXES[:2]))
+    with pytest.raises(UserError, match="2 rows for 3 frames"):
+        score_got10k(benchmark, folder, allow_missing=True)
+
+
+def test_the_command_scores_got10k(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    benchmark = load_benchmark("GOT10K-val", got10k(tmp_path), images=False)
+    own = results(tmp_path, benchmark, BOXES) / "GOT-10k_Val_000001.txt"
+    # The got10k toolkit's own form is found as well.
+    put(own.parent / own.stem / f"{own.stem}_001.txt", own.read_text())
+    own.unlink()
+    command = ["--dataset_dir", str(tmp_path), "--dataset", "GOT10K-val", "--tracker_result_dir",
+               str(tmp_path / "result"), "--show_video_level"]
+    with pytest.raises(UserError, match="179 of 180 sequences of GOT10K-val are missing"):
+        main(command)
+    assert main([*command, "--allow-missing", "--vis", "--out", str(tmp_path / "out")]) == 0
+    row = next(line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("Ocean"))
+    assert row == ["Ocean", "1.000", "1.000", "1.000", "1/180", "1"]
+    record = json.loads((tmp_path / "out" / "scores.json").read_text())
+    assert record["trackers"][0]["by_sequence"][own.stem]["sr75"] == 1
+    assert (tmp_path / "out" / "success.png").is_file()
+    with pytest.raises(UserError, match="--overlap: means nothing for GOT10K-val"):
+        main([*command, "--overlap", "exact"])
+
+
+def test_spellings_that_mean_two_sequences_are_not_guessed(tmp_path: Path) -> None:
+    root = tmp_path / "UAV123" / "anno" / "UAV123"
+    put(root / "car11.txt", rows(BOXES))
+    put(root / "car1_1.txt", rows(BOXES))
+    benchmark = load_benchmark("UAV123", tmp_path, images=False)
+    put(tmp_path / "T" / "car11.txt", rows(BOXES))
+    scores = score_tracker(benchmark, tmp_path / "T", convention="pysot", allow_missing=True)
+    assert scores.names == ("car11",)
+
+
+# Archives for the servers
+
+
+def test_submissions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for dataset, tree, count in (("GOT10K", lambda root: got10k(root, "test"), 3), ("TrackingNet", trackingnet, 4)):
+        sequence, = load_benchmark(dataset, tree(tmp_path), images=False).sequences
+        folder = tmp_path / "result" / dataset / "Ocean"
+        write_result(folder / f"{sequence.name}.txt", np.array([BOXES[0]] * count, float), dataset=dataset)
+        put(folder / ".run" / f"{sequence.name}.json", json.dumps({"seconds": 1.5, "frames": 3}))
+        command = ["--dataset_dir", str(tmp_path), "--dataset", dataset, "--tracker_result_dir",
+                   str(tmp_path / "result"), "--allow-missing", "--out", str(tmp_path / "out")]
+        assert main(command) == 0
+        archive = tmp_path / "out" / f"{dataset}_Ocean.zip"
+        first = archive.read_bytes()
+        assert f"wrote {archive}" in capsys.readouterr().out
+        with zipfile.ZipFile(archive) as packed:
+            texts = {name: packed.read(name).decode() for name in packed.namelist()}
+        name = sequence.name
+        both = {f"{name}/{name}_001.txt", f"{name}/{name}_time.txt"}
+        expected = {f"{name}.txt"} if dataset == "TrackingNet" else both
+        assert set(texts) == expected
+        assert all(len(text.splitlines()) == count for text in texts.values())
+        assert next(iter(texts.values())).startswith("10.0000,20.0000,30.0000,40.0000\n")  # 0-based
+        assert main(command) == 0
+        assert archive.read_bytes() == first
+        put(folder / f"{name}.txt", rows(BOXES[:2]))
+        with pytest.raises(UserError, match=f"2 rows for {count} images"):
+            main(command)
+        assert archive.read_bytes() == first
