@@ -80,6 +80,7 @@ class TrainConfig(_Section):
     BACKBONE_OPTIONS: dict[str, Any] = {}
     CHANNELS: PositiveInt = 256
     TOWERNUM: PositiveInt = 4
+    BOX_BIAS: Annotated[float, Field(ge=-5, le=6)] = 1.0
     OPTIMIZER: Literal["SGD", "AdamW"] = "SGD"
     FROZEN_BN_EVAL: bool = True
     AMP: Literal["none", "bf16", "fp16"] = "none"
@@ -226,7 +227,8 @@ class Config(_Section):
         """Return the keywords of `lib.models.models.build_model` for the model that TRAIN describes."""
         train = self.TRAIN
         return {"arch": train.MODEL, "backbone": train.BACKBONE, "backbone_options": train.BACKBONE_OPTIONS,
-                "channels": train.CHANNELS, "towernum": train.TOWERNUM, "align": train.ALIGN}
+                "channels": train.CHANNELS, "towernum": train.TOWERNUM, "align": train.ALIGN,
+                "box_bias": train.BOX_BIAS}
 
     def as_dict(self) -> dict[str, Any]:
         """Return the configuration as the YAML's plain nested dict, sources as children of DATASET."""

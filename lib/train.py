@@ -92,7 +92,7 @@ def train(cfg: Config, world: World) -> int:
         _say_device(cfg, world)
         _set_determinism(cfg)
         torch.manual_seed(cfg.TRAIN.SEED)
-        model = _build_model(cfg)
+        model = build_model(**cfg.model_options())
         dataset = build_dataset(cfg)
         snapshot = Path(cfg.CHECKPOINT_DIR)
         on_main(lambda: stack.enter_context(resume.sole_writer(snapshot)) and None, world)
@@ -184,12 +184,6 @@ def take_step(job: Job, stage: Stage, batch: Sample) -> OceanOutput:
     job.scaler.update()
     job.watch.add_unreadable(batch.unreadable)
     return output
-
-
-def _build_model(cfg: Config) -> Ocean:
-    train = cfg.TRAIN
-    return build_model(arch=train.MODEL, backbone=train.BACKBONE, backbone_options=train.BACKBONE_OPTIONS,
-                       channels=train.CHANNELS, towernum=train.TOWERNUM, align=train.ALIGN)
 
 
 def _place_weights(model: Ocean, cfg: Config, checkpoint: dict[str, Any] | None, source: Path | None, *, steps: int,

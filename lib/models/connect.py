@@ -130,9 +130,13 @@ class _CorrelateOnCPU(torch.autograd.Function):
 
 
 class box_tower(nn.Module):  # the reference's name
-    """Classification and regression: own matrix, own correlation, own tower of `towernum` convolutions each."""
+    """Classification and regression: own matrix, own correlation, own tower of `towernum` convolutions each.
 
-    def __init__(self, inchannels: int = 256, outchannels: int = 256, *, towernum: int = 4) -> None:
+    `box_bias` is the first value of the learned bias of the boxes' exponent.
+    """
+
+    def __init__(self, inchannels: int = 256, outchannels: int = 256, *, towernum: int = 4,
+                 box_bias: float = 1.0) -> None:
         super().__init__()
         self.cls_encode = matrix(inchannels, outchannels)
         self.reg_encode = matrix(inchannels, outchannels)
@@ -143,7 +147,9 @@ class box_tower(nn.Module):  # the reference's name
         self.bbox_pred = nn.Conv2d(outchannels, 4, kernel_size=3, padding=1)
         self.cls_pred = nn.Conv2d(outchannels, 1, kernel_size=3, padding=1)
         self.adjust = nn.Parameter(0.1 * torch.ones(1))
-        self.bias = nn.Parameter(torch.ones(1, 4, 1, 1))
+        # Boxes begin with sides of exp(box_bias) px. From the paper's 1.0 a long training finds the way to the usual 30;
+        # a short one needs most of its steps for it.
+        self.bias = nn.Parameter(torch.full((1, 4, 1, 1), box_bias))
 
     def template(self, zf: Tensor) -> tuple[Features3, Features3]:
         """Return the template side of both matrices (classification, regression) for `zf` (B, C, 7, 7)."""

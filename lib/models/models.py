@@ -19,11 +19,12 @@ class Ocean(Ocean_):
     """Ocean with a backbone by name; the defaults are the paper's.
 
     backbone, backbone_options: a name in BACKBONES and its options. channels: width of neck and head.
-    towernum: convolutions per tower. align: with the object-aware branch.
+    towernum: convolutions per tower. align: with the object-aware branch. box_bias: where the learned bias of the boxes
+    begins.
     """
 
     def __init__(self, *, backbone: str = "ResNet50", backbone_options: Mapping[str, Any] | None = None,
-                 channels: int = 256, towernum: int = 4, align: bool = False) -> None:
+                 channels: int = 256, towernum: int = 4, align: bool = False, box_bias: float = 1.0) -> None:
         super().__init__()
         options = dict(backbone_options or {})
         self.spec: dict[str, Any] = {"arch": "Ocean", "backbone": backbone, "backbone_options": options,
@@ -34,7 +35,7 @@ class Ocean(Ocean_):
         self.templ = parts.templ
         self.load_report: Any = None  # what `lib.checkpoint.load_model` did
         self.neck = AdjustLayer(in_channels=parts.channels, out_channels=channels)
-        self.connect_model = box_tower(channels, channels, towernum=towernum)
+        self.connect_model = box_tower(channels, channels, towernum=towernum, box_bias=box_bias)
         self.align_head = AlignHead(channels, channels) if align else None
 
     def trunk_layers(self) -> dict[str, nn.Module]:
