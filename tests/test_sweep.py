@@ -178,7 +178,8 @@ def test_mistakes_have_one_clear_line(here: Path, flags: list[str], line: str) -
 
 def test_a_sweep_equals_testing_one_by_one_and_runs_only_once(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for epoch in (1, 2):
-        one_checkpoint(["--resume", f"snapshot/checkpoint_e{epoch}.pth", "--epoch_test", "True", "--result_dir", "alone"])
+        checkpoint = f"snapshot/checkpoint_e{epoch}.pth"
+        one_checkpoint(["--resume", checkpoint, "--epoch_test", "True", "--result_dir", "alone"])
     assert main(["--arch", "Ocean", "--dataset", "OTB2015"]) == 0
     first = capsys.readouterr().out
     assert results(here) == results(here, base="alone")
