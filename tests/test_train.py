@@ -156,13 +156,13 @@ def test_a_skipped_step_changes_nothing(train: Train, tmp_path: Path) -> None:
 
 
 def test_detect_anomaly_names_the_layer(train: Train, monkeypatch: pytest.MonkeyPatch) -> None:
-    def spoiled(_: Any) -> Any:
+    def spoiled(**_: Any) -> Any:
         model = tiny_model()
         with torch.no_grad():
             model.neck.downsample[0].weight[0, 0] = float("inf")
         return model
 
-    monkeypatch.setattr(lib.train, "_build_model", spoiled)
+    monkeypatch.setattr(lib.train, "build_model", spoiled)
     try:
         with pytest.raises(UserError, match=r"output of layer 'neck.downsample.0' is not finite, the first"):
             train("--detect-anomaly")

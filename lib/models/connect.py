@@ -147,8 +147,8 @@ class box_tower(nn.Module):  # the reference's name
         self.bbox_pred = nn.Conv2d(outchannels, 4, kernel_size=3, padding=1)
         self.cls_pred = nn.Conv2d(outchannels, 1, kernel_size=3, padding=1)
         self.adjust = nn.Parameter(0.1 * torch.ones(1))
-        # Boxes begin with sides of exp(box_bias) px. From the paper's 1.0 a long training finds the way to the usual 30;
-        # a short one needs most of its steps for it.
+        # Boxes begin with sides of exp(box_bias) px: from the paper's 1.0 a long training finds the way to some 30 px;
+        # a short one spends most of its steps on it.
         self.bias = nn.Parameter(torch.full((1, 4, 1, 1), box_bias))
 
     def template(self, zf: Tensor) -> tuple[Features3, Features3]:
