@@ -166,7 +166,8 @@ def resize_table(table: Tensor, size: int, *, dim: int) -> Tensor:
     there = table.shape[dim]
     if there == size:
         return table
-    at = torch.linspace(0, there - 1, size, device=table.device, dtype=table.dtype)
+    # Not linspace: exported to ONNX, that one keeps the size it was traced with.
+    at = torch.arange(size, device=table.device, dtype=table.dtype) * ((there - 1) / max(size - 1, 1))
     entries = torch.arange(there, device=table.device, dtype=table.dtype)
     weight = (1 - (at[:, None] - entries).abs()).clamp(min=0)  # (size, there): hat functions, each row sums to 1
     return torch.tensordot(weight, table, dims=([1], [dim])).movedim(0, dim)
