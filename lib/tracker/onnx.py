@@ -6,7 +6,7 @@ says what they were made from. Written by `lib.export`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,8 @@ from lib.files import read_json, sha256_of
 from lib.models.ocean import Ocean_, OceanOutput, TemplateFeatures
 
 RECORD = "export.json"
+Layout = Mapping[str, int | None]
+ALONE = -1  # in a layout: the field is a tensor, not a tuple of them
 GRAPHS = ("template", "search")
 CROP, SEARCH = "template_crop", "search_crop"  # names of the graphs' inputs
 _MISSING = "ONNX Runtime is not installed; pip install -e '.[export]' (and onnxruntime-gpu in its place for a GPU)"
@@ -35,7 +37,7 @@ class ExportRecord:
     model: Mapping[str, Any]  # the keywords of build_model
     precision: str  # fp32, fp16, bf16 or int8
     opset: int
-    features: Mapping[str, int]  # fields of TemplateFeatures in the graphs' order: 0 a tensor, n a tuple of n
+    features: Mapping[str, int | None]  # what TemplateFeatures holds: see `features_layout`
     graphs: Mapping[str, str]  # sha256 of template.onnx and search.onnx
     made_by: str  # versions
     differences: Mapping[str, float]  # largest, from PyTorch, on real crops
@@ -144,25 +146,30 @@ def load_onnx(path: str | Path, *, align: bool | None = None, device: str = "cpu
 
 def flat_features(template: TemplateFeatures) -> list[Tensor]:
     """Return all tensors of template features in the order of `feature_names`."""
-    return [tensor for value in template for tensor in ([value] if isinstance(value, Tensor) else value)]
+    return [tensor for value in template if value is not None
+            for tensor in ([value] if isinstance(value, Tensor) else value)]
 
 
-def features_layout(template: TemplateFeatures) -> dict[str, int]:
-    """Return the fields in order: 0 for a tensor, n for a tuple of n tensors."""
+def features_layout(template: TemplateFeatures) -> Layout:
+    """Return for each field, in order, how many tensors it is a tuple of; ALONE for a tensor, None for nothing."""
     values: dict[str, Any] = template._asdict()
-    return {name: 0 if isinstance(value, Tensor) else len(value) for name, value in values.items()}
+    return {name: None if value is None else ALONE if isinstance(value, Tensor) else len(value)
+            for name, value in values.items()}
 
 
-def feature_names(layout: Mapping[str, int]) -> list[str]:
+def feature_names(layout: Layout) -> list[str]:
     """Return the names of the graphs' template tensors: zf, cls_0, cls_1 ..."""
-    return [name if not count else f"{name}_{i}" for name, count in layout.items() for i in range(max(count, 1))]
+    return [name if count == ALONE else f"{name}_{index}" for name, count in layout.items() if count is not None
+            for index in range(1 if count == ALONE else count)]
 
 
-def build_features(tensors: list[Tensor], layout: Mapping[str, int]) -> TemplateFeatures:
+def build_features(tensors: Sequence[Tensor], layout: Layout) -> TemplateFeatures:
     """Return the template features of a flat list of tensors: the inverse of `flat_features`."""
     rest = iter(tensors)
-    values: dict[str, Any] = {name: tuple(next(rest) for _ in range(count)) if count else next(rest)
-                              for name, count in layout.items()}
+    values: dict[str, Any] = {}
+    for name, count in layout.items():
+        tensor_or_tuple = next(rest) if count == ALONE else tuple(next(rest) for _ in range(count or 0))
+        values[name] = None if count is None else tensor_or_tuple
     return TemplateFeatures(**values)
 
 
