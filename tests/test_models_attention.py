@@ -7,6 +7,7 @@ import torch
 import torchvision
 from model_recipe import crop
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 
 from lib.checkpoint import import_pretrained
 from lib.errors import UserError
@@ -161,7 +162,7 @@ def test_transformer_computes_torchvisions_layers(old_names: bool) -> None:
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
     padded = nn.functional.pad((bgr.flip(1) / 255 - mean) / std, (0, 1, 0, 1), mode="replicate")
     embedded = ours.embed(bgr)
-    patches = embedded - ours.positions(31)
+    patches = embedded - ours.positions.of_side(31)
     torch.testing.assert_close(patches[..., ::2, ::2], theirs.conv_proj(padded), rtol=1e-4, atol=1e-4)
     tokens = embedded.flatten(2).transpose(1, 2)
     wanted = theirs.encoder.ln(theirs.encoder.layers(tokens)).transpose(1, 2).reshape(1, 16, 31, 31)
@@ -316,3 +317,15 @@ def test_fused_models_compute_the_same(name: str) -> None:
     for ours, theirs in zip(fused(z, x), model.eval()(z, x), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
     assert all(torch.equal(before[key], tensor) for key, tensor in model.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["mhsa templ", "vit"])
+def test_torchs_flop_counter_sees_the_whole_model(name: str) -> None:
+    model = variant(name).eval()
+    with torch.inference_mode():
+        template = model.template(crop(127, seed=0))
+        with FlopCounterMode(display=False) as counter:
+            model.track(crop(255, seed=1), template)
+    seen = {str(operator) for operator in counter.get_flop_counts()["Global"]}
+    assert any("attention" in operator or "bmm" in operator for operator in seen)
+    assert any("convolution" in operator for operator in seen)

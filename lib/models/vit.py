@@ -41,8 +41,8 @@ class ViT(nn.Module):
         self.conv_proj = nn.Conv2d(3, dim, kernel_size=PATCH, stride=STRIDE)
         self.positions = _Table(dim, positions)
         self.blocks = nn.ModuleList(
-            EncoderBlock(num_heads=heads, hidden_dim=dim, mlp_dim=4 * dim, dropout=0.0, attention_dropout=0.0,
-                         norm_layer=partial(nn.LayerNorm, eps=1e-6)) for _ in range(depth))
+            _Block(num_heads=heads, hidden_dim=dim, mlp_dim=4 * dim, dropout=0.0, attention_dropout=0.0,
+                   norm_layer=partial(nn.LayerNorm, eps=1e-6)) for _ in range(depth))
         self.ln = nn.LayerNorm(dim, eps=1e-6)
         # Tells the two crops' cells apart where they meet.
         sides = ("template", "search") if joint else ()
@@ -56,7 +56,7 @@ class ViT(nn.Module):
     def embed(self, x: Tensor) -> Tensor:
         """Return the patches' tokens with their positions, as a map (B, dim, S, S)."""
         patches = self.conv_proj(F.pad(x, (0, 1, 0, 1), mode="replicate"))
-        return patches + self.positions(patches.shape[-1]).to(patches.dtype)
+        return patches + self.positions.of_side(patches.shape[-1]).to(patches.dtype)
 
     def forward(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
         """Return ([], map): a crop by itself, in the form of the ResNet trunks."""
@@ -88,6 +88,24 @@ class ViT(nn.Module):
                 "layer2": nn.ModuleList(second), "layer3": nn.ModuleList([*last, self.ln])}
 
 
+class _Block(EncoderBlock):
+    """torchvision's block with its attention spelt out.
+
+    In eval mode nn.MultiheadAttention takes a fused path of its own, which torch's FLOP counter and exporters do not
+    see and which is no faster.
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        """Return (B, N, dim) for tokens (B, N, dim)."""
+        attention = self.self_attention
+        mixed = F.linear(self.ln_1(input), attention.in_proj_weight, attention.in_proj_bias)
+        split = mixed.unflatten(2, (3, self.num_heads, -1))  # (B, N, 3, heads, dim / heads)
+        query, key, value = split.permute(2, 0, 3, 1, 4)
+        seen = F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2)
+        x = input + attention.out_proj(seen)
+        return x + self.mlp(self.ln_2(x))
+
+
 class _Table(nn.Module):
     """Learned positions of a square map."""
 
@@ -95,8 +113,9 @@ class _Table(nn.Module):
         super().__init__()
         self.table = nn.Parameter(0.02 * torch.randn(1, dim, side, side))
 
-    def forward(self, side: int) -> Tensor:
-        """Return (1, dim, side, side)."""
+    # Not `forward`: torch's FLOP counter fails on a module that returns its parameter as it is.
+    def of_side(self, side: int) -> Tensor:
+        """Return the positions of a map of that side, (1, dim, side, side)."""
         return resize_table(resize_table(self.table, side, dim=2), side, dim=3)
 
 
