@@ -18,6 +18,7 @@ from lib.errors import UserError
 from lib.sweep import launch
 from lib.sweep.claims import Claims
 from lib.sweep.cli import main, parse
+from lib.sweep.outcome import Outcome
 from lib.sweep.plan import find_entries, missing_epochs
 from lib.sweep.scores import training_run
 from lib.test import main as one_checkpoint
@@ -223,6 +224,25 @@ def test_the_table_is_written_in_every_form(here: Path) -> None:
     assert f"{best['success']:.3f}" in markdown
     assert "3/100" in markdown
     assert markdown.count("best") == 1
+    page = (base / "Ocean_epochs.html").read_text(encoding="utf-8")
+    assert "Ocean_checkpoint_e1" in page
+    assert "Ocean_checkpoint_e2" in page
+
+
+def test_the_best_is_the_one_of_the_highest_first_score() -> None:
+    def rank(**values: float) -> tuple[float, ...]:
+        return Outcome(None, values, 1, 1).rank
+
+    assert rank(success=0.6, precision=0.7) < rank(success=0.5, precision=0.9)
+    assert rank(success=0.6, precision=0.9) < rank(success=0.6, precision=0.7)
+    # Failures count the other way, and a score that cannot be told comes last.
+    assert rank(eao=0.3, accuracy=0.5, robustness=1.0) < rank(eao=0.3, accuracy=0.5, robustness=2.0)
+    assert rank(eao=0.0, accuracy=0.1) < rank(eao=float("nan"), accuracy=0.5)
+
+
+def test_a_test_set_that_only_its_server_scores_cannot_be_swept(here: Path) -> None:
+    with pytest.raises(UserError, match="only its server knows the ground truth"):
+        main(["--dataset", "GOT10K"])
 
 
 def test_a_changed_checkpoint_or_setting_is_redone_and_said(here: Path, capfd: pytest.CaptureFixture[str]) -> None:

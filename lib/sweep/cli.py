@@ -19,11 +19,13 @@ from tqdm import tqdm
 from lib.datasets.benchmarks import load_benchmark
 from lib.distributed import check_gpus, die_with_parent, under_torchrun
 from lib.errors import UserError
-from lib.eval_toolkit.ope import CONVENTIONS, DEFAULT_CONVENTION
+from lib.eval_toolkit.kinds import default_convention
+from lib.eval_toolkit.ope import CONVENTIONS
 from lib.log import RunLog
 from lib.opening import EXPORTED, check_arch, pick_device
 from lib.sweep.claims import STALE_AFTER, Claims
 from lib.sweep.launch import run_workers
+from lib.sweep.outcome import check_scored_here
 from lib.sweep.plan import Sweep, missing_epochs
 from lib.sweep.scores import Scoreboard
 from lib.sweep.work import work
@@ -49,7 +51,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--together", type=positive, help="checkpoints a worker tests side by side, sharing the images")
     parser.add_argument("--watch", nargs="?", const=True, default=False, **flag,
                         help="test each checkpoint of a running training as it appears, until --end_epoch")
-    parser.add_argument("--convention", choices=tuple(CONVENTIONS), default=DEFAULT_CONVENTION, help="rules of scoring")
+    parser.add_argument("--convention", choices=tuple(CONVENTIONS), help="rules of scoring; default: the set's own")
+    parser.add_argument("--html", default=True, **flag, help="write the page with curves and a player at the end")
     parser.add_argument("--log_dir", type=Path, help="TensorBoard folder; default: that of the training run")
     parser.add_argument("--stale_after", type=float, default=STALE_AFTER, help=argparse.SUPPRESS)
     parser.add_argument("--worker", default=False, **flag, help=argparse.SUPPRESS)
@@ -74,6 +77,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(options: argparse.Namespace, argv: list[str], *, speaks: bool) -> int:
     check_arch(options.arch)
+    check_scored_here(options.dataset)
     devices = _devices(options)
     _fill_in(options, device=devices[0])
     benchmark = load_benchmark(options.dataset, options.dataset_dir, images=True)
@@ -85,7 +89,8 @@ def _run(options: argparse.Namespace, argv: list[str], *, speaks: bool) -> int:
         for entry in sweep.entries:
             sweep.folder(entry).discard(sweep.by_name)
     bar = tqdm(total=0, unit="frame", smoothing=0.05, file=sys.stderr, dynamic_ncols=True, disable=not speaks)
-    scoreboard = Scoreboard(sweep, bar, convention=options.convention, board_dir=options.log_dir)
+    convention = options.convention or default_convention(options.dataset)
+    scoreboard = Scoreboard(sweep, bar, convention=convention, board_dir=options.log_dir)
     with bar:
         if len(devices) > 1:
             code = run_workers(argv, devices, tick=lambda: _look(sweep, scoreboard))
@@ -95,6 +100,8 @@ def _run(options: argparse.Namespace, argv: list[str], *, speaks: bool) -> int:
         _look(sweep, scoreboard)
         print(scoreboard.text(), end="")
         _log.info("written to %s, .csv and .json", scoreboard.write())
+        if options.html and (page := scoreboard.write_page()) is not None:
+            _log.info("page: %s", page)
     return code
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,12 @@ from tqdm import tqdm
 from lib.checkpoint import read_checkpoint
 from lib.errors import UserError
 from lib.eval_toolkit.report import difference_tables, rank
-from lib.eval_toolkit.results import OPEScores, listed, score_tracker
+from lib.eval_toolkit.results import listed
 from lib.eval_toolkit.tables import Table, as_csv, as_markdown, as_text
 from lib.files import atomic_write, read_json
 from lib.log import Board
 from lib.results import RECEIPTS
+from lib.sweep.outcome import LESS_IS_BETTER, Outcome, is_one_pass, score_folder
 from lib.sweep.plan import Entry, Sweep
 from lib.test import say_speed
 
@@ -30,7 +32,7 @@ class Scored:
     """A checkpoint whose every sequence is done."""
 
     entry: Entry
-    scores: OPEScores
+    outcome: Outcome
     frames_per_second: float
     sha256: str
 
@@ -74,24 +76,22 @@ class Scoreboard:
 
     def _score(self, entry: Entry, *, seconds: float) -> None:
         benchmark, folder = self._sweep.benchmark, self._sweep.folder(entry)
-        scores = score_tracker(benchmark, folder.path, convention=self._convention,
-                               allow_missing=bool(benchmark.missing))
+        outcome = score_folder(benchmark, folder.path, convention=self._convention)
         speed = benchmark.num_frames / max(seconds, 1e-9)
-        self.scored[entry] = Scored(entry, scores, speed, folder.record.sha256)
-        _log.info("%s: success %.3f, precision %.3f, %.1f frames/s", entry.name, scores.success, scores.precision,
-                  speed)
+        self.scored[entry] = Scored(entry, outcome, speed, folder.record.sha256)
+        values = ", ".join(f"{name} {value:.3f}" for name, value in outcome.values.items())
+        _log.info("%s: %s, %.1f frames/s", entry.name, values, speed)
         self._to_board(self.scored[entry])
         self.write()
 
     def _to_board(self, scored: Scored) -> None:
-        """Add success and precision at their epoch to the training run's TensorBoard, once."""
+        """Add the scores at their epoch to the training run's TensorBoard, once."""
         entry, dataset = scored.entry, self._sweep.options.dataset
         run = self._board_dir or training_run(entry.path)
         if entry.epoch is None or run is None or not run.is_dir():
             return
         folder = self._sweep.folder(entry)
-        values = {"success": scored.scores.success, "precision": scored.scores.precision,
-                  "norm_precision": scored.scores.norm_precision}
+        values = scored.outcome.values
         told = {"run": folder.record.key, "folder": str(run.resolve()), "convention": self._convention, **values}
         path = folder.path / RECEIPTS / BOARD_FILE
         if path.is_file() and read_json(path) == told:
@@ -103,27 +103,33 @@ class Scoreboard:
             json.dump(told, file)
 
     def table(self) -> Table:
-        """Return a row per checkpoint in the order of epochs: success, precision, frames/s; the best is marked."""
-        best = self.best()
-        rows = tuple(
-            (f"{s.entry.name} (best)" if s is best else s.entry.name, s.scores.success, s.scores.precision,
-             s.scores.norm_precision, f"{s.frames_per_second:.1f}", f"{len(s.scores.names)}/{s.scores.expected}")
-            for s in self._in_order())
-        columns = ("Checkpoint", "Success", "Precision", "Norm. prec.", "Frames/s", "Sequences")
+        """Return a row per checkpoint in the order of epochs: its scores and frames/s; the best is marked."""
+        best, in_order = self.best(), self._in_order()
+        names = list(in_order[0].outcome.values) if in_order else []
+        rows = tuple((
+            f"{s.entry.name} (best)" if s is best else s.entry.name,
+            # The table marks the highest number of a column, which must not be that of a score where less is better.
+            *(f"{value:.3f}" if name in LESS_IS_BETTER else value for name, value in s.outcome.values.items()),
+            f"{s.frames_per_second:.1f}", f"{s.outcome.sequences}/{s.outcome.expected}") for s in in_order)
+        columns = ("Checkpoint", *(name.replace("_", " ").capitalize() for name in names), "Frames/s", "Sequences")
         return Table(f"{self._sweep.options.dataset} by checkpoint", columns, rows, best_in="column")
 
     def best(self) -> Scored | None:
-        """Return the checkpoint of the highest success, then precision; None before any is whole."""
-        if not self.scored:
-            return None
-        first = rank([scored.scores for scored in self.scored.values()])[0]
-        return next(scored for scored in self.scored.values() if scored.scores is first)
+        """Return the checkpoint of the highest first score, then second; None before any is whole."""
+        return min(self._in_order(), key=lambda scored: scored.outcome.rank, default=None)
+
+    def _leads(self) -> list[Table]:
+        """Return how sure the best checkpoint's lead is, where that can be told."""
+        if not is_one_pass(self._sweep.benchmark.name):
+            return []
+        return difference_tables(rank([scored.outcome.scores for scored in self.scored.values()]))
 
     def remarks(self) -> list[str]:
         """Return what must be said beside the table: what was scored, how, and what is missing."""
         benchmark, params = self._sweep.benchmark, self._sweep.params
+        rules = f", convention {self._convention}" if is_one_pass(benchmark.name) else ""
         said = [f"{benchmark.name}: {len(benchmark.sequences)}/{benchmark.expected} sequences, {benchmark.num_frames} "
-                f"frames, convention {self._convention}; tracker settings: {params[1]}"]
+                f"frames{rules}; tracker settings: {params[1]}"]
         if benchmark.missing:
             said.append(f"missing in the data set: {listed(benchmark.missing)}")
         unfinished = [entry.name for entry in self._sweep.entries if entry not in self.scored]
@@ -133,13 +139,13 @@ class Scoreboard:
 
     def write(self) -> Path:
         """Write the table as Markdown, CSV and JSON beside the folders of results; return the Markdown's path."""
-        options = self._sweep.options
-        stem = options.result_dir / options.dataset / f"{options.arch}_epochs"
-        ranked = rank([scored.scores for scored in self.scored.values()])
+        stem = self._stem()
+        in_order = self._in_order()
+        names = list(in_order[0].outcome.values) if in_order else []
         texts = {
-            ".md": as_markdown([self.table(), *difference_tables(ranked)], self.remarks()),
-            ".csv": as_csv(("checkpoint", "epoch", "success", "precision", "norm_precision", "frames_per_second",
-                            "sequences", "expected", "sha256"), [_csv_row(scored) for scored in self._in_order()]),
+            ".md": as_markdown([self.table(), *self._leads()], self.remarks()),
+            ".csv": as_csv(("checkpoint", "epoch", *names, "frames_per_second", "sequences", "expected", "sha256"),
+                           [_csv_row(scored) for scored in in_order]),
             ".json": json.dumps(self._json(), indent=1, allow_nan=False) + "\n",
         }
         for suffix, text in texts.items():
@@ -147,10 +153,25 @@ class Scoreboard:
                 file.write(text)
         return stem.with_name(f"{stem.name}.md")
 
+    def write_page(self) -> Path | None:
+        """Write the page with curves and a player, and return its path; None where the test set has no such curves."""
+        benchmark = self._sweep.benchmark
+        if not self.scored or not is_one_pass(benchmark.name):
+            return None
+        from lib.eval_toolkit.html_report import write_report_of  # only the page needs it
+
+        stem = self._stem()
+        folders = [self._sweep.folder(scored.entry).path for scored in self._in_order()]
+        return write_report_of(stem.with_name(f"{stem.name}.html"), benchmark, folders, convention=self._convention,
+                               allow_missing=bool(benchmark.missing), frames=benchmark)
+
+    def _stem(self) -> Path:
+        options = self._sweep.options
+        return Path(options.result_dir) / options.dataset / f"{options.arch}_epochs"
+
     def text(self) -> str:
         """Return the table for a terminal."""
-        ranked = rank([scored.scores for scored in self.scored.values()])
-        return as_text([self.table(), *difference_tables(ranked)], self.remarks())
+        return as_text([self.table(), *self._leads()], self.remarks())
 
     def _in_order(self) -> list[Scored]:
         return [self.scored[entry] for entry in self._sweep.entries if entry in self.scored]
@@ -162,16 +183,16 @@ class Scoreboard:
             "best": best.entry.name if best else None, "remarks": self.remarks(),
             "checkpoints": [{
                 "name": s.entry.name, "epoch": s.entry.epoch, "path": str(s.entry.path), "sha256": s.sha256,
-                "success": s.scores.success, "precision": s.scores.precision, "norm_precision": s.scores.norm_precision,
-                "frames_per_second": s.frames_per_second, "sequences": len(s.scores.names),
-                "expected": s.scores.expected,
+                **{name: None if math.isnan(value) else value for name, value in s.outcome.values.items()},
+                "frames_per_second": s.frames_per_second,
+                "sequences": s.outcome.sequences, "expected": s.outcome.expected,
             } for s in self._in_order()],
         }
 
 
 def _csv_row(s: Scored) -> list[str | int | float | None]:
-    return [s.entry.name, s.entry.epoch, s.scores.success, s.scores.precision, s.scores.norm_precision,
-            round(s.frames_per_second, 2), len(s.scores.names), s.scores.expected, s.sha256]
+    return [s.entry.name, s.entry.epoch, *s.outcome.values.values(), round(s.frames_per_second, 2), s.outcome.sequences,
+            s.outcome.expected, s.sha256]
 
 
 def training_run(checkpoint: Path) -> Path | None:
