@@ -15,8 +15,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from lib.boxes import Boxes
 from lib.datasets.benchmarks import Sequence, write_result
+from lib.datasets.benchmarks.vot import VOTSequence, is_vot, trajectory_file, write_trajectory
 from lib.errors import UserError
 from lib.files import atomic_write, read_json, sha256_of
 from lib.tracker.params import TrackerParams
@@ -95,19 +99,30 @@ class ResultFolder:
             return None
         return float(receipt.get("seconds", 0.0))
 
-    def save(self, sequence: Sequence, boxes_xywh: Boxes, *, seconds: float) -> None:
-        """Write the result of a sequence, whole or not at all."""
+    def save(
+        self, sequence: Sequence, boxes_xywh: Boxes, *, seconds: float, codes: NDArray[np.int8] | None = None
+    ) -> None:
+        """Write the result of a sequence, whole or not at all. `codes` (N,) are those of the restart protocol."""
         result = self.result_path(sequence.name)
         # In this order a kill at any moment leaves no result with a receipt that is not its own.
         result.unlink(missing_ok=True)
         with atomic_write(self._receipt_path(sequence.name)) as file:
             json.dump({"run": self._key, "sequence": self._fingerprint(sequence), "frames": len(boxes_xywh),
                        "seconds": round(seconds, 4)}, file)
-        write_result(result, boxes_xywh, dataset=self.record.dataset)
+        if codes is not None:
+            write_trajectory(result, codes, boxes_xywh)
+        else:
+            write_result(result, boxes_xywh, dataset=self.record.dataset)
 
     def result_path(self, name: str) -> Path:
         """Return where the result of a sequence is written: under the data set's own name for it."""
+        if is_vot(self.record.dataset):
+            return trajectory_file(self.path, name)
         return self.path / f"{name}.txt"
+
+    def _results(self) -> list[Path]:
+        """Return the result files that are there, whoever made them."""
+        return sorted(self.path.glob("baseline/*/*_001.txt" if is_vot(self.record.dataset) else "*.txt"))
 
     def discard(self, names: Iterable[str]) -> None:
         """Delete the results of these sequences, so that they are made again."""
@@ -131,7 +146,7 @@ class ResultFolder:
         """Return in words what the folder holds other than this run ("": nothing), and whether it has a run.json."""
         path = self.path / RUN_FILE
         if not path.is_file():
-            unknown = len(list(self.path.glob("*.txt"))) if self.path.is_dir() else 0
+            unknown = len(self._results())
             return f"holds {unknown} result(s) of unknown origin (no {RUN_FILE})" if unknown else "", False
         there = read_json(path)
         identity = there.get("identity") if isinstance(there, dict) else None
@@ -149,8 +164,9 @@ class ResultFolder:
     def _remove_others(self) -> int:
         """Delete the results whose receipt is not this run's; another process of this run may be writing its own."""
         removed = 0
-        for result in sorted(self.path.glob("*.txt")):
-            if _read_receipt(self._receipt_path(result.stem)).get("run") != self._key:
+        for result in self._results():
+            name = result.parent.name if is_vot(self.record.dataset) else result.stem
+            if _read_receipt(self._receipt_path(name)).get("run") != self._key:
                 result.unlink(missing_ok=True)
                 removed += 1
         return removed
@@ -173,7 +189,10 @@ def fingerprint(sequence: Sequence) -> str:
     frames = sequence.frames
     probed = [frames[i] for i in sorted({0, len(frames) // 2, len(frames) - 1})] if frames else []
     sizes = [path.stat().st_size if path.is_file() else -1 for path in probed]
-    return _digest([sequence.name, [path.name for path in frames], sequence.boxes_xywh[0].tolist(), sizes])[:16]
+    given = sequence.boxes_xywh[0].tolist()
+    if isinstance(sequence, VOTSequence):  # a tracker is started again from later polygons
+        given = hashlib.sha256(sequence.regions.tobytes()).hexdigest()
+    return _digest([sequence.name, [path.name for path in frames], given, sizes])[:16]
 
 
 def _digest(value: Any) -> str:

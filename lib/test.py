@@ -19,9 +19,11 @@ from tqdm import tqdm
 
 from lib.crops import Image
 from lib.datasets.benchmarks import Benchmark, Sequence, load_benchmark
+from lib.datasets.benchmarks.vot import VOTSequence
 from lib.errors import UserError, did_you_mean
 from lib.log import RunLog, duration
 from lib.opening import check_arch, open_tracker, params_arch, weights_file
+from lib.restart import RestartRuns, RestartTrack
 from lib.results import ResultFolder, record_of
 from lib.tracker.lockstep import Job, Lockstep, Track, Watcher
 from lib.tracker.ocean import OceanTracker, TrackerState
@@ -122,7 +124,7 @@ def _follow(candidate: Candidate, todo: ListOf[Sequence], options: argparse.Name
 
     def watch(job: Job, index: int, image: Image, states: dict[int, TrackerState]) -> None:
         bar.set_postfix_str(job.name, refresh=False)
-        bar.update(len(states))
+        bar.update()
         if videos is not None:
             videos.frame(job, index, image, states)
 
@@ -212,12 +214,20 @@ def run_jobs(candidates: ListOf[Candidate], sequences: Mapping[str, Sequence], j
              threads: int = 0, watcher: Watcher | None = None) -> Iterator[tuple[Candidate, Track]]:
     """Return each track of `jobs` with its candidate, once its result is written.
 
-    `sequences` are those that the jobs are of, by name. `watcher` is called after every frame.
+    `sequences` are those that the jobs are of, by name; those of VOT are followed by the restart protocol. `watcher`
+    is called after every frame.
     """
     trackers = [candidate.tracker for candidate in candidates]
-    for track in Lockstep(trackers, batch=batch, threads=threads, watcher=watcher).follow(iter(jobs)):
+    videos = {name: sequence for name, sequence in sequences.items() if isinstance(sequence, VOTSequence)}
+    runs: RestartRuns | Lockstep
+    if videos:
+        runs = RestartRuns(trackers, videos, batch=batch, threads=threads, watcher=watcher)
+    else:
+        runs = Lockstep(trackers, batch=batch, threads=threads, watcher=watcher)
+    for track in runs.follow(iter(jobs)):
         candidate = candidates[track.tracker]
-        candidate.folder.save(sequences[track.job.name], track.boxes_xywh, seconds=track.seconds)
+        codes = track.codes if isinstance(track, RestartTrack) else None
+        candidate.folder.save(sequences[track.job.name], track.boxes_xywh, seconds=track.seconds, codes=codes)
         yield candidate, track
 
 
@@ -237,9 +247,10 @@ class Videos:
     def frame(self, job: Job, index: int, image: Image, states: Mapping[int, TrackerState]) -> None:
         """Add a frame to the sequence's video."""
         video = self._open.setdefault(job.name, BoxVideo(self._folder / f"{job.name}.mp4"))
-        state = next(iter(states.values()))
-        video.write(image, {GREEN: self._truth[job.name][index], YELLOW: state.box_xywh},
-                    caption=f"{job.name} {index + 1}/{len(job.frames)}  {state.score:.2f}")
+        state = next(iter(states.values()), None)  # none after a failure in the restart protocol
+        boxes = {GREEN: self._truth[job.name][index]} | ({} if state is None else {YELLOW: state.box_xywh})
+        said = "lost" if state is None else f"{state.score:.2f}"
+        video.write(image, boxes, caption=f"{job.name} {index + 1}/{len(job.frames)}  {said}")
 
     def close(self, name: str) -> None:
         """Finish the sequence's video."""

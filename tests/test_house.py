@@ -46,7 +46,7 @@ ALLOWED: dict[str, set[str]] = {
 }
 # Files that belong to a part named otherwise.
 PART_OF: dict[str, str] = dict.fromkeys(("schedule", "stage", "loader", "resume", "watch", "job"), "train")
-PART_OF |= {"results": "test", "video": "test", "opening": "test"}
+PART_OF |= {"results": "test", "video": "test", "opening": "test", "restart": "test"}
 PART_OF |= {"video_source": "run_video", "select_box": "run_video"}
 
 

@@ -113,13 +113,14 @@ def empty_weight(tags: Mapping[str, NDArray[np.bool_]]) -> int:
     return sum(not tag.any() for tag in tags.values())
 
 
-def expected_overlap_curves(parts: Items[Fragment]) -> Floats:
-    """Return the expected average overlap (len(TAGS), L) at lengths 0 .. L - 1, L the longest fragment.
+def expected_overlap_curves(parts: Items[Fragment], *, length: int) -> Floats:
+    """Return the expected average overlap (len(TAGS), length) at lengths 0 .. length - 1.
+
+    `length` is that of the longest video: a lost run goes on with 0 until there.
 
     Column n is the mean over frames 1..n, so the frame of the start does not count; column 0 is 1. NaN where no
     fragment with weight is known up to that length. All tags at once: two products of (tags, F) with (F, L).
     """
-    length = max(len(part.overlap) for part in parts)
     values, known = np.zeros((len(parts), length)), np.zeros((len(parts), length))
     for row, part in enumerate(parts):
         values[row, : len(part.overlap)] = part.overlap

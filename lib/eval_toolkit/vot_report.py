@@ -60,7 +60,7 @@ def remarks(benchmark: Benchmark, scores: Sequence[VOTScores]) -> list[str]:
                  for m in s.mismatches]
         said += [f"{s.tracker}: {note}" for note in s.notes]
         if s.eao["all"] is None:
-            said.append(f"{s.tracker}: no EAO, as no run is as long as {low} frames")
+            said.append(f"{s.tracker}: no EAO, as no video is as long as {low} frames")
     if len({s.names for s in scores}) > 1:
         said.append("the trackers are scored on different videos: their scores cannot be compared")
     return said

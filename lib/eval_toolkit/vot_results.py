@@ -45,7 +45,7 @@ class VOTScores:
     lost_number: float
     """Failures in all videos."""
     eao: dict[str, float | None]
-    """Expected average overlap of all frames ("all") and by attribute; None where no run is as long as the interval."""
+    """Expected average overlap of all frames ("all") and by attribute; None where no video is as long as the interval."""
     sequence_accuracy: Floats
     """(S,) NaN for a video that has no frame after the burn-in."""
     sequence_lost: Floats
@@ -99,7 +99,8 @@ def score_vot(
     assert all(isinstance(sequence, VOTSequence) for sequence in scored), benchmark.name
     videos = [_score_video(sequence, files[sequence.name], overlap)  # type: ignore[arg-type]
               for sequence in scored]
-    curves = expected_overlap_curves([part for video in videos for part in video.parts])
+    curves = expected_overlap_curves([part for video in videos for part in video.parts],
+                                     length=max(len(video.accuracy) for video in videos))
     interval = EAO_INTERVALS[benchmark.name]
     eao = expected_average_overlap(curves, interval)
     return VOTScores(

@@ -57,7 +57,8 @@ def load_tracker_params(path: str | Path) -> TrackerParams:
 
 
 # Benchmarks that hold the videos of another one use its hyper-parameters.
-_SAME_VIDEOS = {"OTB100": "OTB2015", "OTB2013": "OTB2015", "OTB50": "OTB2015", "VOT2017": "VOT2018"}
+_SAME_VIDEOS = {"OTB100": "OTB2015", "OTB2013": "OTB2015", "OTB50": "OTB2015", "VOT2017": "VOT2018",
+                "GOT10K-VAL": "GOT10K"}  # fmt: skip
 
 
 def find_tracker_params(benchmark: str, *, root: Path, arch: str = "Ocean") -> tuple[TrackerParams, str]:
