@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from otb_trees import boxes_of, make_sequence, numbered, shared, write_rows
 
@@ -361,10 +361,32 @@ def test_separators(tmp_path: Path, text: str) -> None:
 @settings(max_examples=200, deadline=None)
 @given(st.lists(st.text(alphabet="0123456789.,-+eEna \t", max_size=24), max_size=4))
 def test_the_fast_parser_only_takes_what_the_slow_one_takes(lines: list[str]) -> None:
-    data = "\n".join(lines).encode()
+    check_that_the_slow_parser_agrees("\n".join(lines).encode())
+
+
+@settings(max_examples=500, deadline=None)
+@given(st.lists(st.text(alphabet="019.-", max_size=4), min_size=4, max_size=4))
+@example([".-", ".5", ".4", ".2"])
+def test_the_fast_parser_is_not_fooled_by_signs_and_points(tokens: list[str]) -> None:
+    check_that_the_slow_parser_agrees(",".join(tokens).encode())
+
+
+def check_that_the_slow_parser_agrees(data: bytes) -> None:
     fast = _parse_clean(data)
     if fast is not None:
         assert np.array_equal(fast, _parse_slowly(Path("x"), data), equal_nan=True)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.lists(st.from_regex(r"-?[0-9]{0,12}\.[0-9]{0,12}", fullmatch=True), min_size=4, max_size=4),
+                min_size=1, max_size=3))
+def test_decimals_are_rounded_as_python_rounds_them(rows: list[list[str]]) -> None:
+    fast = _parse_clean("".join(",".join(row) + "\n" for row in rows).encode())
+    if any(number in (".", "-.") for row in rows for number in row):
+        assert fast is None
+    else:
+        assert fast is not None
+        assert fast.tolist() == [[float(number) for number in row] for row in rows]
 
 
 @settings(max_examples=100, deadline=None)
