@@ -45,7 +45,7 @@ class VOTScores:
     lost_number: float
     """Failures in all videos."""
     eao: dict[str, float | None]
-    """Expected average overlap of all frames ("all") and by attribute; None where no video is as long as the interval."""
+    """Expected average overlap of all frames ("all") and by attribute; None where no video is long enough for it."""
     sequence_accuracy: Floats
     """(S,) NaN for a video that has no frame after the burn-in."""
     sequence_lost: Floats
