@@ -230,6 +230,9 @@ def sole_writer(folder: Path) -> Iterator[None]:
             file.truncate(0)
             file.write(str(os.getpid()))
             file.flush()
+        for half in folder.glob(".checkpoint_e*.tmp"):  # what a kill in the midst of a save left behind
+            with contextlib.suppress(OSError):
+                half.unlink()
         yield
 
 

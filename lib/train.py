@@ -280,8 +280,9 @@ def _set_determinism(cfg: Config) -> None:
 
 def _say_device(cfg: Config, world: World) -> None:
     gpus = cfg.gpu_numbers()
-    log.info("%d process(es), this one on %s", world.size, world.device)
-    if world.size == 1 and len(gpus) > 1:
+    why = "" if world.device.type == "cuda" else ", as there is no CUDA device"
+    log.info("%d process(es), this one on %s%s", world.size, world.device, why)
+    if world.size == 1 and len(gpus) > 1 and world.device.type == "cuda":
         log.info("GPUS lists %d devices, one process uses one: start with --gpus %s for all", len(gpus), cfg.GPUS)
 
 
@@ -292,6 +293,8 @@ def _known_failure(error: BaseException) -> str:
         return f"the GPU's memory is full ({text[:200]}); lower TRAIN.BATCH, or set TRAIN.AMP to bf16"
     if "does not have a deterministic implementation" in text:
         return f"TRAIN.DETERMINISTIC: {text[:200]}; leave --deterministic out, or train on the CPU"
+    if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+        return f"TRAIN.COMPILE: torch.compile failed here ({type(error).__name__}: {text[:200]}); set TRAIN.COMPILE=False"
     if "returned nan values" in text:
         return f"--detect-anomaly: {text[:200]}"
     if distributed.under_torchrun() and _LOST.search(str(error)):

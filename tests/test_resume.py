@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from train_helpers import same, snapshot, tiny_yaml, train_processes
+from kill_training import kill_and_resume
+from train_helpers import DISK_FULL, same, snapshot, tiny_yaml, train_processes
 
 from lib import resume
 from lib.config import load_config
@@ -45,6 +46,25 @@ def test_kill_at_a_random_step_and_resume_auto_ends_in_the_same_weights(whole: P
     steps = [event.step for event in _events(folders[0])]
     assert steps == sorted(set(steps)), "no step is told twice"
     assert steps[-1] == 12
+
+
+@pytest.mark.parametrize("choice", ["stop", "continue"])
+def test_a_full_disk_keeps_the_checkpoints_and_says_so(tmp_path: Path, choice: str) -> None:
+    arguments = ["--cfg", str(tiny_yaml(tmp_path, ON_SAVE_ERROR=choice))]
+    ((code, text),) = train_processes(arguments, signals=[{5: DISK_FULL}])
+    if choice == "stop":
+        assert code == 2
+        assert "checkpoint_e2.pth: cannot be written (File too large)" in text
+    else:
+        assert (code, text) == (0, "")
+    left = {path.name for path in (tmp_path / "snapshot").iterdir()}
+    assert left == {"checkpoint_e1.pth", ".training.lock"}, "nothing half-written"
+    assert resume.intact(tmp_path / "snapshot" / "checkpoint_e1.pth")
+
+
+def test_random_kills_lose_nothing(tmp_path: Path) -> None:
+    found = kill_and_resume(tmp_path, kills=2, ranks=1, epochs=6, save_every=1, seed=random.randrange(1000))
+    assert found["identical"], found
 
 
 def _events(folder: Path) -> list:

@@ -324,5 +324,7 @@ def test_two_trainings_do_not_write_to_one_folder(tmp_path: Path) -> None:
     finally:
         os.kill(pid, signal.SIGKILL)
         os.waitpid(pid, 0)
+    (tmp_path / ".checkpoint_e3.pth.abc.tmp").touch()
     with resume.sole_writer(tmp_path):
+        assert not list(tmp_path.glob("*.tmp")), "left by a kill in the midst of a save"
         assert (tmp_path / ".training.lock").read_text() == str(os.getpid()), "the lock ends with its process"

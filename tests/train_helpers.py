@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import resource
 import signal
 import socket
 import sys
@@ -22,6 +23,7 @@ from lib.datasets.sample import Sample
 from lib.distributed import World, join, leave
 from lib.errors import UserError
 
+DISK_FULL = -1  # in place of a signal: from here on no file may grow beyond 16 KiB
 ROOT = Path(__file__).resolve().parents[1]
 PAIRS = 12  # an epoch of the tiny training: 3 steps of 4 pairs
 
@@ -92,8 +94,12 @@ def _child(arguments: list[str], environment: dict[str, str], signals: dict[int,
     def step_and_signal(job: Any, stage: Any, batch: Any) -> Any:
         output = take_step(job, stage, batch)
         jobs[:] = [job]
-        if job.step in signals:
-            os.kill(os.getpid(), signals[job.step])
+        number = signals.get(job.step)
+        if number == DISK_FULL:
+            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+            resource.setrlimit(resource.RLIMIT_FSIZE, (16384, resource.RLIM_INFINITY))
+        elif number:
+            os.kill(os.getpid(), number)
         return output
 
     lib.train.take_step = step_and_signal
@@ -108,17 +114,18 @@ def _child(arguments: list[str], environment: dict[str, str], signals: dict[int,
 
 
 def train_processes(arguments: Sequence[str], *, ranks: int = 1, signals: Sequence[dict[int, int]] = (),
-                    pairs: dict[str, Any] | None = None, real: bool = False,
-                    timeout: float = 60) -> list[tuple[int, str]]:
+                    pairs: dict[str, Any] | None = None, real: bool = False, timeout: float = 60,
+                    kill: tuple[int, float] | None = None) -> list[tuple[int, str]]:
     """Return (exit code, error text) of each rank of a training in processes of their own; -9 for a killed one.
 
-    signals: for each rank, step -> signal. real: with the YAML's data instead of CheapPairs(**pairs). The processes
-    come from a fork server that has torch loaded already.
+    signals: for each rank, step -> signal. kill: a rank and the seconds after which it is killed, whatever it does
+    then. real: with the YAML's data instead of CheapPairs(**pairs). The processes come from a fork server that has torch
+    loaded already.
     """
     samples = None if real else pairs or {}
     extra = [(signals[rank] if rank < len(signals) else {}, samples) for rank in range(ranks)]
     return _run_ranks(_child, [(list(arguments), environment, *own) for environment, own in
-                               zip(_environments(ranks), extra, strict=True)], timeout=timeout)
+                               zip(_environments(ranks), extra, strict=True)], timeout=timeout, kill=kill)
 
 
 def call_in_ranks(function: Callable[[World], Any], *, ranks: int) -> list[Any]:
@@ -141,7 +148,8 @@ def _environments(ranks: int) -> list[dict[str, str]]:
     return [{**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(ranks)]
 
 
-def _run_ranks(function: Callable[..., None], arguments: list[tuple[Any, ...]], *, timeout: float) -> list[Any]:
+def _run_ranks(function: Callable[..., None], arguments: list[tuple[Any, ...]], *, timeout: float,
+               kill: tuple[int, float] | None = None) -> list[Any]:
     """Return what each process put into its queue; (-9, "") for one that was killed."""
     context = _fork_server()
     started = []
@@ -150,6 +158,9 @@ def _run_ranks(function: Callable[..., None], arguments: list[tuple[Any, ...]], 
         process = context.Process(target=function, args=(*own, queue))
         process.start()
         started.append((process, queue))
+    if kill:
+        started[kill[0]][0].join(kill[1])
+        started[kill[0]][0].kill()
     results = []
     for process, queue in started:
         process.join(timeout)
