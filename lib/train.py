@@ -294,7 +294,8 @@ def _known_failure(error: BaseException) -> str:
     if "does not have a deterministic implementation" in text:
         return f"TRAIN.DETERMINISTIC: {text[:200]}; leave --deterministic out, or train on the CPU"
     if type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
-        return f"TRAIN.COMPILE: torch.compile failed here ({type(error).__name__}: {text[:200]}); set TRAIN.COMPILE=False"
+        what = f"{type(error).__name__}: {text[:200]}"
+        return f"TRAIN.COMPILE: torch.compile failed on this machine ({what}); set TRAIN.COMPILE=False"
     if "returned nan values" in text:
         return f"--detect-anomaly: {text[:200]}"
     if distributed.under_torchrun() and _LOST.search(str(error)):

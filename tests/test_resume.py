@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from kill_training import kill_and_resume
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from train_helpers import DISK_FULL, same, snapshot, tiny_yaml, train_processes
 
 from lib import resume

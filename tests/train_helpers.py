@@ -119,8 +119,8 @@ def train_processes(arguments: Sequence[str], *, ranks: int = 1, signals: Sequen
     """Return (exit code, error text) of each rank of a training in processes of their own; -9 for a killed one.
 
     signals: for each rank, step -> signal. kill: a rank and the seconds after which it is killed, whatever it does
-    then. real: with the YAML's data instead of CheapPairs(**pairs). The processes come from a fork server that has torch
-    loaded already.
+    then. real: with the YAML's data instead of CheapPairs(**pairs). The processes come from a fork server that has
+    torch loaded already.
     """
     samples = None if real else pairs or {}
     extra = [(signals[rank] if rank < len(signals) else {}, samples) for rank in range(ranks)]
