@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from lib.boxes import xywh_to_xyxy
-from lib.crops import crop511
+from lib.crops import crop511, view_matrix
 from lib.datasets import synthetic
 from lib.datasets.synthetic import SyntheticSource, crop_of, held_out_scene, render_sequence, write_otb
 from lib.datasets.synthetic_bodies import random_body, stamp, streak_kernel
@@ -29,7 +29,7 @@ def plain(scene: Scene) -> Scene:
 
 
 def scene(number: int, *, length: int = 60) -> Scene:
-    return random_scene(7, 2, number, size_wh=(320, 240), length=length)
+    return random_scene(7, 2, number, size_wh=(320, 240), length=length, difficulty=1.0)
 
 
 def digest_of_pairs(numbers: list[int]) -> str:
@@ -82,6 +82,29 @@ def test_a_window_shows_what_the_whole_frame_shows() -> None:
     assert difference.mean() < 0.5  # vertices and textures are rounded to fractions of a px from another corner
 
 
+def test_a_view_needs_no_more_than_its_part_of_the_crop() -> None:
+    drawn, matrix = plain(scene(2)), view_matrix((100.0, 130.0, 355.0, 385.0), out_size=255)
+    views = []
+    for crop in (crop_of(drawn, 9), crop_of(drawn, 9, np.array([100.0, 130.0, 355.0, 385.0]))):
+        assert crop.to_image is not None
+        whole = np.vstack([matrix, [0, 0, 1]]) @ np.vstack([cv2.invertAffineTransform(crop.to_image), [0, 0, 1]])
+        views.append(cv2.warpAffine(crop.image, whole[:2], (255, 255), borderMode=cv2.BORDER_CONSTANT,
+                                    borderValue=crop.fill))
+    assert cv2.absdiff(*views).mean() < 0.5
+    small = crop_of(drawn, 9, np.array([240.0, 240.0, 270.0, 270.0])).image
+    assert small.size < crop_of(drawn, 9).image.size / 10
+    beside = crop_of(drawn, 9, np.array([-900.0, -900.0, -800.0, -800.0]))  # wholly outside the frame
+    assert min(beside.image.shape) >= 3
+
+
+def test_an_easy_scene_has_no_faults_and_larger_targets() -> None:
+    for number in range(20):
+        easy = random_scene(7, 2, number, size_wh=(320, 240), length=60, difficulty=0.0)
+        assert easy.front == ()
+        assert (easy.optics.shutter, easy.optics.grain, easy.optics.jpeg, easy.optics.shade) == (0, 0, 0, None)
+        assert np.sqrt(np.prod(easy.box_xywh(0)[2:])) > 30
+
+
 @pytest.mark.parametrize("number", [0, 1, 4])
 def test_the_crop_is_the_prepared_crop_of_the_frame(number: int) -> None:
     drawn = plain(scene(number))
@@ -107,7 +130,7 @@ def test_pairs_show_the_target_within_the_range() -> None:
         assert 0 <= first < 50
         assert 0 <= second < 50
         distances.append(abs(first - second))
-        drawn = random_scene(7, synthetic.TRAINING, track, size_wh=(320, 240), length=50)
+        drawn = random_scene(7, synthetic.TRAINING, track, size_wh=(320, 240), length=50, difficulty=1.0)
         assert drawn.covered(second) <= 0.95
     assert max(distances) <= 10
     assert len(set(distances)) > 5

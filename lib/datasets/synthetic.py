@@ -16,7 +16,7 @@ import cv2
 import numpy as np
 
 from lib.boxes import Boxes, xywh_to_xyxy
-from lib.crops import CROP_SIZE, Image, box_in_crop511, crop_square, mean_colour, view_matrix
+from lib.crops import CROP_SIZE, Image, box_in_crop511, crop_square, transform_box, view_matrix
 from lib.datasets.pairs import Crop, FramePair
 from lib.datasets.synthetic_scene import Scene, random_scene
 from lib.errors import UserError
@@ -27,9 +27,6 @@ SIZE_WH = (320, 240)  # px, the size of most of OTB's older sequences
 CLEAR, USABLE = 0.25, 0.7  # at most so much of the target may be hidden in a template or first frame, and in a search
 DRAWS = 6  # frames tried before the least hidden one is taken
 JPEG_QUALITY = 92
-# How far a view looks from the crop's centre, px: half its side, scaled, shifted, and turned by 10 degrees.
-TEMPLATE_REACH = (127 / 2 * 1.05 + 4) * 1.2
-SEARCH_REACH = (255 / 2 * 1.18 + 64) * 1.1
 CODEC_BLOCK = 8  # px; windows of a frame start at a multiple, as JPEG's blocks do
 
 
@@ -37,8 +34,8 @@ CODEC_BLOCK = 8  # px; windows of a frame start at a multiple, as JPEG's blocks 
 class SyntheticSource:
     """A source of pairs (see `lib.datasets.pairs.Source`) that renders two frames of a scene when they are asked for.
 
-    `frame_range` is the greatest distance in frames between template and search frame, `tracks` the number of scenes, each
-    `length` frames long, in frames of `size_wh` px. Nothing is kept but the pattern bank.
+    `frame_range` is the greatest distance in frames between template and search frame, `tracks` the number of scenes,
+    each `length` frames long, in frames of `size_wh` px, `difficulty` as `random_scene` has it. No scene is kept.
     """
 
     name: str = "SYNTHETIC"
@@ -47,6 +44,7 @@ class SyntheticSource:
     length: int = 120
     frame_range: int = 60
     size_wh: tuple[int, int] = SIZE_WH
+    difficulty: float = 1.0
 
     @property
     def num_tracks(self) -> int:
@@ -54,19 +52,19 @@ class SyntheticSource:
         return self.tracks
 
     def pair(self, track: int, rng: np.random.Generator) -> FramePair:
-        """Return a pair of frames of one track: the template's uniform over it, the search's within `frame_range` of it.
+        """Return a pair of frames of one track: the template uniform over it, the search within `frame_range` of it.
 
         Frames in which the target is mostly hidden are drawn again.
         """
         assert 0 <= track < self.tracks, track
-        scene = random_scene(self.seed, TRAINING, track, size_wh=self.size_wh, length=self.length)
+        scene = random_scene(self.seed, TRAINING, track, size_wh=self.size_wh, length=self.length,
+                             difficulty=self.difficulty)
         first = _visible(scene, lambda: int(rng.integers(self.length)), limit=CLEAR)
         low, high = max(first - self.frame_range, 0), min(first + self.frame_range, self.length - 1)
         second = _visible(scene, lambda: int(rng.integers(low, high + 1)), limit=USABLE)
         return FramePair(
             name=f"{self.name}: track {track}, frames {first} and {second}",
-            template=functools.partial(crop_of, scene, first, reach=TEMPLATE_REACH),
-            search=functools.partial(crop_of, scene, second, reach=SEARCH_REACH),
+            template=functools.partial(crop_of, scene, first), search=functools.partial(crop_of, scene, second),
         )
 
 
@@ -83,31 +81,33 @@ def _visible(scene: Scene, draw: Callable[[], int], *, limit: float) -> int:
     return best
 
 
-def crop_of(scene: Scene, frame: int, *, reach: float = CROP_SIZE / 2) -> Crop:
+def crop_of(scene: Scene, frame: int, view_xyxy: Boxes | None = None, /) -> Crop:
     """Return a frame of a scene as its target's 511 px crop: the picture, and how crop px lie in it.
 
-    Only the part of the frame within `reach` crop px of the target's centre is drawn; beyond it lies the fill colour.
+    Only the part of the frame that `view_xyxy` (crop px; all of the crop if None) shows is drawn.
     """
     box_xyxy = xywh_to_xyxy(scene.box_xywh(frame))
-    square = crop_square(box_xyxy)
-    to_image = np.linalg.inv(np.vstack([view_matrix(square, out_size=CROP_SIZE), [0, 0, 1]]))[:2]
-    centre, half = (square[:2] + square[2:]) / 2, reach * (square[2] - square[0]) / CROP_SIZE
-    low = np.maximum(np.floor((centre - half) / CODEC_BLOCK) * CODEC_BLOCK, 0).astype(int)
-    high = np.minimum(np.ceil(centre + half) + 1, scene.size_wh).astype(int)
-    low = np.minimum(low, high - CODEC_BLOCK)  # a target that has left the frame still gets a strip of it
+    to_image = np.asarray(cv2.invertAffineTransform(view_matrix(crop_square(box_xyxy), out_size=CROP_SIZE)), np.float64)
+    shown = transform_box((0, 0, CROP_SIZE - 1, CROP_SIZE - 1) if view_xyxy is None else view_xyxy, to_image)
+    # One px more on each side for the interpolation; JPEG's blocks lie where they would in the whole frame.
+    low = np.maximum(np.floor((shown[:2] - 1) / CODEC_BLOCK) * CODEC_BLOCK, 0).astype(int)
+    high = np.minimum(np.ceil(shown[2:]) + 2, scene.size_wh).astype(int)
+    low, high = np.minimum(low, np.array(scene.size_wh) - CODEC_BLOCK), np.maximum(high, CODEC_BLOCK)
     image = scene.frame(frame, window=(int(low[0]), int(low[1]), int(high[0]), int(high[1])))
     to_image[:, 2] -= low
-    blue, green, red = mean_colour(image)
-    return Crop(image, box_in_crop511(box_xyxy[2:] - box_xyxy[:2]), to_image, (blue, green, red))
+    return Crop(image, box_in_crop511(box_xyxy[2:] - box_xyxy[:2]), to_image, scene.mean_colour(frame))
 
 
-def held_out_scene(seed: int, number: int, *, length: int, size_wh: tuple[int, int] = SIZE_WH) -> Scene:
+def held_out_scene(
+    seed: int, number: int, *, length: int, size_wh: tuple[int, int] = SIZE_WH, difficulty: float = 1.0
+) -> Scene:
     """Return held-out scene `number` of a seed: its target is in plain view at t = 0 and hidden in 5% of it at most.
 
     Scenes that are not like that are passed over; scene n is searched for in its own thousand.
     """
     for attempt in range(1000):
-        scene = random_scene(seed, TESTING, 1000 * number + attempt, size_wh=size_wh, length=length)
+        scene = random_scene(seed, TESTING, 1000 * number + attempt, size_wh=size_wh, length=length,
+                             difficulty=difficulty)
         hidden = np.array([scene.covered(t) for t in range(length)])
         if hidden[0] <= CLEAR and (hidden > USABLE).mean() <= 0.05:
             return scene
@@ -115,20 +115,20 @@ def held_out_scene(seed: int, number: int, *, length: int, size_wh: tuple[int, i
 
 
 def render_sequence(
-    seed: int, number: int, *, length: int, size_wh: tuple[int, int] = SIZE_WH
+    seed: int, number: int, *, length: int, size_wh: tuple[int, int] = SIZE_WH, difficulty: float = 1.0
 ) -> Iterator[tuple[Image, Boxes]]:
     """Yield the frames of held-out sequence `number` of a seed: uint8 (H, W, 3) BGR and the box (x, y, w, h), origin 0.
 
     The box holds all of the target, hidden parts too, as OTB's do.
     """
-    scene = held_out_scene(seed, number, length=length, size_wh=size_wh)
+    scene = held_out_scene(seed, number, length=length, size_wh=size_wh, difficulty=difficulty)
     for time in range(length):
         yield scene.frame(time), scene.box_xywh(time)
 
 
 def write_otb(
     root: str | Path, *, num: int, length: int, seed: int, size_wh: tuple[int, int] = SIZE_WH,
-    progress: Callable[[int], object] | None = None,
+    difficulty: float = 1.0, progress: Callable[[int], object] | None = None,
 ) -> list[str]:
     """Return the names of `num` held-out sequences of `length` frames, written to `root` in OTB's official form.
 
@@ -141,7 +141,8 @@ def write_otb(
     for number, name in enumerate(names):
         folder = Path(root) / name
         if not (folder / "groundtruth_rect.txt").is_file():
-            _write_sequence(folder, render_sequence(seed, number, length=length, size_wh=size_wh), progress)
+            frames = render_sequence(seed, number, length=length, size_wh=size_wh, difficulty=difficulty)
+            _write_sequence(folder, frames, progress)
         elif progress is not None:
             progress(length)
     return names

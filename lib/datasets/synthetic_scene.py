@@ -27,6 +27,7 @@ from lib.datasets.synthetic_textures import Bank, painted
 
 MARGIN = 56  # px of background beyond the frame on each side, for the camera to pan over
 TARGET_SIDE = (15.0, 84.0)  # px, square root of the target's area; OTB's are 17 .. 250 px in frames twice as wide
+EASY_SIDE = 40.0  # px, the smallest target's where nothing is difficult
 POSE_X, POSE_Y, POSE_SIZE, POSE_ASPECT, POSE_ANGLE, POSE_LIGHT = range(6)
 CAMERA_X, CAMERA_Y, CAMERA_ZOOM, CAMERA_ANGLE, CAMERA_GAIN, CAMERA_BIAS = range(6)
 WORLDS, PROPS = 64, 160  # backgrounds and bystanders per bank, made once; targets are made anew for each scene
@@ -126,6 +127,14 @@ class Scene:
             hidden += mover.opacity * max(min(x2, a2) - max(x1, a1), 0) * max(min(y2, b2) - max(y1, b1), 0) / area
         return float(min(hidden, 1))
 
+    def mean_colour(self, time: float) -> tuple[float, float, float]:
+        """Return about the mean colour (B, G, R) of the frame at a time: that of the background under the light."""
+        mean = np.array(cv2.mean(self.world)[:3]).astype(np.uint8).reshape(1, 1, 3)
+        plain = replace(self.optics, shade=None, defocus=0.0, coarse=1.0, grain=0.0, jpeg=0)
+        gain, bias = self.camera.at(time)[CAMERA_GAIN:]
+        blue, green, red = developed(mean, plain, gain=float(np.exp(gain)), bias=float(bias), key=()).ravel().tolist()
+        return blue, green, red
+
     def frame(self, time: float, *, window: tuple[int, int, int, int] | None = None) -> Image:
         """Return the frame uint8 (H, W, 3), BGR, at a time, or only its part in `window` (left, top, right, bottom)."""
         left, top, right, bottom = window or (0, 0, *self.size_wh)
@@ -185,19 +194,23 @@ def _grain() -> Image:
     return np.rint(np.clip(tile, 0, 255)).astype(np.uint8)
 
 
-def random_scene(seed: int, stream: int, number: int, *, size_wh: tuple[int, int], length: int) -> Scene:
+def random_scene(
+    seed: int, stream: int, number: int, *, size_wh: tuple[int, int], length: int, difficulty: float
+) -> Scene:
     """Return scene `number` of a stream (training, testing) of a seed, made to be watched from t = 0 to `length`.
 
-    `size_wh` is the frame's size in px, `length` in frames. Streams of one seed share no scene but the pattern bank.
+    `size_wh` is the frame's size in px, `length` in frames. Streams of one seed share nothing. `difficulty` 0..1 scales
+    how small and fast targets are, how much they turn and change, and how often they are hidden, imitated or blurred.
     """
     rng = np.random.default_rng([seed, stream, SCENE_STREAM, number])
-    side = float(np.exp(rng.uniform(*np.log(TARGET_SIDE))))
     bank = (seed, stream)
-    target = Mover(random_body(bank, rng), target_path(rng, side=side, size_wh=size_wh))
-    behind, front = _lookalikes(bank, rng, target, side=side)
-    if rng.random() < 0.45:
+    smallest = EASY_SIDE * (TARGET_SIDE[0] / EASY_SIDE) ** difficulty
+    side = float(np.exp(rng.uniform(np.log(smallest), np.log(TARGET_SIDE[1]))))
+    target = Mover(random_body(bank, rng), target_path(rng, side=side, size_wh=size_wh, difficulty=difficulty))
+    behind, front = _lookalikes(bank, rng, target, side=side, difficulty=difficulty)
+    if rng.random() < 0.45 * difficulty:
         front.append(_occluder(bank, rng, target, side=side, length=length))
-    slow = rng.uniform(0, 1) ** 2  # most cameras are nearly still
+    slow = difficulty * rng.uniform(0, 1) ** 2  # most cameras are nearly still
     camera = wave(
         rng, rest=np.zeros(6), amplitude=np.array([50 * slow, 40 * slow, 0.12 * slow, 0.1 * slow, 0.15, 10]),
         periods=(25.0, 250.0),
@@ -205,7 +218,7 @@ def random_scene(seed: int, stream: int, number: int, *, size_wh: tuple[int, int
     return Scene(
         size_wh=size_wh, number=number, target=target, behind=tuple(behind), front=tuple(front),
         world=_world(bank, int(rng.integers(WORLDS)), size_wh=size_wh), mirror=rng.choice([-1.0, 1.0], 2),
-        camera=camera, optics=_optics(rng, size_wh=size_wh),
+        camera=camera, optics=_optics(rng, size_wh=size_wh, difficulty=difficulty),
     )
 
 
@@ -217,36 +230,36 @@ def wave(rng: np.random.Generator, *, rest: Points, amplitude: Points, periods: 
     return Wave(rest, np.zeros(channels), amplitude[:, None] * share, omega, rng.uniform(0, 2 * np.pi, (channels, 3)))
 
 
-def target_path(rng: np.random.Generator, *, side: float, size_wh: tuple[int, int]) -> Wave:
-    """Return a path whose centre keeps `side` px of room to the frame's borders where it can.
+def target_path(rng: np.random.Generator, *, side: float, size_wh: tuple[int, int], difficulty: float) -> Wave:
+    """Return a path whose centre keeps 0.75 `side` px of room to the frame's borders where it can.
 
-    Speeds reach a third of the target's side per frame; in one of four scenes it turns all the way round.
+    At difficulty 1 speeds reach a third of the target's side per frame, and one of four targets turns all the way.
     """
     path = wave(
         rng, rest=np.array([0, 0, np.log(side), 0, 0, 0]), periods=(20.0, 160.0),
-        amplitude=np.array([1, 1, rng.uniform(0, 0.35), rng.uniform(0, 0.35), rng.uniform(0, 0.35), 0.2]),
+        amplitude=np.array([1, 1, *(difficulty * rng.uniform(0, 0.35, 3)), 0.2]),
     )
     room = np.maximum(np.array(size_wh) - 1.5 * side, 4.0) / 2
     # Each sine gets a top speed, and so its amplitude; a fast one is short.
-    speed = side * rng.uniform(0, 0.3) * rng.dirichlet(np.ones(3), 2)
+    speed = side * (0.4 + 0.6 * difficulty) * rng.uniform(0, 0.3) * rng.dirichlet(np.ones(3), 2)
     amplitude = speed / path.omega[:2]
     amplitude *= np.minimum(1, room / amplitude.sum(axis=1))[:, None]
     free = np.maximum(room - amplitude.sum(axis=1), 0)
     path.rest[:2] = np.array(size_wh) / 2 + free * rng.uniform(-1, 1, 2)
     path.amplitude[:2] = amplitude
-    if rng.random() < 0.25:
+    if rng.random() < 0.25 * difficulty:
         path.rate[POSE_ANGLE] = rng.uniform(-0.03, 0.03)
     return path
 
 
 def _lookalikes(
-    bank: Bank, rng: np.random.Generator, target: Mover, *, side: float
+    bank: Bank, rng: np.random.Generator, target: Mover, *, side: float, difficulty: float
 ) -> tuple[list[Mover], list[Mover]]:
     """Return the movers near the target, behind and in front of it: its twin, its shape, its colours or neither."""
     behind: list[Mover] = []
     front: list[Mover] = []
     for _ in range(int(rng.choice([0, 1, 2, 3], p=[0.3, 0.35, 0.2, 0.15]))):
-        kind = rng.random()
+        kind = 1 - difficulty * rng.random()
         other = _prop(bank, int(rng.integers(PROPS)))
         if kind < 0.2:
             body = target.body
@@ -260,7 +273,7 @@ def _lookalikes(
         rest[POSE_SIZE] += rng.uniform(-0.35, 0.35)
         amplitude = np.array([side * rng.uniform(0, 1), side * rng.uniform(0, 1), 0.2, 0.2, 0.3, 0.2])
         mover = Mover(body, wave(rng, rest=rest, amplitude=amplitude, periods=(30.0, 160.0)))
-        (front if rng.random() < 0.3 else behind).append(mover)
+        (front if rng.random() < 0.3 * difficulty else behind).append(mover)
     return behind, front
 
 
@@ -306,20 +319,20 @@ def _world(bank: Bank, index: int, *, size_wh: tuple[int, int]) -> Image:
     return world
 
 
-def _optics(rng: np.random.Generator, *, size_wh: tuple[int, int]) -> Optics:
-    """Return a random camera and codec; about one scene in five has each fault."""
+def _optics(rng: np.random.Generator, *, size_wh: tuple[int, int], difficulty: float) -> Optics:
+    """Return a random camera and codec; at difficulty 1 about one scene in five has each fault."""
     shade: MatLike | None = None
-    if rng.random() < 0.25:
+    if rng.random() < 0.25 * difficulty:
         field = cv2.resize(rng.uniform(70, 190, (3, 4)).astype(np.float32), size_wh, interpolation=cv2.INTER_CUBIC)
         shade = cv2.merge([np.clip(field, 0, 255).astype(np.uint8)] * 3)
     return Optics(
-        gray=rng.random() < 0.12,
+        gray=rng.random() < 0.12 * difficulty,
         gamma=float(np.exp(rng.uniform(-0.35, 0.35))),
         cast=rng.uniform(0.85, 1.1, 3),
-        shutter=float(rng.uniform(0.3, 1)) if rng.random() < 0.33 else 0.0,
-        defocus=float(rng.uniform(0.5, 1.4)) if rng.random() < 0.2 else 0.0,
-        coarse=float(rng.uniform(0.4, 0.9)) if rng.random() < 0.2 else 1.0,
-        grain=float(rng.uniform(0.02, 0.2)) if rng.random() < 0.5 else 0.0,
-        jpeg=int(rng.integers(35, 90)) if rng.random() < 0.25 else 0,
+        shutter=float(rng.uniform(0.3, 1)) if rng.random() < 0.33 * difficulty else 0.0,
+        defocus=float(rng.uniform(0.5, 1.4)) if rng.random() < 0.2 * difficulty else 0.0,
+        coarse=float(rng.uniform(0.4, 0.9)) if rng.random() < 0.2 * difficulty else 1.0,
+        grain=float(rng.uniform(0.02, 0.2)) if rng.random() < 0.5 * difficulty else 0.0,
+        jpeg=int(rng.integers(35, 90)) if rng.random() < 0.25 * difficulty else 0,
         shade=shade,
     )
