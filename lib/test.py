@@ -120,7 +120,7 @@ def run_benchmark(options: argparse.Namespace) -> Path:
 def _follow(candidate: Candidate, todo: ListOf[Sequence], options: argparse.Namespace) -> None:
     """Track the sequences with a progress bar, films if they are wanted, and the speed of each and in all."""
     videos = Videos(candidate.folder.path, todo) if options.vis else None
-    bar = tqdm(total=sum(map(len, todo)), unit="frame", smoothing=0.05, file=sys.stderr, dynamic_ncols=True)
+    bar = progress_bar(sum(map(len, todo)))
 
     def watch(job: Job, index: int, image: Image, states: dict[int, TrackerState]) -> None:
         bar.set_postfix_str(job.name, refresh=False)
@@ -229,6 +229,13 @@ def run_jobs(candidates: ListOf[Candidate], sequences: Mapping[str, Sequence], j
         codes = track.codes if isinstance(track, RestartTrack) else None
         candidate.folder.save(sequences[track.job.name], track.boxes_xywh, seconds=track.seconds, codes=codes)
         yield candidate, track
+
+
+def progress_bar(total: int, *, silent: bool = False) -> tqdm[Any]:
+    """Return a bar of frames on standard error; in a file it moves rarely, so that the other lines can be read."""
+    pause = 0.1 if sys.stderr.isatty() else 30.0
+    return tqdm(total=total, unit="frame", smoothing=0.05, file=sys.stderr, dynamic_ncols=True, mininterval=pause,
+                disable=silent)
 
 
 def say_speed(folder: str, sequence: str, *, frames: int, seconds: float) -> None:

@@ -29,7 +29,7 @@ from lib.sweep.outcome import check_scored_here
 from lib.sweep.plan import Sweep, missing_epochs
 from lib.sweep.scores import Scoreboard
 from lib.sweep.work import work
-from lib.test import Parser, add_common_flags, boolean, positive, say_what_is_there
+from lib.test import Parser, add_common_flags, boolean, positive, progress_bar, say_what_is_there
 
 GPU_BATCH = 16  # sequences that advance together on a GPU: enough to keep it busy, few enough for its memory
 GPU_TOGETHER = 4  # checkpoints that share decoded images on a GPU
@@ -88,7 +88,7 @@ def _run(options: argparse.Namespace, argv: list[str], *, speaks: bool) -> int:
     if options.fresh and speaks:
         for entry in sweep.entries:
             sweep.folder(entry).discard(sweep.by_name)
-    bar = tqdm(total=0, unit="frame", smoothing=0.05, file=sys.stderr, dynamic_ncols=True, disable=not speaks)
+    bar = progress_bar(0, silent=not speaks)
     convention = options.convention or default_convention(options.dataset)
     scoreboard = Scoreboard(sweep, bar, convention=convention, board_dir=options.log_dir)
     with bar:
