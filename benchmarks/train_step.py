@@ -48,8 +48,7 @@ def make_job(cfg: Config, *, device: torch.device) -> Job:
     """Return a job of one process without data or files."""
     world = World(device=device)
     train = cfg.TRAIN
-    model = build_model(arch=train.MODEL, backbone=train.BACKBONE, backbone_options=train.BACKBONE_OPTIONS,
-                        channels=train.CHANNELS, towernum=train.TOWERNUM, align=train.ALIGN).to(device)
+    model = build_model(**cfg.model_options()).to(device)
     if train.CHANNELS_LAST:
         model = model.to(memory_format=torch.channels_last)
     nothing: Any = None
