@@ -13,7 +13,7 @@ LEAVES = {"errors", "files"}  # everyone may import these
 
 # What a command around the tracker may import: everything but training.
 TOOL = {
-    "config", "log", "models", "datasets", "checkpoint", "tracker", "boxes", "crops", "test", "eval_toolkit", "measure",
+    "config", "log", "models", "datasets", "checkpoint", "tracker", "boxes", "crops", "test", "eval_toolkit", "measure", "trial",
     "yaml_text",
 }  # fmt: skip
 # What a part of lib may import of lib, besides itself and the leaves.
@@ -37,6 +37,7 @@ ALLOWED: dict[str, set[str]] = {
         "config", "log", "distributed", "models", "datasets", "checkpoint", "tracker", "boxes", "test", "eval_toolkit",
     },
     "measure": {"models", "tracker", "crops"},
+    "trial": {"datasets", "tracker", "eval_toolkit", "boxes", "crops"},
     "compare": TOOL,
     "run_video": TOOL,
     "export": TOOL,
@@ -48,6 +49,7 @@ ALLOWED: dict[str, set[str]] = {
 PART_OF: dict[str, str] = dict.fromkeys(("schedule", "stage", "loader", "resume", "watch", "job"), "train")
 PART_OF |= {"results": "test", "video": "test", "opening": "test", "restart": "test"}
 PART_OF |= {"video_source": "run_video", "select_box": "run_video"}
+PART_OF |= dict.fromkeys(("export_graph", "export_narrow", "export_check"), "export")
 
 
 def module_name(path: Path) -> str:
