@@ -41,8 +41,14 @@ def _synthetic_options(options: dict[str, Any], *, place: str) -> dict[str, Any]
     """Return the renderer's arguments from OPTIONS, checked."""
     checked: dict[str, Any] = {}
     for key, value in options.items():
+        if key == "difficulty":
+            if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= 1:
+                raise UserError(f"{place}.OPTIONS.difficulty is {value!r}; expected a number from 0 to 1")
+            checked[key] = float(value)
+            continue
         if key not in _SYNTHETIC_LEAST:
-            raise UserError(f"{place}.OPTIONS.{key}: unknown key{did_you_mean(key, _SYNTHETIC_LEAST)}")
+            valid = [*_SYNTHETIC_LEAST, "difficulty"]
+            raise UserError(f"{place}.OPTIONS.{key}: unknown key{did_you_mean(key, valid)}")
         pair = key == "size_wh"
         numbers = value if pair and isinstance(value, list | tuple) else [value]
         whole = all(isinstance(v, int) and not isinstance(v, bool) for v in numbers)
