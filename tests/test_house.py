@@ -13,8 +13,8 @@ LEAVES = {"errors", "files"}  # everyone may import these
 
 # What a command around the tracker may import: everything but training.
 TOOL = {
-    "config", "log", "models", "datasets", "checkpoint", "tracker", "boxes", "crops", "test", "eval_toolkit", "measure", "trial",
-    "yaml_text",
+    "config", "log", "models", "datasets", "checkpoint", "tracker", "boxes", "crops", "test", "eval_toolkit", "measure",
+    "trial", "yaml_text",
 }  # fmt: skip
 # What a part of lib may import of lib, besides itself and the leaves.
 ALLOWED: dict[str, set[str]] = {
