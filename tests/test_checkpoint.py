@@ -152,6 +152,24 @@ def test_truncated_file(tmp_path: Path, share: float, zipped: bool) -> None:
     one_line(error)
 
 
+@pytest.mark.parametrize("zipped", [True, False])
+def test_damaged_bytes_never_end_in_a_traceback(tmp_path: Path, zipped: bool) -> None:
+    path = tmp_path / "damaged.pth"
+    content = {"epoch": 1, "state_dict": {"a.weight": torch.zeros(2, 3)}, "optimizer": {"lr": np.float64(0.1)}}
+    torch.save(content, path, _use_new_zipfile_serialization=zipped)
+    whole, random, refused = path.read_bytes(), np.random.RandomState(0), 0
+    for _ in range(150):
+        damaged = bytearray(whole)
+        for place in random.randint(0, min(len(whole), 900), 5):
+            damaged[place] = random.randint(256)
+        path.write_bytes(damaged)
+        try:
+            read_checkpoint(path)
+        except UserError as error:
+            refused += "\n" not in str(error)
+    assert refused > 50
+
+
 class Bomb:
     """A pickle of this runs a command where pickles are trusted."""
 
