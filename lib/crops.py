@@ -5,6 +5,8 @@ The one place that knows how image pixels become patch pixels. Images are uint8 
 
 from __future__ import annotations
 
+import math
+
 import cv2
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -25,7 +27,7 @@ def context_side(size_wh: ArrayLike) -> float:
     """
     width, height = (float(side) for side in np.asarray(size_wh, np.float64))
     padding = CONTEXT * (width + height)
-    return float(np.sqrt((width + padding) * (height + padding)))
+    return math.sqrt((width + padding) * (height + padding))
 
 
 def mean_colour(image: Image) -> NDArray[np.float64]:
@@ -90,8 +92,9 @@ def box_in_crop511(size_wh: ArrayLike, *, crop_size: int = CROP_SIZE) -> Boxes:
 
     The object is centred, so its size alone counts; it is scaled by 127 / s_z around crop_size // 2.
     """
-    half = np.asarray(size_wh, np.float64) * (TEMPLATE_SIZE / context_side(size_wh)) / 2
-    return np.concatenate([crop_size // 2 - half, crop_size // 2 + half])
+    width, height = (float(side) for side in np.asarray(size_wh, np.float64))
+    middle, half = crop_size // 2, TEMPLATE_SIZE / context_side(size_wh) / 2
+    return np.array([middle - width * half, middle - height * half, middle + width * half, middle + height * half])
 
 
 def view_matrix(view_xyxy: ArrayLike, *, out_size: int) -> NDArray[np.float64]:
@@ -108,6 +111,8 @@ def view_matrix(view_xyxy: ArrayLike, *, out_size: int) -> NDArray[np.float64]:
 def transform_box(box_xyxy: ArrayLike, matrix: ArrayLike) -> Boxes:
     """Return the axis-aligned hull (x1, y1, x2, y2) of a box's corners under an affine matrix (2, 3)."""
     x1, y1, x2, y2 = (float(v) for v in np.asarray(box_xyxy, np.float64))
-    corners = np.array([[x1, y1, 1.0], [x2, y1, 1.0], [x2, y2, 1.0], [x1, y2, 1.0]])
-    points = corners @ np.asarray(matrix, np.float64).T
-    return np.concatenate([points.min(axis=0), points.max(axis=0)])
+    (a, b, c), (d, e, f) = np.asarray(matrix, np.float64).tolist()
+    # The extremes of a x and b y are each at one of two values: no need to map four corners.
+    (ax, ax2), (by, by2) = sorted((a * x1, a * x2)), sorted((b * y1, b * y2))
+    (dx, dx2), (ey, ey2) = sorted((d * x1, d * x2)), sorted((e * y1, e * y2))
+    return np.array([ax + by + c, dx + ey + f, ax2 + by2 + c, dx2 + ey2 + f])

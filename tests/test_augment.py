@@ -6,10 +6,16 @@ import pytest
 
 from lib.config import DatasetConfig
 from lib.crops import CROP_SIZE, box_in_crop511, crop511, crop_square, view_matrix
-from lib.datasets.augment import Augmentation, Look, colour_matrix, look_matrix, render
+from lib.datasets.augment import Augmentation, Look, Rendered, colour_matrix, look_matrix, looked_at, warp
+from lib.datasets.augment import render as render_read
 from lib.datasets.pairs import Crop
 
 SIZE_WH = (60.0, 40.0)
+WARP_AFFINE = cv2.warpAffine
+
+
+def render(crop: Crop, look: Look, *, out_size: int) -> Rendered:
+    return render_read(lambda _view=None: crop, look, out_size=out_size)
 
 
 def marked_crop(box: np.ndarray) -> Crop:
@@ -187,3 +193,38 @@ def test_rotation_turns_counter_clockwise_about_the_middle():
     x, y = matrix @ [227, 127, 1]
     assert x < 227
     assert y < 127, "what lies to the right goes up"
+
+
+@pytest.mark.parametrize("flip", [0, 1])
+def test_the_fast_way_shows_what_warp_affine_shows(flip, monkeypatch):
+    rng = np.random.default_rng(3)
+    picture = cv2.GaussianBlur(rng.integers(0, 256, (511, 511, 3), dtype=np.uint8), (0, 0), 2)
+    crop = Crop(picture, box_in_crop511(SIZE_WH))
+    slow = 0
+    monkeypatch.setattr("lib.datasets.augment.cv2.warpAffine", None)
+    for pair in looks(60, flip=flip):
+        for look, size in ((pair.template, 127), (pair.search, 255)):
+            matrix = look_matrix(look, out_size=size)
+            try:
+                fast = warp(crop, matrix, out_size=size)
+            except TypeError:  # warpAffine was called
+                slow += 1
+                continue
+            expected = WARP_AFFINE(picture, matrix, (size, size), borderMode=cv2.BORDER_REPLICATE)
+            difference = np.abs(fast.astype(int) - expected)
+            assert difference[1:-1, 1:-1].max() <= 4, "1/32 px, warpAffine's precision, of these gradients"
+            assert difference.max() <= 10, "a view smaller than its output ends 1/10 px inside its outermost px"
+            assert difference.mean() < 0.6
+    assert slow <= 6, "nearly all views take the fast way"
+
+
+def test_the_part_that_is_looked_at_holds_every_px_of_the_view():
+    for pair in looks(30, rotation=1, flip=0.5):
+        look = pair.search
+        matrix = look_matrix(look, out_size=255)
+        x1, y1, x2, y2 = looked_at(matrix, out_size=255)
+        back = cv2.invertAffineTransform(matrix)
+        for corner in ((0, 0), (254, 0), (0, 254), (254, 254)):
+            x, y = back @ [*corner, 1]
+            assert x1 - 1e-6 <= x <= x2 + 1e-6
+            assert y1 - 1e-6 <= y <= y2 + 1e-6

@@ -1,7 +1,7 @@
 """Decoding of pictures into BGR pixels, the same on every machine whichever decoder is installed.
 
-libjpeg-turbo through simplejpeg gives exactly the pixels of OpenCV in less than half of its time (measured in
-`benchmarks/loader.py`); what it does not take (CMYK JPEG, PNG and the like) goes through OpenCV.
+libjpeg-turbo through simplejpeg gives exactly the pixels of OpenCV, a little faster (`benchmarks/loader.py` compares
+them), and unlike OpenCV it reports damage; what it does not take (PNG and the like) goes through OpenCV.
 """
 
 from __future__ import annotations

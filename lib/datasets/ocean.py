@@ -13,7 +13,7 @@ from lib.boxes import Boxes
 from lib.config import Config
 from lib.datasets.augment import Augmentation, Looks, render
 from lib.datasets.mixing import Mixture, StreamSampler, generator
-from lib.datasets.pairs import Crop, Source, UnreadableCrop
+from lib.datasets.pairs import FramePair, Source, UnreadableCrop
 from lib.datasets.sample import Sample
 from lib.datasets.sources import build_source
 from lib.datasets.targets import Rule, Targets, box_targets, reference_cell
@@ -67,14 +67,14 @@ class OceanDataset(Dataset[Sample]):
             pair = self.sources[source].pair(track, rng)
             looks = self.augmentation.draw(rng, template_size=self.template_size, search_size=self.search_size)
             try:
-                return self._sample(pair.template(), pair.search(), looks, tuple(unreadable))
+                return self._sample(pair, looks, tuple(unreadable))
             except UnreadableCrop as error:
                 unreadable.append(str(error))
         raise too_many(unreadable, self.max_unreadable)
 
-    def _sample(self, template: Crop, search: Crop, looks: Looks, unreadable: tuple[str, ...]) -> Sample:
-        z = render(template, looks.template, out_size=self.template_size)
-        x = render(search, looks.search, out_size=self.search_size)
+    def _sample(self, pair: FramePair, looks: Looks, unreadable: tuple[str, ...]) -> Sample:
+        z = render(pair.template, looks.template, out_size=self.template_size)
+        x = render(pair.search, looks.search, out_size=self.search_size)
         targets = self._targets(x.box_xyxy, looks)
         arrays = (z.pixels, x.pixels, *targets, x.box_xyxy.astype(np.float32))
         return Sample._make([*map(torch.from_numpy, arrays), unreadable])

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from math import ceil, floor
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -15,6 +15,7 @@ from lib.boxes import Boxes
 from lib.crops import CROP_SIZE, Image, box_in_crop511
 from lib.datasets.decode import decode
 from lib.datasets.index import TrackIndex
+from lib.datasets.jpeg_rows import Rows, cut_rows
 
 
 class UnreadableCrop(Exception):
@@ -34,16 +35,24 @@ class Crop(NamedTuple):
     fill: tuple[float, float, float] | None = None  # BGR; None repeats the border's px
 
 
+class CropReader(Protocol):
+    """A frame's crop, not read yet."""
+
+    def __call__(self, view_xyxy: Boxes | None = None, /) -> Crop:
+        """Return the crop, of which at least `view_xyxy` (crop px, all of it if None) is right.
+
+        Raises UnreadableCrop when the file behind it cannot be used.
+        """
+        ...
+
+
 @dataclass(frozen=True)
 class FramePair:
-    """Two frames of one object. Nothing is read before `template()` or `search()` is called.
-
-    Both raise UnreadableCrop when the file behind them cannot be used.
-    """
+    """Two frames of one object. Nothing is read before `template()` or `search()` is called."""
 
     name: str  # for messages: source, video, track and the two frame numbers
-    template: Callable[[], Crop]
-    search: Callable[[], Crop]
+    template: CropReader
+    search: CropReader
 
 
 class Source(Protocol):
@@ -64,11 +73,11 @@ class Source(Protocol):
         ...
 
 
-class CropReader(Protocol):
+class CropStore(Protocol):
     """Where the crops of an index lie and how one is read."""
 
-    def read(self, index: TrackIndex, track: int, row: int) -> Crop:
-        """Return the crop of one row of a track; raise UnreadableCrop if it cannot be used."""
+    def read(self, index: TrackIndex, track: int, row: int, view_xyxy: Boxes | None = None, /) -> Crop:
+        """Return the crop of one row of a track, at least the view; raise UnreadableCrop if it cannot be used."""
         ...
 
 
@@ -78,7 +87,7 @@ class TrackSource:
 
     name: str
     index: TrackIndex
-    reader: CropReader
+    store: CropStore
     frame_range: int
 
     @property
@@ -93,8 +102,8 @@ class TrackSource:
         return FramePair(
             f"{self.name} {self.index.video(track)} {self.index.track_numbers[track]:02d} "
             f"{frames[template]:06d} {frames[search]:06d}",
-            template=partial(self.reader.read, self.index, track, template),
-            search=partial(self.reader.read, self.index, track, search),
+            template=partial(self.store.read, self.index, track, template),
+            search=partial(self.store.read, self.index, track, search),
         )
 
 
@@ -104,7 +113,7 @@ class CropFiles:
 
     root: Path
 
-    def read(self, index: TrackIndex, track: int, row: int) -> Crop:
+    def read(self, index: TrackIndex, track: int, row: int, view_xyxy: Boxes | None = None, /) -> Crop:
         """Return the crop of one row of a track; raise UnreadableCrop if it is missing or no whole 511 px picture."""
         path = f"{self.root}/{index.video(track)}/{crop_name(int(index.frames[row]), int(index.track_numbers[track]))}"
         try:
@@ -112,7 +121,7 @@ class CropFiles:
                 data = file.read()
         except OSError as error:
             raise UnreadableCrop(f"{path}: {error.strerror}") from error
-        return decode_crop(data, index.size_wh(row), place=path)
+        return decode_crop(data, index.size_wh(row), place=path, view_xyxy=view_xyxy)
 
 
 def crop_name(frame: int, track: int) -> str:
@@ -120,13 +129,20 @@ def crop_name(frame: int, track: int) -> str:
     return f"{frame:06d}.{track:02d}.x.jpg"
 
 
-def decode_crop(data: bytes, size_wh: NDArray[np.float64], *, place: str) -> Crop:
-    """Return the crop that a file's bytes hold; raise UnreadableCrop with `place` if they are no 511 px picture."""
+def decode_crop(
+    data: bytes, size_wh: NDArray[np.float64], *, place: str, view_xyxy: Boxes | None = None
+) -> Crop:
+    """Return the crop that a file's bytes hold, at least the rows of `view_xyxy` (crop px, all if None).
+
+    Raises UnreadableCrop with `place` if they are no 511 px picture.
+    """
     try:
-        image = decode(data)
+        rows = Rows(data) if view_xyxy is None else cut_rows(data, floor(view_xyxy[1]), ceil(view_xyxy[3]) + 1)
+        image = decode(rows.data)
     except ValueError as error:
         raise UnreadableCrop(f"{place}: {error}") from error
-    if image.shape[:2] != (CROP_SIZE, CROP_SIZE):
-        height, width = image.shape[:2]
+    width, height = image.shape[1], rows.above + image.shape[0] + rows.below
+    if (width, height) != (CROP_SIZE, CROP_SIZE):
         raise UnreadableCrop(f"{place}: {width} x {height} px, expected {CROP_SIZE} x {CROP_SIZE}")
-    return Crop(image, box_in_crop511(size_wh))
+    to_image = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, -rows.above]]) if rows.above else None
+    return Crop(image, box_in_crop511(size_wh), to_image)

@@ -53,7 +53,8 @@ def box_targets(box_xyxy: ArrayLike, *, search_size: int, centre_cell: tuple[int
     ltrb[1] = (points - y1)[:, None]
     ltrb[2] = x2 - points
     ltrb[3] = (y2 - points)[:, None]
-    weight = (ltrb.min(axis=0) > 0).astype(np.float32)
+    inside_x, inside_y = (points > x1) & (points < x2), (points > y1) & (points < y2)
+    weight = np.multiply.outer(inside_y, inside_x).astype(np.float32)
     column, row = nearest_cell(box_xyxy, search_size=search_size) if centre_cell is None else centre_cell
     cells = np.arange(side)
     distance = np.abs(cells - column) + np.abs(cells - row)[:, None]

@@ -16,6 +16,8 @@ from lib.datasets.pairs import crop_name
 from lib.datasets.prepare.records import MISSING, UNREADABLE, Box, Filters, Frame, Task, Video
 from lib.errors import UserError
 
+_BLOCK = 16  # px of a block with chroma at half the resolution, OpenCV's default
+
 
 @dataclass(frozen=True)
 class Cutter:
@@ -104,8 +106,13 @@ class _BadPictureError(Exception):
 
 
 def encode(image: Image, *, quality: int) -> bytes:
-    """Return an image as the bytes of a JPEG."""
-    done, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])
+    """Return an image as the bytes of a JPEG with a restart mark after each row of blocks.
+
+    The marks cost 0.3% of the size and let a reader decode the rows it needs alone (`lib.datasets.jpeg_rows`).
+    """
+    blocks = -(-image.shape[1] // _BLOCK)
+    options = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_RST_INTERVAL, blocks]
+    done, data = cv2.imencode(".jpg", image, options)
     assert done, image.shape
     return bytes(data)
 
