@@ -27,7 +27,7 @@ def run_workers(argv: Sequence[str], devices: Sequence[str], *, tick: Callable[[
     """
     environment = {**os.environ}
     environment.setdefault("OMP_NUM_THREADS", str(max(1, len(available_cpus()) // len(devices))))
-    # Threads that spin while they wait take the cores from the other workers: measured 8 times slower on a busy machine.
+    # Threads that spin while they wait take the cores from other workers: measured 8 times slower on a busy machine.
     environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     command = [sys.executable, str(SCRIPT), *argv, "--worker", "True", "--device"]
     workers = {index: subprocess.Popen([*command, device], env=environment) for index, device in enumerate(devices)}
