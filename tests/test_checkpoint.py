@@ -64,6 +64,19 @@ def test_a_saved_model_comes_back(tmp_path: Path, align: bool) -> None:
     assert str(model.load_report) == f"{path}: {len(model.state_dict())} tensors loaded"
 
 
+@pytest.mark.parametrize(("backbone", "options"), [
+    ("ResNetSmall_single", {}),
+    ("ResNetSmall_MHSA", {"heads": 2, "templ": True, "separate_template": True}),
+    ("ViT_small", {"dim": 8, "depth": 1, "heads": 2, "joint": True}),
+])
+def test_the_checkpoint_says_which_backbone_it_is_of(tmp_path: Path, backbone: str, options: dict) -> None:
+    model = build_model(backbone=backbone, backbone_options=options, channels=8, towernum=1)
+    save_checkpoint(tmp_path / "a.pth", {"state_dict": model.state_dict(), "model": model.spec})
+    loaded = load_model(tmp_path / "a.pth")
+    assert loaded.spec == model.spec
+    assert same_weights(loaded, model)
+
+
 @pytest.mark.parametrize("prefix", ["", "module.", "feature_extractor.", "module.feature_extractor."])
 @pytest.mark.parametrize("bare", [False, True])
 def test_forms_in_the_wild(tmp_path: Path, prefix: str, bare: bool) -> None:

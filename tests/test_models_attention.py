@@ -321,11 +321,12 @@ def test_fused_models_compute_the_same(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["mhsa templ", "vit"])
 def test_torchs_flop_counter_sees_the_whole_model(name: str) -> None:
-    model = variant(name).eval()
+    model = variant(name, align=True).eval()
     with torch.inference_mode():
         template = model.template(crop(127, seed=0))
         with FlopCounterMode(display=False) as counter:
             model.track(crop(255, seed=1), template)
-    seen = {str(operator) for operator in counter.get_flop_counts()["Global"]}
+    seen = {str(operator): count for operator, count in counter.get_flop_counts()["Global"].items()}
+    assert seen["torchvision.deform_conv2d"] == 2 * 16 * 16 * 9 * 25 * 25
     assert any("attention" in operator or "bmm" in operator for operator in seen)
     assert any("convolution" in operator for operator in seen)

@@ -3,10 +3,18 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import conv_flop_count, register_flop_formula
 from torchvision.ops import deform_conv2d
+
+
+@register_flop_formula(torch.ops.torchvision.deform_conv2d)
+def _flops(x_shape: list[int], weight_shape: list[int], *_: Any, out_shape: list[int], **__: Any) -> int:
+    """Return the operations of one call for torch's counter, which does not know the operator: a convolution's."""
+    return conv_flop_count(x_shape, weight_shape, out_shape, transposed=False)
 
 
 class DeformConv(nn.Module):
