@@ -212,8 +212,7 @@ def test_the_fast_way_shows_what_warp_affine_shows(flip, monkeypatch):
                 continue
             expected = WARP_AFFINE(picture, matrix, (size, size), borderMode=cv2.BORDER_REPLICATE)
             difference = np.abs(fast.astype(int) - expected)
-            assert difference[1:-1, 1:-1].max() <= 4, "1/32 px, warpAffine's precision, of these gradients"
-            assert difference.max() <= 10, "a view smaller than its output ends 1/10 px inside its outermost px"
+            assert difference.max() <= 2, "1/32 px, OpenCV 4's precision of warpAffine, of 20 a px"
             assert difference.mean() < 0.6
     assert slow <= 6, "nearly all views take the fast way"
 

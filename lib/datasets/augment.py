@@ -189,7 +189,8 @@ def _resized(image: Image, matrix: Matrix, *, out_size: int) -> Image | None:
     """Return what warpAffine would make of the image, None if cv2.resize, which takes a third of its time, cannot.
 
     It can if there is no rotation and the source begins at a whole px, as `_view` sees to. cv2.resize maps output px i
-    to (i + 1/2) step - 1/2 of the part that it is given.
+    to (i + 1/2) step - 1/2 of the part that it is given. One px more than is wanted is made, as the last one may lack
+    its neighbour.
     """
     mirrored = matrix[0, 0] < 0
     if mirrored:
@@ -198,13 +199,17 @@ def _resized(image: Image, matrix: Matrix, *, out_size: int) -> Image | None:
     for k in (0, 1):
         step = 1 / float(matrix[k, k])
         first = 0.5 - 0.5 * step - float(matrix[k, 2]) * step
-        low, length = round(first), round(out_size * step)
+        low, length = round(first), int((out_size + 1.5) * step)
         if abs(low - first) > 1e-6 or low < 0 or low + length > image.shape[1 - k]:
             return None
         part.append(slice(low, low + length))
-    picture = cv2.resize(image[part[1], part[0]], None, fx=float(matrix[0, 0]), fy=float(matrix[1, 1]))
-    if picture.shape[:2] != (out_size, out_size):
+    source = image[part[1], part[0]]
+    if source.shape[:2] == (out_size + 1, out_size + 1):
+        return None  # cv2.resize would copy it, whatever the step
+    picture = cv2.resize(source, None, fx=float(matrix[0, 0]), fy=float(matrix[1, 1]))
+    if picture.shape[:2] != (out_size + 1, out_size + 1):
         return None  # a step for which no whole number of px gives just this size
+    picture = picture[:out_size, :out_size]
     return np.asarray(cv2.flip(picture, 1) if mirrored else picture, np.uint8)
 
 

@@ -137,7 +137,7 @@ def decode_crop(
     Raises UnreadableCrop with `place` if they are no 511 px picture.
     """
     try:
-        rows = Rows(data) if view_xyxy is None else cut_rows(data, floor(view_xyxy[1]), ceil(view_xyxy[3]) + 1)
+        rows = Rows(data) if view_xyxy is None else cut_rows(data, floor(view_xyxy[1]), ceil(view_xyxy[3]) + 3)
         image = decode(rows.data)
     except ValueError as error:
         raise UnreadableCrop(f"{place}: {error}") from error
