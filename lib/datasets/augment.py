@@ -189,8 +189,7 @@ def _resized(image: Image, matrix: Matrix, *, out_size: int) -> Image | None:
     """Return what warpAffine would make of the image, None if cv2.resize, which takes a third of its time, cannot.
 
     It can if there is no rotation and the source begins at a whole px, as `_view` sees to. cv2.resize maps output px i
-    to (i + 1/2) step - 1/2 of the part that it is given. One px more than is wanted is made, as the last one may lack
-    its neighbour.
+    to (i + 1/2) step - 1/2 of the part that it is given; that part may be good for a px more than is wanted.
     """
     mirrored = matrix[0, 0] < 0
     if mirrored:
@@ -199,16 +198,14 @@ def _resized(image: Image, matrix: Matrix, *, out_size: int) -> Image | None:
     for k in (0, 1):
         step = 1 / float(matrix[k, k])
         first = 0.5 - 0.5 * step - float(matrix[k, 2]) * step
-        low, length = round(first), int((out_size + 1.5) * step)
+        low, length = round(first), int((out_size - 0.5) * step - 0.5) + 2  # the last px and its neighbour
         if abs(low - first) > 1e-6 or low < 0 or low + length > image.shape[1 - k]:
             return None
         part.append(slice(low, low + length))
     source = image[part[1], part[0]]
-    if source.shape[:2] == (out_size + 1, out_size + 1):
-        return None  # cv2.resize would copy it, whatever the step
     picture = cv2.resize(source, None, fx=float(matrix[0, 0]), fy=float(matrix[1, 1]))
-    if picture.shape[:2] != (out_size + 1, out_size + 1):
-        return None  # a step for which no whole number of px gives just this size
+    if picture.shape == source.shape:
+        return None  # cv2.resize copies then, whatever the step
     picture = picture[:out_size, :out_size]
     return np.asarray(cv2.flip(picture, 1) if mirrored else picture, np.uint8)
 
