@@ -105,7 +105,7 @@ def test_a_claim_from_another_machine_counts_while_it_is_touched(tmp_path: Path)
         assert not mine.take(path)
         time.sleep(0.1)
         os.utime(path)
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 30
     while not mine.is_free(path):
         assert time.monotonic() < deadline
         time.sleep(0.02)
@@ -123,7 +123,7 @@ def test_a_held_claim_is_touched(tmp_path: Path) -> None:
         path = tmp_path / "a.claim"
         claims.take(path)
         before = path.stat().st_mtime_ns
-        deadline = time.monotonic() + 5
+        deadline = time.monotonic() + 30
         while path.stat().st_mtime_ns == before:
             assert time.monotonic() < deadline
             time.sleep(0.02)
@@ -285,7 +285,7 @@ def test_watching_a_training_tests_each_checkpoint_as_it_comes(here: Path) -> No
     (here / "snapshot" / "checkpoint_e2.pth").rename(here / "later.pth")
 
     def train() -> None:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 200
         while len(results(here)) < 3 and time.monotonic() < deadline:
             time.sleep(0.05)
         (here / "later.pth").rename(here / "snapshot" / "checkpoint_e2.pth")
@@ -351,7 +351,7 @@ def test_a_killed_worker_is_survived_and_the_end_equals_a_sequential_run(here: P
     command = [sys.executable, str(ROOT / "tracking" / "test_epochs.py"), "--device", "cpu", "--workers", "2"]
     with subprocess.Popen(command, cwd=here, env={**os.environ, "OMP_NUM_THREADS": "1"}, text=True,
                           stdout=subprocess.PIPE, stderr=subprocess.PIPE) as parent:
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + 300
         while not results(here):
             assert parent.poll() is None
             assert time.monotonic() < deadline
@@ -361,7 +361,7 @@ def test_a_killed_worker_is_survived_and_the_end_equals_a_sequential_run(here: P
                        if (text := path.read_text(encoding="utf-8"))), children_of(parent.pid)[0])
         os.kill(victim, signal.SIGKILL)
         done = len(results(here))
-        out, err = parent.communicate(timeout=200)
+        out, err = parent.communicate(timeout=400)
     assert parent.returncode == 0, err
     assert done < 15
     assert "ended by SIGKILL; the other 1 take over its work" in err
@@ -393,5 +393,5 @@ def test_workers_that_fail_stop_or_leave_the_rest_their_work(
     assert run("die", "crash") == 1
     started = time.monotonic()
     assert run("mistake", "sleep") == 2  # told by the worker; the other is stopped
-    assert time.monotonic() - started < 30
+    assert time.monotonic() - started < 55
     assert looks
