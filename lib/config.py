@@ -141,7 +141,7 @@ class SourceConfig(_Section):
     ANNOTATION: str = ""
     RANGE: PositiveInt = 100
     USE: PositiveInt = 1
-    FORMAT: Literal["crop511", "synthetic"] = "crop511"
+    FORMAT: Literal["crop511", "packed", "raw", "synthetic"] = "crop511"
     OPTIONS: dict[str, Any] = {}
 
 
@@ -229,6 +229,13 @@ class Config(_Section):
         return {"arch": train.MODEL, "backbone": train.BACKBONE, "backbone_options": train.BACKBONE_OPTIONS,
                 "channels": train.CHANNELS, "towernum": train.TOWERNUM, "align": train.ALIGN,
                 "box_bias": train.BOX_BIAS}
+
+    def summary(self) -> dict[str, int | float | str | bool]:
+        """Return what sets one training apart from another, by the names of the keys, for a table of runs."""
+        train = self.TRAIN
+        return {"BACKBONE": train.BACKBONE, "BACKBONE_OPTIONS": str(train.BACKBONE_OPTIONS), "ALIGN": train.ALIGN,
+                "CHANNELS": train.CHANNELS, "OPTIMIZER": train.OPTIMIZER, "BASE_LR": train.BASE_LR,
+                "END_EPOCH": train.END_EPOCH, "SEED": train.SEED, "WHICH_USE": ", ".join(train.WHICH_USE)}
 
     def as_dict(self) -> dict[str, Any]:
         """Return the configuration as the YAML's plain nested dict, sources as children of DATASET."""

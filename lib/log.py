@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -146,6 +146,26 @@ class Board:
         """Write a text, shown with its line breaks."""
         self._call("add_text", name, "    " + text.replace("\n", "\n    "), step)
 
+    def compare_by(self, settings: Mapping[str, int | float | str | bool]) -> None:
+        """Write what the HParams tab sets runs apart by, and the layout of the custom scalars tab.
+
+        Which scores the HParams tab shows is left to TensorBoard, which takes every scalar of the run: those of a test
+        that comes after the training too.
+        """
+        if self._writer is None:
+            return
+        from torch.utils.tensorboard.summary import hparams
+
+        _, start, end = hparams(dict(settings), {})
+        events = self._writer.file_writer
+        for summary in (start, end):
+            self._guard(events.add_summary, summary)
+        self._call("add_custom_scalars", {
+            "training": {"losses": ["Multiline", ["loss/.*"]], "rates": ["Multiline", ["rate/.*"]],
+                         "speed": ["Multiline", ["pairs_per_second", "data_wait"]]},
+            "test": {"success by epoch": ["Multiline", ["test_.*/success"]],
+                     "precision by epoch": ["Multiline", ["test_.*/precision"]]}})
+
     def picture(self, name: str, image_rgb: NDArray[np.uint8], step: int) -> None:
         """Write a picture (H, W, 3)."""
         self._call("add_image", name, image_rgb, step, dataformats="HWC")
@@ -160,10 +180,12 @@ class Board:
         self._writer = None
 
     def _call(self, method: str, *args: Any, **kwargs: Any) -> None:
-        if self._writer is None:
-            return
+        if self._writer is not None:
+            self._guard(getattr(self._writer, method), *args, **kwargs)
+
+    def _guard(self, write: Callable[..., object], *args: Any, **kwargs: Any) -> None:
         try:
-            getattr(self._writer, method)(*args, **kwargs)
+            write(*args, **kwargs)
         except OSError as error:
             self._writer = None
             _log.warning("TensorBoard's folder cannot be written any more (%s); training goes on without it", error)

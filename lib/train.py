@@ -260,6 +260,7 @@ def _assemble(cfg: Config, world: World, model: Ocean, dataset: OceanDataset, *,
     board = Board(folder, first_step=first)
     stack.callback(board.close)
     board.text("config", yaml.safe_dump(cfg.as_dict(), sort_keys=False), first)
+    board.compare_by(cfg.summary() | {"pairs per step": cfg.TRAIN.BATCH * world.size})
     feed = Feed(dataset, sampler, workers=workers, device=world.device, timeout=cfg.TRAIN.DATA_TIMEOUT)
     stack.callback(feed.close)
     bar = tqdm(total=cfg.TRAIN.END_EPOCH * steps, initial=first, unit="step", dynamic_ncols=True,

@@ -205,6 +205,16 @@ def test_precision_format_clipping_and_one_cycle_train_and_resume(train: Train, 
     assert (tmp_path / "snapshot" / "earlier_1" / "checkpoint_e2.pth").exists(), "the first run's is not lost"
 
 
+def test_deterministic_runs_are_identical(train: Train, tmp_path: Path) -> None:
+    ends = []
+    for _ in range(2):
+        assert train("--deterministic", END_EPOCH=2, UNFIX_EPOCH=1) == 0
+        assert torch.are_deterministic_algorithms_enabled()
+        ends.append(snapshot(tmp_path, "checkpoint_e2.pth")["state_dict"])
+    torch.use_deterministic_algorithms(False)
+    assert all(torch.equal(ends[0][name], ends[1][name]) for name in ends[0])
+
+
 def test_fp16_keeps_its_scale_in_the_checkpoint(train: Train, tmp_path: Path) -> None:
     assert train(AMP="fp16", END_EPOCH=2) == 0
     assert snapshot(tmp_path, "checkpoint_e2.pth")["scaler"]["scale"] > 0
@@ -328,3 +338,16 @@ def test_two_trainings_do_not_write_to_one_folder(tmp_path: Path) -> None:
     with resume.sole_writer(tmp_path):
         assert not list(tmp_path.glob("*.tmp")), "left by a kill in the midst of a save"
         assert (tmp_path / ".training.lock").read_text() == str(os.getpid()), "the lock ends with its process"
+
+
+def test_tensorboard_sets_runs_apart_and_lays_the_curves_together(train: Train, tmp_path: Path) -> None:
+    assert train("TRAIN.END_EPOCH=2") == 0
+    (folder,) = [path for path in (tmp_path / "logs" / "Ocean").iterdir() if path.is_dir()]
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    content = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+    assert b"BACKBONE" in content
+    assert b"ResNetSmall" in content
+    layout = events.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0]
+    assert b"loss/.*" in layout
+    assert b"test_.*/success" in layout
