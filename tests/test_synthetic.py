@@ -192,11 +192,31 @@ def test_sequences_are_written_as_otb_does(tmp_path: Path) -> None:
     assert image.shape == (240, 320, 3)
     assert cv2.absdiff(image, frames[2][0]).mean() < 12
 
-    kept = (tmp_path / "Synthetic01" / "img" / "0001.jpg").stat().st_mtime_ns
-    (tmp_path / "Synthetic02" / "groundtruth_rect.txt").unlink()  # as after a kill: the sequence is not finished
-    (tmp_path / "Synthetic02" / "img" / "0002.jpg").write_bytes(b"half")
-    write_otb(tmp_path, num=2, length=3, seed=7)
-    assert (tmp_path / "Synthetic01" / "img" / "0001.jpg").stat().st_mtime_ns == kept
-    assert cv2.imread(str(tmp_path / "Synthetic02" / "img" / "0002.jpg")) is not None
+    assert sorted(path.name for path in tmp_path.iterdir()) == names  # nothing half done is left beside them
+
+
+def test_sequences_are_kept_only_while_they_are_what_is_asked_for(tmp_path: Path) -> None:
+    def written(**settings: float) -> dict[str, int]:
+        write_otb(tmp_path, **{"num": 2, "length": 3, "seed": 7, **settings})  # type: ignore[arg-type]
+        return {path.parent.parent.name: path.stat().st_mtime_ns for path in tmp_path.glob("*/img/0001.jpg")}
+
+    first = written()
+    (tmp_path / ".Synthetic02.part" / "img").mkdir(parents=True)  # as after a kill
+    assert written() == first
+    easier = written(difficulty=0.5)
+    assert not easier.items() & first.items()
+    one = written(difficulty=0.5, num=1)
+    assert one.items() <= easier.items()
+    assert list(one) == ["Synthetic01"]
+    (tmp_path / "Synthetic02").mkdir()
+    with pytest.raises(UserError, match=r"Synthetic02: not written by the renderer"):
+        written()
+    assert (tmp_path / "Synthetic02").is_dir()
     with pytest.raises(UserError, match="at least 2"):
-        write_otb(tmp_path, num=1, length=1, seed=7)
+        written(length=1)
+
+
+def test_a_folder_that_cannot_be_written_is_told_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written"):
+        write_otb(tmp_path / "file", num=1, length=2, seed=7)

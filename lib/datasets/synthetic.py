@@ -8,9 +8,12 @@ function of the seed; numpy and cv2 only, no torch.
 from __future__ import annotations
 
 import functools
+import json
+import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -20,13 +23,15 @@ from lib.crops import CROP_SIZE, Image, box_in_crop511, crop_square, transform_b
 from lib.datasets.pairs import Crop, FramePair
 from lib.datasets.synthetic_scene import Scene, random_scene
 from lib.errors import UserError
-from lib.files import atomic_write
+from lib.files import read_json
 
 TRAINING, TESTING = 2, 3  # streams of random scenes of one seed that have nothing in common
 SIZE_WH = (320, 240)  # px, the size of most of OTB's older sequences
 CLEAR, USABLE = 0.25, 0.7  # at most so much of the target may be hidden in a template or first frame, and in a search
 DRAWS = 6  # frames tried before the least hidden one is taken
 JPEG_QUALITY = 92
+RENDERER = 1  # to be counted up with each change that draws other pixels or boxes from the same seed
+RECORD = "synthetic.json"  # beside a sequence: what it was rendered with
 CODEC_BLOCK = 8  # px; windows of a frame start at a multiple, as JPEG's blocks do
 
 
@@ -132,34 +137,59 @@ def write_otb(
 ) -> list[str]:
     """Return the names of `num` held-out sequences of `length` frames, written to `root` in OTB's official form.
 
-    `<root>/<name>/img/0001.jpg ...` and `<root>/<name>/groundtruth_rect.txt`, 1-based x,y,w,h. A sequence whose ground
-    truth is there was finished, and is kept as it is. `progress` is called with the number of frames just done.
+    `<root>/<name>/img/0001.jpg ...` and `<root>/<name>/groundtruth_rect.txt`, 1-based x,y,w,h. A sequence that is there
+    as it is asked for is kept; one that this function wrote for other settings is replaced, and those beyond `num`
+    are removed. `progress` is called with the number of frames just done. Raises UserError for a sequence of one of
+    these names that it did not write, and when the folder cannot be written.
     """
     if num < 1 or length < 2:
         raise UserError(f"{root}: {num} sequences of {length} frames asked for; expected at least 1 of at least 2")
-    names = [f"Synthetic{number + 1:02d}" for number in range(num)]
-    for number, name in enumerate(names):
-        folder = Path(root) / name
-        if not (folder / "groundtruth_rect.txt").is_file():
-            frames = render_sequence(seed, number, length=length, size_wh=size_wh, difficulty=difficulty)
-            _write_sequence(folder, frames, progress)
-        elif progress is not None:
-            progress(length)
+    root, names = Path(root), [f"Synthetic{number + 1:02d}" for number in range(num)]
+    try:
+        for number, name in enumerate(names):
+            wanted = {"renderer": RENDERER, "seed": seed, "number": number, "length": length,
+                      "size_wh": list(size_wh), "difficulty": difficulty}
+            if _record_of(root / name) != wanted:
+                frames = render_sequence(seed, number, length=length, size_wh=size_wh, difficulty=difficulty)
+                _write_sequence(root / name, frames, wanted, progress)
+            elif progress is not None:
+                progress(length)
+        for folder in root.glob("Synthetic*"):
+            if folder.name not in names and _record_of(folder):
+                shutil.rmtree(folder)
+    except OSError as error:
+        raise UserError(f"{root}: cannot be written ({error.strerror or error}); free some space or choose a folder "
+                        f"that can be written") from error
     return names
 
 
+def _record_of(folder: Path) -> dict[str, Any]:
+    """Return the settings that a sequence was rendered with, {} if there is none; UserError if it is not ours."""
+    if not folder.exists():
+        return {}
+    if not (folder / RECORD).is_file():
+        raise UserError(f"{folder}: not written by the renderer (it holds no {RECORD}); choose another folder, or "
+                        f"remove this one")
+    record = read_json(folder / RECORD)
+    return record if isinstance(record, dict) else {}
+
+
 def _write_sequence(
-    folder: Path, frames: Iterator[tuple[Image, Boxes]], progress: Callable[[int], object] | None
+    folder: Path, frames: Iterator[tuple[Image, Boxes]], record: dict[str, Any],
+    progress: Callable[[int], object] | None,
 ) -> None:
-    """Return nothing: write one sequence, the ground truth last, so that its presence means the sequence is whole."""
-    rows = []
-    for index, (image, box_xywh) in enumerate(frames):
+    """Return nothing: write one sequence under another name, which it loses when it is whole."""
+    part, rows = folder.with_name(f".{folder.name}.part"), []
+    shutil.rmtree(part, ignore_errors=True)
+    (part / "img").mkdir(parents=True)
+    for index, (image, (x, y, w, h)) in enumerate(frames):
         _, data = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
-        with atomic_write(folder / "img" / f"{index + 1:04d}.jpg", mode="wb") as file:
-            file.write(data.tobytes())
-        x, y, w, h = box_xywh
+        (part / "img" / f"{index + 1:04d}.jpg").write_bytes(data.tobytes())
         rows.append(f"{x + 1:.2f},{y + 1:.2f},{w:.2f},{h:.2f}\n")
         if progress is not None:
             progress(1)
-    with atomic_write(folder / "groundtruth_rect.txt") as file:
-        file.writelines(rows)
+    (part / "groundtruth_rect.txt").write_text("".join(rows), encoding="utf-8", newline="\n")
+    (part / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8", newline="\n")
+    if folder.exists():
+        shutil.rmtree(folder)
+    part.replace(folder)
