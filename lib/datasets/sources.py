@@ -10,12 +10,20 @@ import numpy as np
 
 from lib.config import SourceConfig
 from lib.datasets.index import TrackIndex, load_index
-from lib.datasets.pairs import CropFiles, Source, TrackSource
+from lib.datasets.packed import PackedCrops
+from lib.datasets.pairs import CropFiles, CropStore, Source, TrackSource
+from lib.datasets.pictures import load_pictures
+from lib.datasets.raw import RawPictures
 from lib.datasets.synthetic import SyntheticSource
 from lib.errors import UserError, did_you_mean
 
 logger = logging.getLogger(__name__)
 
+_HOLDS = {  # what PATH holds
+    "crop511": "crops of the source, as `python -m lib.datasets.prepare` writes them",
+    "packed": "archives of crops that `python -m lib.datasets.prepare pack` writes",
+    "raw": "original pictures, the --root that was given to `python -m lib.datasets.prepare`",
+}
 _SYNTHETIC_LEAST = {"seed": 0, "tracks": 1, "length": 2, "size_wh": 64}  # its options and their least values
 
 
@@ -30,11 +38,19 @@ def build_source(name: str, config: SourceConfig, *, place: str) -> Source:
         raise UserError(f"{place}.OPTIONS is {config.OPTIONS}; FORMAT {config.FORMAT} takes none")
     root = Path(config.PATH)
     if not config.PATH or not root.is_dir():
-        raise UserError(f"{place}.PATH is '{config.PATH}': no such folder; expected the crops of the source, as "
-                        f"`python -m lib.datasets.prepare` writes them")
+        raise UserError(f"{place}.PATH is '{config.PATH}': no such folder; expected the {_HOLDS[config.FORMAT]}")
     index = load_index(Path(config.ANNOTATION))
     _warn_of_range(index, config.RANGE, place=place)
-    return TrackSource(name, index, CropFiles(root), config.RANGE)
+    return TrackSource(name, index, _store(config, root, index), config.RANGE)
+
+
+def _store(config: SourceConfig, root: Path, index: TrackIndex) -> CropStore:
+    """Return where the crops of an index are read from."""
+    if config.FORMAT == "packed":
+        return PackedCrops(root, index)
+    if config.FORMAT == "raw":
+        return RawPictures(root, load_pictures(Path(config.ANNOTATION).with_name("pictures.json"), index))
+    return CropFiles(root)
 
 
 def _synthetic_options(options: dict[str, Any], *, place: str) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from lib.datasets.prepare import coco, got10k
+from lib.datasets.prepare import check, coco, got10k, pack
 from lib.datasets.prepare.cut import Cutter
 from lib.datasets.prepare.finish import CROPS, INDEX, MANIFEST, Summary, finish, write_preview, yaml_snippet
 from lib.datasets.prepare.journal import Journal
@@ -28,20 +28,23 @@ READERS: dict[str, Reader] = {
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Return 0 when the data are prepared; raise UserError for what only the user can mend."""
-    given = parse(sys.argv[1:] if arguments is None else arguments)
-    logging.basicConfig(level=logging.INFO, format="%(message)s")
-    return prepare(given)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s")
+    other = {"check": check.main, "pack": pack.main}.get(words[0] if words else "")
+    return other(words[1:]) if other else prepare(parse(words))
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Return the checked command line."""
-    parser = argparse.ArgumentParser(prog="python -m lib.datasets.prepare", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m lib.datasets.prepare", description=__doc__,
+                                     epilog="also: prepare check FOLDER, prepare pack FOLDER; see their --help")
     parser.add_argument("source", type=str.upper, choices=sorted(READERS), help="the data set")
     parser.add_argument("--root", type=Path, required=True, help="the raw data, as its archive unpacks")
     parser.add_argument("--out", type=Path, required=True, help="folder for crops, index and manifest, e.g. data/coco")
     parser.add_argument("--split", default="", help="which part of the archive (default: the training part)")
     parser.add_argument("--annotation", default="", help="COCO: the JSON below root, where it is not the official one")
     parser.add_argument("--pictures", default="", help="COCO: the folder of pictures below root")
+    parser.add_argument("--no-crops", action="store_true", help="write the index alone, to train with FORMAT: raw")
     parser.add_argument("--jobs", type=int, default=default_jobs(), help="processes (default: all %(default)s cores)")
     parser.add_argument("--quality", type=int, default=95, help="JPEG quality of the crops (default %(default)s)")
     for name, default, text in (
@@ -70,11 +73,15 @@ def prepare(given: argparse.Namespace) -> int:
     if not given.root.is_dir():
         raise UserError(f"{given.root}: no such folder; expected {given.source} as its archive unpacks")
     filters = Filters(given.min_side, given.max_area, given.max_aspect, given.min_visible, given.border)
-    settings = {"source": given.source, "root": str(given.root.resolve()), "split": given.split,
-                "annotation": given.annotation, "pictures": given.pictures, "quality": given.quality, **asdict(filters)}
+    settings = {
+        "source": given.source, "root": str(given.root.resolve()), "split": given.split,
+        "annotation": given.annotation, "pictures": given.pictures, "quality": given.quality,
+        "crops": not given.no_crops, **asdict(filters),
+    }
     with Journal(given.out, settings) as journal:
         tasks = READERS[given.source](given.root, given)
-        cut_all(tasks, Cutter(given.root, given.out / CROPS, filters, given.quality), journal, jobs=given.jobs)
+        crops = None if given.no_crops else given.out / CROPS
+        cut_all(tasks, Cutter(given.root, crops, filters, given.quality), journal, jobs=given.jobs)
         summary = finish(given.out, journal, settings)
         if not summary.crops:
             raise UserError(f"{given.out}: not one usable box in {len(tasks)} tasks; {_dropped(summary)}")
@@ -102,8 +109,9 @@ def _report(summary: Summary, given: argparse.Namespace) -> None:
     if len(summary.faults) > 10:
         print(f"  ... and {len(summary.faults) - 10} more, see {given.out / 'journal.jsonl'}")
     print(f"written: {given.out / INDEX}, {given.out / MANIFEST}, {given.out / 'preview.png'}")
+    path, form = (given.root, "raw") if given.no_crops else (given.out / CROPS, "crop511")
     print("below DATASET of the training's YAML:")
-    print(yaml_snippet(given.source, given.out, crops=summary.crops), end="")
+    print(yaml_snippet(given.source, path, given.out, form=form, crops=summary.crops), end="")
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import cv2
 from lib.crops import Image, crop511, mean_colour
 from lib.datasets.decode import decode
 from lib.datasets.pairs import crop_name
+from lib.datasets.pictures import pack_pictures
 from lib.datasets.prepare.records import MISSING, UNREADABLE, Box, Filters, Frame, Task, Video
 from lib.errors import UserError
 
@@ -134,29 +135,3 @@ def write_whole(path: Path, data: bytes) -> None:
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror}); free some space and run the same command "
                         f"again: it goes on where it stopped") from error
-
-
-def pack_pictures(pictures: dict[int, str]) -> Any:
-    """Return the paths of a video's pictures in short: one path if all are the same, [before, digits, behind] if the
-    frame's number stands in the path in so many digits, else {frame: path}."""
-    if not pictures:
-        return {}
-    number, path = next(iter(pictures.items()))
-    if set(pictures.values()) == {path}:
-        return path
-    for digits in range(1, 13):
-        text = f"{number:0{digits}d}"
-        before, found, behind = path.rpartition(text)
-        if found and all(p == f"{before}{n:0{digits}d}{behind}" for n, p in pictures.items()):
-            return [before, digits, behind]
-    return {str(n): p for n, p in pictures.items()}
-
-
-def picture_path(packed: Any, frame: int) -> str:
-    """Return the path of a frame's picture from the short form of `pack_pictures`."""
-    if isinstance(packed, str):
-        return packed
-    if isinstance(packed, list):
-        before, digits, behind = packed
-        return f"{before}{frame:0{digits}d}{behind}"
-    return str(packed[str(frame)])

@@ -14,6 +14,7 @@ import numpy as np
 
 from lib.config import DatasetConfig, SourceConfig
 from lib.crops import Image
+from lib.datasets.index import load_index
 from lib.datasets.pairs import crop_name, decode_crop
 from lib.datasets.prepare.journal import Journal
 from lib.files import atomic_write, sha256_of
@@ -67,6 +68,8 @@ def finish(folder: Path, journal: Journal, settings: dict[str, Any]) -> Summary:
     with atomic_write(folder / MANIFEST) as file:
         json.dump(manifest, file, indent=1, ensure_ascii=False)
         file.write("\n")
+    if summary.tracks:
+        load_index(folder / INDEX)  # checks what was written, and lays its arrays beside it for the first training
     return summary
 
 
@@ -107,8 +110,8 @@ def write_preview(folder: Path, journal: Journal) -> None:
             file.write(bytes(cv2.imencode(".png", sheet)[1]))
 
 
-def yaml_snippet(name: str, folder: Path, *, crops: int) -> str:
+def yaml_snippet(name: str, path: Path, folder: Path, *, form: str, crops: int) -> str:
     """Return the lines to paste under DATASET for this folder; RANGE and USE are the source's own where it has any."""
     known = DatasetConfig().SOURCES.get(name, SourceConfig(USE=crops))
-    return (f"    {name}:\n      PATH: {folder / CROPS}\n      ANNOTATION: {folder / INDEX}\n"
-            f"      RANGE: {known.RANGE}\n      USE: {min(known.USE, crops)}\n")
+    return (f"    {name}:\n      PATH: {path}\n      ANNOTATION: {folder / INDEX}\n      RANGE: {known.RANGE}\n"
+            f"      USE: {min(known.USE, crops)}\n      FORMAT: {form}\n")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ except ImportError:  # not a Unix: two runs at once into one folder are then not
     fcntl = None  # type: ignore[assignment]
 
 NAME = "journal.jsonl"
+_PATIENCE = 5.0  # s
 
 
 class Journal:
@@ -36,12 +38,17 @@ class Journal:
             self._write(dict(settings))
 
     def _lock(self, folder: Path) -> None:
-        if fcntl is not None:
+        """Take the folder for this run; the processes of a killed run still hold it until they notice, in a second."""
+        until = time.monotonic() + _PATIENCE
+        while fcntl is not None:
             try:
                 fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                return
             except BlockingIOError as error:
-                raise UserError(f"{folder}: another prepare is at work here; wait for it or choose another --out") \
-                    from error
+                if time.monotonic() > until:
+                    raise UserError(f"{folder}: another prepare is at work here; wait for it or choose another --out") \
+                        from error
+                time.sleep(0.1)
 
     def _scan(self, settings: Mapping[str, Any]) -> int:
         """Note where each task's line is; return the end of the last whole line."""

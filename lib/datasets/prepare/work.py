@@ -6,11 +6,11 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
 import cv2
 from tqdm import tqdm
@@ -19,6 +19,9 @@ from lib.datasets.prepare.cut import Cutter
 from lib.datasets.prepare.journal import Journal
 from lib.datasets.prepare.records import Task
 from lib.errors import UserError
+
+In = TypeVar("In")
+Out = TypeVar("Out")
 
 _AHEAD = 4  # tasks handed out per process, so that none waits for the next
 
@@ -29,28 +32,40 @@ def cut_all(tasks: Sequence[Task], cutter: Cutter, journal: Journal, *, jobs: in
     Raises UserError if a process is killed or the disk is full; what is done stays done.
     """
     todo = [task for task in tasks if task.name not in journal.places]
-    pace = 0.1 if sys.stderr.isatty() else 10.0  # s; a log file needs no bar ten times a second
-    done = len(tasks) - len(todo)
-    with tqdm(total=len(tasks), initial=done, unit=" tasks", smoothing=0.05, desc="cutting", mininterval=pace) as bar:
-        crops = size = 0
-        for record in _records(todo, cutter, jobs=jobs):
+    bar = _bar("cutting", len(tasks), unit=" tasks", done=len(tasks) - len(todo))
+    crops = size = 0
+    with bar:
+        for record in _results(cutter.cut, todo, jobs=jobs):
             journal.add(record)
             crops, size = crops + record["crops"], size + record["bytes"]
             bar.set_postfix_str(f"{crops} crops, {size / 1e6:.0f} MB", refresh=False)
             bar.update()
 
 
-def _records(tasks: Sequence[Task], cutter: Cutter, *, jobs: int) -> Iterator[dict[str, Any]]:
-    """Return an iterator over the records of the tasks, in the order in which they are done."""
+def on_all_cores(work: Callable[[In], Out], items: Sequence[In], *, jobs: int, title: str, unit: str) -> Iterator[Out]:
+    """Return an iterator over work(item), in the order in which they are done, with a progress bar."""
+    with _bar(title, len(items), unit=unit) as bar:
+        for result in _results(work, items, jobs=jobs):
+            yield result
+            bar.update()
+
+
+def _bar(title: str, total: int, *, unit: str, done: int = 0) -> Any:
+    pace = 0.1 if sys.stderr.isatty() else 10.0  # s; a log file needs no bar ten times a second
+    return tqdm(total=total, initial=done, unit=unit, smoothing=0.05, desc=title, mininterval=pace)
+
+
+def _results(work: Callable[[In], Out], items: Sequence[In], *, jobs: int) -> Iterator[Out]:
+    """Return an iterator over work(item), in the order in which they are done; a few items wait for each process."""
     if jobs == 1:
-        yield from map(cutter.cut, tasks)
+        yield from map(work, items)
         return
     pool = ProcessPoolExecutor(jobs, initializer=_start_process, initargs=(os.getpid(),))
-    waiting: set[Future[dict[str, Any]]] = set()
-    rest = iter(tasks)
+    waiting: set[Future[Out]] = set()
+    rest = iter(items)
     try:
         while True:
-            waiting |= {pool.submit(cutter.cut, task) for task in islice(rest, jobs * _AHEAD - len(waiting))}
+            waiting |= {pool.submit(work, item) for item in islice(rest, jobs * _AHEAD - len(waiting))}
             if not waiting:
                 break
             done, waiting = wait(waiting, return_when=FIRST_COMPLETED)
