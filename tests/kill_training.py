@@ -2,8 +2,9 @@
 
     python tests/kill_training.py --kills 20 --ranks 2
 
-prints one JSON line (the trainings' own log goes to standard error). The kill is SIGKILL after a random time: within a step, while a checkpoint is written or one is
-read. With several ranks one of them is hit and the others end by themselves.
+prints one JSON line; the trainings' own log goes to standard error. The kill is SIGKILL after a random time: within a
+step, while a checkpoint is written or one is read. With several ranks one of them is hit; the
+others end by themselves.
 """
 
 from __future__ import annotations
