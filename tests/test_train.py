@@ -317,37 +317,3 @@ def test_two_runs_in_one_minute_get_folders_of_their_own(tmp_path: Path) -> None
     assert first != second
     assert second.name.startswith("Ocean_2")
     assert (duration(59.6), duration(3725), duration(90061)) == ("0:01:00", "1:02:05", "1 d 1:01:01")
-
-
-def test_two_trainings_do_not_write_to_one_folder(tmp_path: Path) -> None:
-    reader, writer = os.pipe()
-    pid = os.fork()
-    if pid == 0:  # holds the lock until the test has tried
-        with resume.sole_writer(tmp_path):
-            os.write(writer, b"x")
-            time.sleep(30)
-        os._exit(0)
-    os.read(reader, 1)
-    try:
-        with pytest.raises(UserError, match=f"process {pid} is training into it"), resume.sole_writer(tmp_path):
-            pass
-    finally:
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
-    (tmp_path / ".checkpoint_e3.pth.abc.tmp").touch()
-    with resume.sole_writer(tmp_path):
-        assert not list(tmp_path.glob("*.tmp")), "left by a kill in the midst of a save"
-        assert (tmp_path / ".training.lock").read_text() == str(os.getpid()), "the lock ends with its process"
-
-
-def test_tensorboard_sets_runs_apart_and_lays_the_curves_together(train: Train, tmp_path: Path) -> None:
-    assert train("TRAIN.END_EPOCH=2") == 0
-    (folder,) = [path for path in (tmp_path / "logs" / "Ocean").iterdir() if path.is_dir()]
-    events = EventAccumulator(str(folder))
-    events.Reload()
-    content = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
-    assert b"BACKBONE" in content
-    assert b"ResNetSmall" in content
-    layout = events.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0]
-    assert b"loss/.*" in layout
-    assert b"test_.*/success" in layout
