@@ -207,16 +207,3 @@ def test_two_trainings_do_not_write_to_one_folder(tmp_path: Path) -> None:
     with resume.sole_writer(tmp_path):
         assert not list(tmp_path.glob("*.tmp")), "left by a kill in the midst of a save"
         assert (tmp_path / ".training.lock").read_text() == str(os.getpid()), "the lock ends with its process"
-
-
-def test_tensorboard_sets_runs_apart_and_lays_the_curves_together(train: Train, tmp_path: Path) -> None:
-    assert train("TRAIN.END_EPOCH=2") == 0
-    (folder,) = [path for path in (tmp_path / "logs" / "Ocean").iterdir() if path.is_dir()]
-    events = EventAccumulator(str(folder))
-    events.Reload()
-    content = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
-    assert b"BACKBONE" in content
-    assert b"ResNetSmall" in content
-    layout = events.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0]
-    assert b"loss/.*" in layout
-    assert b"test_.*/success" in layout

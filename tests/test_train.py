@@ -317,3 +317,16 @@ def test_two_runs_in_one_minute_get_folders_of_their_own(tmp_path: Path) -> None
     assert first != second
     assert second.name.startswith("Ocean_2")
     assert (duration(59.6), duration(3725), duration(90061)) == ("0:01:00", "1:02:05", "1 d 1:01:01")
+
+
+def test_tensorboard_sets_runs_apart_and_lays_the_curves_together(train: Train, tmp_path: Path) -> None:
+    assert train("TRAIN.END_EPOCH=2") == 0
+    (folder,) = [path for path in (tmp_path / "logs" / "Ocean").iterdir() if path.is_dir()]
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    content = events.SummaryMetadata("_hparams_/session_start_info").plugin_data.content
+    assert b"BACKBONE" in content
+    assert b"ResNetSmall" in content
+    layout = events.Tensors("custom_scalars__config__")[0].tensor_proto.string_val[0]
+    assert b"loss/.*" in layout
+    assert b"test_.*/success" in layout
