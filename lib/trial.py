@@ -1,4 +1,4 @@
-"""Trackers tried out on a test set in memory: followed side by side, scored without a file. For tuning and exporting."""
+"""Trackers tried out on a test set in memory: followed side by side, scored without a file; for tuning and exports."""
 
 from __future__ import annotations
 
