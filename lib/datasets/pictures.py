@@ -33,7 +33,7 @@ def pack_pictures(pictures: Mapping[int, str]) -> Any:
     number, path = next(iter(pictures.items()))
     if set(pictures.values()) == {path}:
         return path
-    for digits in range(1, _MOST_DIGITS + 1):
+    for digits in range(_MOST_DIGITS, 0, -1):
         before, found, behind = path.rpartition(f"{number:0{digits}d}")
         if found and all(p == f"{before}{n:0{digits}d}{behind}" for n, p in pictures.items()):
             return [before, digits, behind]

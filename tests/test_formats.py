@@ -1,0 +1,168 @@
+"""The same samples whatever form the data have: single crops, archives, the raw pictures; any workers, any ranks."""
+
+import pickle
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+import torch
+from raw_trees import write_picture
+from torch.utils.data import DataLoader
+
+from lib.config import Config, DatasetConfig, SourceConfig, TrainConfig
+from lib.crops import context_side
+from lib.datasets.ocean import OceanDataset, StreamSampler, build_dataset
+from lib.datasets.pictures import load_pictures, pack_pictures, picture_path
+from lib.datasets.prepare.__main__ import main
+from lib.datasets.raw import reduction
+from lib.datasets.sample import Sample
+from lib.errors import UserError
+
+SWITCHES = {"FLIP": 0.5, "ROTATION": 0.3, "GRAY": 0.3}
+COUNT = 24
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory) -> Path:
+    """Return a folder with raw videos of three objects, small to large, and everything prepared from them."""
+    folder = tmp_path_factory.mktemp("formats")
+    rng = np.random.default_rng(0)
+    for video, (width, height) in enumerate(((24, 30), (90, 70), (300, 260))):
+        raw = folder / "raw" / f"video {video}"
+        noise = cv2.resize(rng.integers(0, 256, (15, 20, 3), dtype=np.uint8), (640, 480), interpolation=cv2.INTER_CUBIC)
+        for frame in range(6):
+            write_picture(raw / f"{frame + 1:08d}.jpg", np.roll(noise, 3 * frame, axis=1))
+        rows = [f"{150 + 3 * frame},{100},{width},{height}" for frame in range(6)]
+        (raw / "groundtruth.txt").write_text("\n".join(rows), encoding="utf-8")
+    main(["got10k", "--root", str(folder / "raw"), "--out", str(folder), "--jobs", "1"])
+    main(["pack", str(folder), "--jobs", "1"])
+    return folder
+
+
+def dataset(data: Path, form: str, *, seed: int = 5) -> OceanDataset:
+    path = {"crop511": data / "crop511", "packed": data / "packed", "raw": data / "raw"}[form]
+    source = SourceConfig(PATH=str(path), ANNOTATION=str(data / "train.json"), RANGE=3, USE=10, FORMAT=form)
+    train = TrainConfig(WHICH_USE=["S"], SEED=seed)
+    return build_dataset(Config(TRAIN=train, DATASET=DatasetConfig(SOURCES={"S": source}, **SWITCHES)))
+
+
+def same(a: Sample, b: Sample) -> bool:
+    return all(torch.equal(x, y) for x, y in zip(a[:-1], b[:-1], strict=True))
+
+
+def test_archives_give_the_same_bits(data):
+    files, packed = dataset(data, "crop511"), dataset(data, "packed")
+    assert all(same(files[n], packed[n]) for n in range(COUNT))
+
+
+def test_raw_pictures_give_the_same_pairs_and_nearly_the_same_pixels(data):
+    files, raw = dataset(data, "crop511"), dataset(data, "raw")
+    for n in range(COUNT):
+        a, b = files[n], raw[n]
+        assert torch.equal(a.box_xyxy, b.box_xyxy)
+        assert torch.equal(a.ltrb_target, b.ltrb_target)
+        for x, y in ((a.template, b.template), (a.search, b.search)):
+            assert (x.float() - y.float()).abs().mean() < 4, "a JPEG and another interpolation apart"
+
+
+def test_the_pixels_of_reduced_pictures_lie_where_they_should(data, monkeypatch):
+    raw = dataset(data, "raw")
+    reduced = [raw[n] for n in range(COUNT)]
+    monkeypatch.setattr("lib.datasets.raw.reduction", lambda scale: 1)
+    changed = 0
+    for n in range(COUNT):
+        whole = raw[n]
+        x, y = whole.search.float().numpy(), reduced[n].search.float().numpy()
+        if np.array_equal(x, y):
+            continue
+        changed += 1
+        shifts = [(dx, dy) for dx in (-1, 0, 1) for dy in (-1, 0, 1)]
+        distance = {s: np.abs(np.roll(y, s, (2, 1))[:, 2:-2, 2:-2] - x[:, 2:-2, 2:-2]).mean() for s in shifts}
+        assert min(distance, key=distance.get) == (0, 0)
+    assert changed >= COUNT // 4, "one object in three is large enough"
+
+
+@pytest.mark.parametrize(("size", "expected"), [((24, 30), 1), ((90, 70), 1), ((160, 160), 2), ((300, 260), 4),
+                                                ((2000, 1000), 8)])
+def test_the_reduction_never_loses_detail(size, expected):
+    scale = context_side(size) / 127
+    assert reduction(scale) == expected
+    assert expected == 8 or scale / (2 * expected) < 1 <= scale / expected or expected == 1
+
+
+@pytest.mark.filterwarnings("ignore:This DataLoader will create")
+@pytest.mark.parametrize("form", ["crop511", "packed"])
+@pytest.mark.parametrize("workers", [0, 1, 4])
+def test_any_number_of_workers_and_ranks_gives_the_same_stream(data, form, workers):
+    whole = dataset(data, "crop511")
+    found: dict[int, Sample] = {}
+    for rank in range(2):
+        sampler = StreamSampler(3, rank=rank, world=2)
+        sampler.set_position(1, 3)
+        loader = DataLoader(dataset(data, form), batch_sampler=sampler, num_workers=workers, collate_fn=unchanged)
+        for numbers, samples in zip(sampler, loader, strict=True):
+            found.update(zip(numbers, samples, strict=True))
+    assert sorted(found) == list(range(6, 18))
+    assert all(same(sample, whole[n]) for n, sample in found.items())
+
+
+def unchanged(samples: list[Sample]) -> list[Sample]:
+    return samples
+
+
+def test_a_damaged_record_names_itself(data, tmp_path):
+    folder = tmp_path / "packed"
+    folder.mkdir()
+    for path in (data / "packed").iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    archive = folder / "crops-00000.tar"
+    content = bytearray(archive.read_bytes())
+    for place in range(600, len(content), 5000):
+        content[place] ^= 255
+    archive.write_bytes(content)
+    source = SourceConfig(PATH=str(folder), ANNOTATION=str(data / "train.json"), FORMAT="packed")
+    config = Config(TRAIN=TrainConfig(WHICH_USE=["S"]), DATASET=DatasetConfig(SOURCES={"S": source}))
+    with pytest.raises(UserError, match=r"crops-00000\.tar: video \d/00000\d\.00\.x\.jpg: damaged, its checksum"):
+        [build_dataset(config)[n] for n in range(5)]
+    archive.write_bytes(content[:-100])
+    with pytest.raises(UserError, match=r"crops-00000\.tar: missing or not \d+ bytes"):
+        build_dataset(config)
+
+
+def test_archives_of_another_index_are_refused(data, tmp_path):
+    text = (data / "train.json").read_text(encoding="utf-8").replace("000006", "000007")
+    (tmp_path / "train.json").write_text(text, encoding="utf-8")
+    source = SourceConfig(PATH=str(data / "packed"), ANNOTATION=str(tmp_path / "train.json"), FORMAT="packed")
+    with pytest.raises(UserError, match="belongs to another index"):
+        build_dataset(Config(TRAIN=TrainConfig(WHICH_USE=["S"]), DATASET=DatasetConfig(SOURCES={"S": source})))
+
+
+def test_a_packed_data_set_travels_to_a_process_that_was_not_forked(data):
+    packed = dataset(data, "packed")
+    packed[0]
+    assert same(pickle.loads(pickle.dumps(packed))[1], packed[1])
+
+
+@pytest.mark.parametrize(("pictures", "packed"), [
+    ({0: "a.jpg"}, "a.jpg"), ({3: "v/3.jpg", 12: "v/12.jpg"}, ["v/", 1, ".jpg"]),
+    ({1: "v1/00000001.jpg", 2: "v1/00000002.jpg"}, ["v1/", 8, ".jpg"]),
+    ({9: "v/0009.jpg", 10: "v/0010.jpg"}, ["v/", 4, ".jpg"]), ({0: "b.jpg", 1: "a.jpg"}, {"0": "b.jpg", "1": "a.jpg"}),
+    ({}, {}),
+])
+def test_paths_of_pictures_in_short(pictures, packed):
+    assert pack_pictures(pictures) == packed
+    assert {frame: picture_path(packed, frame) for frame in pictures} == pictures
+
+
+@pytest.mark.parametrize(("old", "new", "words"), [
+    ("video 1", "video 9", "is not the index's video 1"), ('"video 2"', '"video 3"', "index's video 2"),
+    ("[", '["../', "names no pictures"), ("8,", '"8",', "names no pictures"),
+])
+def test_a_faulty_table_of_pictures_is_one_clear_line(data, tmp_path, old, new, words):
+    index = dataset(data, "raw").sources[0].index
+    text = (data / "pictures.json").read_text(encoding="utf-8")
+    assert old in text
+    (tmp_path / "pictures.json").write_text(text.replace(old, new).replace('"../"', '"../'), encoding="utf-8")
+    with pytest.raises(UserError, match=words):
+        load_pictures(tmp_path / "pictures.json", index)
