@@ -355,7 +355,7 @@ def test_a_killed_worker_is_survived_and_the_end_equals_a_sequential_run(here: P
         while not results(here):
             assert parent.poll() is None
             assert time.monotonic() < deadline
-            time.sleep(0.005)
+            time.sleep(0.02)
         # Whoever holds a claim right now is at work.
         victim = next((json.loads(text)["pid"] for path in (here / "result").rglob("*.claim")
                        if (text := path.read_text(encoding="utf-8"))), children_of(parent.pid)[0])
