@@ -22,7 +22,7 @@ import lib.eval_toolkit.cli
 import lib.sweep.cli
 import lib.test
 import lib.train
-from lib.checkpoint import checkpoint_name, save_checkpoint
+from lib.checkpoint import checkpoint_name, read_checkpoint, save_checkpoint
 from lib.config import Config, load_config
 from lib.datasets.benchmarks import load_benchmark, result_file, write_result
 from lib.datasets.synthetic import write_otb
@@ -35,7 +35,7 @@ CFG = ROOT / "experiments" / "train" / "OceanDemo.yaml"
 DATASET = "SYNTHETIC"
 SEQUENCES, FRAMES, SEED = 12, 60, 1  # held-out sequences, their length, and a seed that training does not use
 STILL, UNTRAINED = "NeverMoves", "Untrained"
-REAL = "Girl"  # the real sequence that the last checkpoint is run on
+REAL, TRACKER = "Girl", "OceanDemo"  # the real sequence that the last checkpoint is run on, and its results' name
 log = logging.getLogger(__name__)
 
 
@@ -64,7 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     real = _real_sequences(options.real)
     _say("5/5  a real sequence", real or "none here: OTB2015 in dataset/ or beside the project would serve")
     if real is not None:
-        _test(last, "OTB2015", real, "--video", REAL, "--vis", "True", name="OceanDemo")
+        _test(last, "OTB2015", real, "--video", REAL, "--vis", "True", name=TRACKER)
     _tell_what_lies_where(cfg, last=last, real=real)
     return 0
 
@@ -86,7 +86,8 @@ def _say(step: str, place: object) -> None:
 
 def _clear(cfg: Config) -> None:
     """Remove what the demonstration itself made: its checkpoints, its results and its test sequences."""
-    for folder in (Path(cfg.CHECKPOINT_DIR), Path("result") / DATASET, Path("dataset") / DATASET):
+    results = (Path("result") / DATASET, Path("result") / "OTB2015" / TRACKER)
+    for folder in (Path(cfg.CHECKPOINT_DIR), *results, Path("dataset") / DATASET):
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -109,11 +110,12 @@ def _write_still(dataset: Path) -> None:
 def _save_untrained(cfg: Config) -> Path:
     """Return a checkpoint of the network as training begins with it: same seed, same random weights."""
     path = Path(cfg.CHECKPOINT_DIR) / "untrained.pth"
-    if not path.is_file():
-        torch.manual_seed(cfg.TRAIN.SEED)
-        model = build_model(**cfg.model_options())
-        save_checkpoint(path, {"epoch": 0, "arch": cfg.TRAIN.MODEL, "model": model.spec,
-                               "state_dict": model.state_dict()})
+    torch.manual_seed(cfg.TRAIN.SEED)
+    model = build_model(**cfg.model_options())
+    weights = model.state_dict()
+    there = read_checkpoint(path)["state_dict"] if path.is_file() else {}
+    if there.keys() != weights.keys() or not all(torch.equal(there[name], weights[name]) for name in weights):
+        save_checkpoint(path, {"epoch": 0, "arch": cfg.TRAIN.MODEL, "model": model.spec, "state_dict": weights})
     return path
 
 
@@ -136,7 +138,7 @@ def _tell_what_lies_where(cfg: Config, *, last: Path, real: Path | None) -> None
         f"  checkpoints            {cfg.CHECKPOINT_DIR}/",
         f"  curves while training  tensorboard --logdir {cfg.OUTPUT_DIR}/{cfg.TRAIN.MODEL}",
         f"  plots of the scores    result/{DATASET}/_eval/",
-        *([f"  boxes on real video    result/OTB2015/OceanDemo/ ({REAL})"] if real else []),
+        *([f"  boxes on real video    result/OTB2015/{TRACKER}/ ({REAL})"] if real else []),
         "Next:",
         f"  python tracking/run_video.py YOUR_VIDEO --init x,y,w,h --resume {last}",
         "  python tracking/train_ocean.py --cfg experiments/train/Ocean.yaml",

@@ -11,8 +11,8 @@ ROOT = Path(__file__).resolve().parents[1]
 SHORT = ["--sequences", "2", "TRAIN.END_EPOCH=2", "DATASET.SYNTHETIC.USE=8", "TRAIN.BATCH=4", "WORKERS=0"]
 
 
-def demo(folder: Path) -> str:
-    command = [sys.executable, str(ROOT / "tracking" / "demo.py"), "--real", "real", *SHORT]
+def demo(folder: Path, *more: str) -> str:
+    command = [sys.executable, str(ROOT / "tracking" / "demo.py"), "--real", "real", *more, *SHORT]
     done = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False,
                           env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr[-2000:]
@@ -36,3 +36,5 @@ def test_the_demonstration_trains_tests_scores_and_does_nothing_twice(tmp_path: 
     again = demo(tmp_path)
     assert "nothing to train" in again
     assert {path: path.stat().st_mtime_ns for path in written} == written
+    assert "results of checkpoint" not in demo(tmp_path, "--fresh")  # old results do not stand in the way
+    assert {path: path.stat().st_mtime_ns for path in written} != written
