@@ -18,7 +18,7 @@ def write_picture(path: Path, image: np.ndarray | None = None, *, damage: str = 
     image = picture() if image is None else image
     if damage == "gray":
         image = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
-    data = bytes(cv2.imencode(path.suffix, image)[1])
+    data = bytes(cv2.imencode(path.suffix.lower(), image)[1])
     path.write_bytes(data[: len(data) // 2] if damage == "cut" else data)
 
 

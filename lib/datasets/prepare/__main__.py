@@ -6,14 +6,14 @@ import argparse
 import logging
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 
-from lib.datasets.prepare import check, coco, got10k, pack
+from lib.datasets.prepare import check, coco, pack, pascal, videos, youtube_bb
 from lib.datasets.prepare.cut import Cutter
 from lib.datasets.prepare.finish import CROPS, INDEX, MANIFEST, Summary, finish, write_preview, yaml_snippet
 from lib.datasets.prepare.journal import Journal
-from lib.datasets.prepare.records import Filters, Task
+from lib.datasets.prepare.records import Filters, Task, safe_name
 from lib.datasets.prepare.work import cut_all, default_jobs
 from lib.errors import UserError, run
 
@@ -22,7 +22,14 @@ Reader = Callable[[Path, argparse.Namespace], Sequence[Task]]
 READERS: dict[str, Reader] = {
     "COCO": lambda root, given: coco.tasks(
         root, split=given.split, annotation=given.annotation, pictures=given.pictures),
-    "GOT10K": lambda root, given: got10k.tasks(root, split=given.split),
+    "DET": lambda root, given: pascal.det_tasks(root, split=given.split),
+    "GOT10K": lambda root, given: videos.got10k_tasks(root, split=given.split),
+    "LASOT": lambda root, given: videos.lasot_tasks(root, split=given.split),
+    "TRACKINGNET": lambda root, given: videos.trackingnet_tasks(root, split=given.split),
+    "VID": lambda root, given: pascal.vid_tasks(root, split=given.split),
+    "VIDEOS": lambda root, given: videos.plain_tasks(root, split=given.split, origin=given.origin),
+    "VOC": lambda root, given: pascal.voc_tasks(root, split=given.split),
+    "YTB": lambda root, given: youtube_bb.tasks(root, split=given.split),
 }
 
 
@@ -44,6 +51,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--split", default="", help="which part of the archive (default: the training part)")
     parser.add_argument("--annotation", default="", help="COCO: the JSON below root, where it is not the official one")
     parser.add_argument("--pictures", default="", help="COCO: the folder of pictures below root")
+    parser.add_argument("--origin", type=int, choices=(0, 1), default=0, help="VIDEOS: number of the first px")
     parser.add_argument("--no-crops", action="store_true", help="write the index alone, to train with FORMAT: raw")
     parser.add_argument("--jobs", type=int, default=default_jobs(), help="processes (default: all %(default)s cores)")
     parser.add_argument("--quality", type=int, default=95, help="JPEG quality of the crops (default %(default)s)")
@@ -55,8 +63,10 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     ):
         flag = "--" + name.replace("_", "-")
         parser.add_argument(flag, type=float, default=default, help=f"{text} (default %(default)s)")
-    parser.add_argument("--border", choices=("keep", "drop"), default=Filters.border,
-                        help="what becomes of boxes that touch the picture's edge (default %(default)s)")
+    for flag, text in (("border", "that touch the picture's edge"), ("occluded", "called occluded (VID, DET)"),
+                       ("generated", "called generated (VID)")):
+        parser.add_argument(f"--{flag}", choices=("keep", "drop"), default="keep",
+                            help=f"what becomes of boxes {text} (default %(default)s)")
     given = parser.parse_args(arguments)
     for flag, value, low, high in (
         ("--jobs", given.jobs, 1, 1024), ("--quality", given.quality, 1, 100), ("--min-side", given.min_side, 1, 1e6),
@@ -72,14 +82,15 @@ def prepare(given: argparse.Namespace) -> int:
     """Return 0 when the crops, index and manifest of a source are written."""
     if not given.root.is_dir():
         raise UserError(f"{given.root}: no such folder; expected {given.source} as its archive unpacks")
-    filters = Filters(given.min_side, given.max_area, given.max_aspect, given.min_visible, given.border)
+    filters = Filters(**{field.name: getattr(given, field.name) for field in fields(Filters)})
     settings = {
         "source": given.source, "root": str(given.root.resolve()), "split": given.split,
-        "annotation": given.annotation, "pictures": given.pictures, "quality": given.quality,
+        "annotation": given.annotation, "pictures": given.pictures, "origin": given.origin, "quality": given.quality,
         "crops": not given.no_crops, **asdict(filters),
     }
     with Journal(given.out, settings) as journal:
         tasks = READERS[given.source](given.root, given)
+        _check_names(tasks, given.root)
         crops = None if given.no_crops else given.out / CROPS
         cut_all(tasks, Cutter(given.root, crops, filters, given.quality), journal, jobs=given.jobs)
         summary = finish(given.out, journal, settings)
@@ -88,6 +99,15 @@ def prepare(given: argparse.Namespace) -> int:
         write_preview(given.out, journal)
     _report(summary, given)
     return 0
+
+
+def _check_names(tasks: Sequence[Task], root: Path) -> None:
+    """Refuse names that would lead out of the folder of crops, or that two tasks share."""
+    seen: set[str] = set()
+    for task in tasks:
+        if safe_name(task.name, place=str(root)) in seen:
+            raise UserError(f"{root}: two videos are called '{task.name}'; rename one")
+        seen.add(task.name)
 
 
 def _dropped(summary: Summary) -> str:

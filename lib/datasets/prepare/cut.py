@@ -69,7 +69,7 @@ class Cutter:
         picture = self._picture(frame.picture)
         height, width = picture.shape[:2]
         kept: list[Box] = []
-        for box in frame.boxes:
+        for box in (_in_px(box, width, height) for box in frame.boxes) if frame.relative else frame.boxes:
             reason = self.filters.reason(box, width=width, height=height)
             if reason is None:
                 kept.append(box)
@@ -104,6 +104,11 @@ class _BadPictureError(Exception):
     def __init__(self, message: str, *, reason: str) -> None:
         super().__init__(message)
         self.reason = reason
+
+
+def _in_px(box: Box, width: int, height: int) -> Box:
+    x1, y1, x2, y2 = box.xyxy
+    return box._replace(xyxy=(x1 * width, y1 * height, x2 * width, y2 * height))
 
 
 def encode(image: Image, *, quality: int) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +15,7 @@ from lib.datasets.prepare.records import MISSING, Box, Frame, Video, safe_name
 from lib.errors import UserError
 from lib.files import read_text
 
-_PICTURES = {".jpg", ".jpeg", ".png", ".bmp", ".webp"}
+PICTURES = (".JPEG", ".jpg", ".jpeg", ".JPG", ".png", ".PNG", ".bmp", ".webp")  # endings that are looked for
 
 
 def video_folders(base: Path, *, truth: str, listing: Path | None = None) -> list[Path]:
@@ -31,10 +32,26 @@ def video_folders(base: Path, *, truth: str, listing: Path | None = None) -> lis
                 raise UserError(f"{base / name}: no {truth}, though {listing.name} names this video")
         folders = [base / name for name in names]
     else:
-        folders = sorted(path.parent for path in base.rglob(truth))
+        folders = [path.parent for path in find_below(base, truth, whole=True)]
     if not folders:
         raise UserError(f"{base}: no folder with {truth} in it; expected one per video")
     return folders
+
+
+def find_below(base: Path, *endings: str, whole: bool = False) -> list[Path]:
+    """Return the files below a folder whose names end so (are so, if `whole`), sorted; links are followed once.
+
+    A folder that holds such a whole name is not searched further: a video's folder has thousands of pictures.
+    """
+    found: list[Path] = []
+    seen = {base.resolve()}
+    for folder, below, names in os.walk(base, followlinks=True):
+        hits = [name for name in names if (name in endings if whole else name.endswith(endings))]
+        found += [Path(folder, name) for name in hits]
+        inner = {name: Path(folder, name).resolve() for name in below} if not (whole and hits) else {}
+        below[:] = [name for name, path in inner.items() if path not in seen]
+        seen |= set(inner.values())
+    return sorted(found)
 
 
 def number_pictures(folder: Path) -> list[tuple[int, Path]]:
@@ -44,7 +61,7 @@ def number_pictures(folder: Path) -> list[tuple[int, Path]]:
     a name is no number, or two are the same number, all are counted from 0 in alphabetic order.
     """
     try:
-        paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in _PICTURES)
+        paths = sorted(path for path in folder.iterdir() if path.suffix in PICTURES)
     except OSError as error:
         raise UserError(f"{folder}: cannot be read ({error.strerror}); expected a video's pictures") from error
     stems = [path.stem for path in paths]
@@ -72,19 +89,20 @@ def pictures_by_line(folder: Path, count: int, *, first: int | None = None) -> l
     return list(pictures)
 
 
-def boxes_of(path: Path) -> NDArray[np.float64]:
-    """Return the boxes (n, 4), as they stand, of a file with four numbers a line, split by commas or white space.
+def rows_of(path: Path, *, widths: Sequence[int]) -> NDArray[np.float64]:
+    """Return the numbers (n, width) of a file with one of `widths` numbers a line, split by commas or white space.
 
     Raises UserError naming file and line. NaN counts as a number.
     """
-    rows = []
+    rows: list[list[float]] = []
     for number, line in enumerate(read_text(path).rstrip().split("\n"), start=1):
         try:
             row = [float(part) for part in line.replace(",", " ").split()]
         except ValueError:
             row = []
-        if len(row) != 4:
-            raise UserError(f"{path}:{number}: {line!r:.80}; expected four numbers x, y, w, h")
+        if len(row) not in widths or len(row) != len(rows[0] if rows else row):
+            expected = " or ".join(str(width) for width in widths)
+            raise UserError(f"{path}:{number}: {line!r:.80}; expected {expected} numbers, as in every line")
         rows.append(row)
     return np.array(rows, np.float64)
 

@@ -19,6 +19,8 @@ class Box(NamedTuple):
     track: int
     xyxy: tuple[float, float, float, float]  # px of the picture, origin 0, x2 = x1 + w
     visible: float = 1.0  # share of the object that can be seen, where the annotation says so
+    occluded: bool = False  # partly hidden, where the annotation says no more than that
+    generated: bool = False  # drawn by a program between two boxes of a human
 
 
 class Frame(NamedTuple):
@@ -27,6 +29,7 @@ class Frame(NamedTuple):
     picture: str  # path below the raw root, with `/`
     number: int
     boxes: tuple[Box, ...]
+    relative: bool = False  # the boxes are shares of the picture's width and height, not px
 
 
 class Video(NamedTuple):
@@ -60,6 +63,8 @@ class Filters:
     max_aspect: float = 10.0  # longer side / shorter side
     min_visible: float = 0.3  # share of the box inside the picture, and of the object that the annotation calls visible
     border: str = "keep"  # 'drop': no box that touches the picture's edge (1 px)
+    occluded: str = "keep"  # 'drop': no box that the annotation calls occluded
+    generated: str = "keep"  # 'drop': no box that the annotation calls generated
 
     def reason(self, box: Box, *, width: int, height: int) -> str | None:
         """Return why a box on a picture of width x height px is left out, None if it is kept."""
@@ -82,7 +87,9 @@ class Filters:
             return f"longer than {self.max_aspect:g} times its width"
         if self.border == "drop" and (x1 < 1 or y1 < 1 or x2 > width - 1 or y2 > height - 1):
             return "at the border"
-        return None
+        if box.occluded and self.occluded == "drop":
+            return "occluded"
+        return "generated" if box.generated and self.generated == "drop" else None
 
 
 def safe_name(name: str, *, place: str) -> str:
