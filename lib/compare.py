@@ -23,13 +23,13 @@ from tqdm import tqdm
 from lib.config import load_config
 from lib.datasets.benchmarks import Benchmark, load_benchmark
 from lib.errors import UserError
-from lib.eval_toolkit.ope import DEFAULT_CONVENTION
-from lib.eval_toolkit.results import score_tracker
+from lib.eval_toolkit.kinds import default_convention
 from lib.files import atomic_write, read_json
 from lib.measure import Cost, Course, commit, count_cost, load, machine, milliseconds, resident_bytes, settle
 from lib.models.models import build_model
 from lib.opening import pick_device
 from lib.results import RUN_FILE
+from lib.sweep.outcome import score_folder
 from lib.test import PARAMS_ROOT, Parser, positive
 from lib.tracker.ocean import Amp, OceanTracker
 from lib.tracker.params import TrackerParams, find_tracker_params
@@ -64,8 +64,7 @@ class Score:
 
     tracker: str
     checkpoint: str
-    success: float
-    precision: float
+    values: Mapping[str, float]  # by name: success and precision, or those of the test set's kind
     sequences: int
     expected: int
     tuned_on: str
@@ -191,9 +190,9 @@ def find_score(entry: Entry, entries: Sequence[Entry], root: Path, benchmark: Be
         return None
     folder = max(folders, key=lambda path: (_epoch(path), path.name))
     run = _read_run(folder / RUN_FILE)
-    scores = score_tracker(benchmark, folder, convention=DEFAULT_CONVENTION, allow_missing=True)
-    return Score(folder.name, Path(str(run.get("checkpoint", ""))).name, scores.success, scores.precision,
-                 len(scores.names), scores.expected, str(run.get("tuned_on", "")))
+    outcome = score_folder(benchmark, folder, convention=default_convention(benchmark.name))
+    return Score(folder.name, Path(str(run.get("checkpoint", ""))).name, outcome.values, outcome.sequences,
+                 outcome.expected, str(run.get("tuned_on", "")))
 
 
 def _made_by(run_file: Path, entry: Entry, unique: bool) -> bool:
@@ -222,16 +221,19 @@ def table(entries: Sequence[Entry], figures: Sequence[Figures], scores: Sequence
           search_size: int, amp: str, where: str) -> str:
     """Return the Markdown table, a row per model, with what was measured and how below it."""
     precision = "" if amp == "none" else f", {amp}"
-    lines = ["| model | parameters | GFLOPs a frame | GFLOPs template | frames/s | ms a frame (10% .. 90%) | memory | "
-             f"{dataset} success | precision@20 | results |", "|---|--:|--:|--:|--:|--:|--:|--:|--:|---|"]
+    names = next((list(score.values) for score in scores if score is not None), [])
+    rows = [["model", "parameters", "GFLOPs a frame", "GFLOPs template", "frames/s", "ms a frame (10% .. 90%)",
+             "memory", *(f"{dataset} {name}" for name in names), "results"],
+            ["---", *["--:"] * (6 + len(names)), "---"]]
     for entry, figure, score in zip(entries, figures, scores, strict=True):
         cost = figure.cost
         memory = "" if figure.memory_bytes is None else f"{figure.memory_bytes / 2**20:.0f} MiB"
         cells = [entry.name, _millions(cost.parameters), f"{cost.search_flops / 1e9:.2f}",
                  f"{cost.template_flops / 1e9:.2f}", f"{1000 / figure.median_ms:.1f}",
                  f"{figure.median_ms:.1f} ({figure.low_ms:.1f} .. {figure.high_ms:.1f})", memory,
-                 *(["", "", "none found"] if score is None else _score_cells(score))]
-        lines.append("| " + " | ".join(cells) + " |")
+                 *([""] * len(names) + ["none found"] if score is None else _score_cells(score))]
+        rows.append(cells)
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
     lines += ["", f"Search crop {search_size} px{precision}, one target at a time, crop and scoring included, reading "
                   f"the image not; median of the frames; the models took turns. A multiplication with its addition "
                   f"counts as two FLOPs. Memory: the most that model and frame took. Measured on {where}."]
@@ -244,7 +246,7 @@ def _score_cells(score: Score) -> list[str]:
         notes.append(f"{score.sequences} of {score.expected} sequences")
     if score.tuned_on:
         notes.append(f"tracker tuned on {score.tuned_on}")
-    return [f"{score.success:.3f}", f"{score.precision:.3f}", ", ".join(note for note in notes if note)]
+    return [*(f"{value:.3f}" for value in score.values.values()), ", ".join(note for note in notes if note)]
 
 
 def _millions(count: int) -> str:

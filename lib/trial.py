@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -13,7 +14,6 @@ from lib.crops import Image
 from lib.datasets.benchmarks import Benchmark, load_benchmark
 from lib.datasets.benchmarks import Sequence as Video
 from lib.datasets.benchmarks.records import with_origin
-from lib.datasets.benchmarks.vot import is_vot
 from lib.errors import UserError
 from lib.eval_toolkit.ope import CONVENTIONS, DEFAULT_CONVENTION, PRECISION_AT, curves, frame_errors, mean_curve
 from lib.tracker.lockstep import Job, Lockstep, Track
@@ -28,9 +28,7 @@ class Scores(NamedTuple):
 
 
 def load_videos(dataset: str, dataset_dir: Path, *, only: Sequence[str] = ()) -> Benchmark:
-    """Return a one-pass benchmark with its images, of which `only` the named sequences; UserError for VOT's."""
-    if is_vot(dataset):
-        raise UserError(f"--dataset {dataset}: is scored by restarts, not in one pass; expected OTB2015 or another one")
+    """Return a test set with its images, of which `only` the named sequences; UserError when one is not there."""
     benchmark = load_benchmark(dataset, dataset_dir, images=True)
     if not only:
         return benchmark
@@ -38,7 +36,7 @@ def load_videos(dataset: str, dataset_dir: Path, *, only: Sequence[str] = ()) ->
     if unknown:
         raise UserError(f"{benchmark.source}: no sequence {unknown[0]!r}; there are {', '.join(benchmark.names)}")
     kept = tuple(video for video in benchmark.sequences if video.name in only)
-    return Benchmark(benchmark.name, kept, benchmark.expected, benchmark.missing, benchmark.source, benchmark.notes)
+    return replace(benchmark, sequences=kept)
 
 
 def follow(trackers: Sequence[OceanTracker], videos: Iterable[Video], *, batch: int = 1, threads: int = 0,

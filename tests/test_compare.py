@@ -107,10 +107,10 @@ def test_a_model_finds_the_results_of_its_last_epoch(tmp_path: Path, benchmark: 
     entry = Entry("tiny", TINY, Path("snapshot"))
     score = find_score(entry, [entry], tmp_path, benchmark)
     assert (score.tracker, score.checkpoint, score.tuned_on) == ("last", "checkpoint_e10.pth", "MINE")
-    assert score.precision == 0  # 25 px off everywhere
-    assert 0 < score.success < 0.5
+    assert score.values["precision"] == 0  # 25 px off everywhere
+    assert 0 < score.values["success"] < 0.5
     named = find_score(Entry("tiny", TINY, Path("snapshot"), "best"), [entry], tmp_path, benchmark)
-    assert named.precision == 1
+    assert named.values["precision"] == 1
     assert find_score(Entry("wide", {**TINY, "channels": 12}, Path("s")), [entry], tmp_path, benchmark) is None
     with pytest.raises(UserError, match="no such folder of results"):
         find_score(Entry("tiny", TINY, Path("snapshot"), "absent"), [entry], tmp_path, benchmark)
@@ -126,7 +126,7 @@ def test_two_files_of_one_model_are_told_apart_by_their_checkpoints(tmp_path: Pa
 def test_the_table_says_what_a_score_stands_for() -> None:
     entry = Entry("tiny", TINY, Path("snapshot"))
     figure = Figures(Cost(1_500_000, 2 * 10**9, 3 * 10**9), 20.0, 18.0, 30.0, 7 * 2**20)
-    score = Score("Tiny", "checkpoint_e3.pth", 0.5, 0.75, 9, 100, "OTB2015")
+    score = Score("Tiny", "checkpoint_e3.pth", {"success": 0.5, "precision": 0.75}, 9, 100, "OTB2015")
     text = table([entry, entry], [figure, figure], [score, None], dataset="OTB2015", search_size=271, amp="bf16",
                  where="a machine; commit abc")
     assert ("| tiny | 1.50 M | 3.00 | 2.00 | 50.0 | 20.0 (18.0 .. 30.0) | 7 MiB | 0.500 | 0.750 | Tiny, "

@@ -14,7 +14,7 @@ LEAVES = {"errors", "files"}  # everyone may import these
 # What a command around the tracker may import: everything but training.
 TOOL = {
     "config", "log", "models", "datasets", "checkpoint", "tracker", "boxes", "crops", "test", "eval_toolkit", "measure",
-    "trial", "yaml_text",
+    "sweep", "trial", "yaml_text",
 }  # fmt: skip
 # What a part of lib may import of lib, besides itself and the leaves.
 ALLOWED: dict[str, set[str]] = {
@@ -50,6 +50,7 @@ PART_OF: dict[str, str] = dict.fromkeys(("schedule", "stage", "loader", "resume"
 PART_OF |= {"results": "test", "video": "test", "opening": "test", "restart": "test"}
 PART_OF |= {"video_source": "run_video", "select_box": "run_video"}
 PART_OF |= dict.fromkeys(("export_graph", "export_narrow", "export_check"), "export")
+PART_OF |= {"tune_report": "tune"}
 
 
 def module_name(path: Path) -> str:

@@ -1,0 +1,189 @@
+"""Tuning: the study goes on where it stopped, gives up hopeless trials, and stamps what it found."""
+
+from argparse import Namespace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from tracker_stubs import small_checkpoint, write_squares
+
+from lib.datasets.benchmarks import load_benchmark, write_result
+from lib.errors import UserError
+from lib.eval_toolkit.results import score_tracker
+from lib.tracker.params import TrackerParams, load_tracker_params
+from lib.trial import load_videos, score
+from lib.tune import RANGES, OnChunk, Task, Values, _baseline, _work, _write, main, open_study, suggest
+from lib.tune_report import Line, table
+
+optuna = pytest.importorskip("optuna", reason="the extra 'tune' is not installed")
+UNTUNED = TrackerParams()
+
+
+class Made(Task):
+    """A task whose scores are a formula: best at penalty_k 0.1, and three videos."""
+
+    calls = 0
+    broken = False
+
+    def __init__(self) -> None:
+        self.benchmark = Namespace(name="MINE", sequences=(1, 2, 3), expected=3)  # type: ignore[assignment]
+        self.stamp = "MINE"
+
+    @property
+    def has_branch(self) -> bool:
+        return False
+
+    def scores(self, params: TrackerParams, on_chunk: OnChunk) -> Values:
+        self.calls += 1
+        if self.broken:
+            raise KeyboardInterrupt
+        success = 0.6 - 5 * abs(params.penalty_k - 0.1)
+        for done in (1, 2, 3):
+            on_chunk(done, {"success": success, "precision": success + 0.1})
+        return {"success": success, "precision": success + 0.1}
+
+
+def options(**changes: object) -> Namespace:
+    return Namespace(**{"seed": 1, "prune_after": 1, "dataset": "MINE", "amp": "none", "helper": False,
+                        "resume": Path("checkpoint_e3.pth"), **changes})
+
+
+def opened(path: Path, **changes: object):
+    return open_study(path / "study.db", options(**changes), checkpoint="abc", videos=["a", "b", "c"])
+
+
+def test_a_study_goes_on_where_it_stopped_and_counts_all_its_trials(tmp_path: Path) -> None:
+    task = Made()
+    study = opened(tmp_path)
+    _baseline(study, task, "untuned", UNTUNED)
+    _work(study, task, 8)
+    assert task.calls == 8  # the baseline is one of them
+    task = Made()
+    study = opened(tmp_path)
+    assert _baseline(study, task, "untuned", UNTUNED).values["success"] == pytest.approx(0.6 - 5 * 0.038)
+    assert task.calls == 0
+    _work(study, task, 20)
+    assert task.calls == 12
+    _work(study, task, 20)
+    assert task.calls == 12
+
+
+def test_the_sampler_finds_the_peak_and_hopeless_trials_are_given_up(tmp_path: Path) -> None:
+    study = opened(tmp_path)
+    task = Made()
+    untuned = _baseline(study, task, "untuned", UNTUNED)
+    _work(study, task, 60)
+    states = [trial.state.name for trial in study.get_trials()]
+    assert states.count("PRUNED") >= 10
+    assert study.best_value > untuned.values["success"] + 0.1
+    assert abs(study.best_trial.params["penalty_k"] - 0.1) < 0.02
+
+
+def test_two_processes_share_a_study(tmp_path: Path) -> None:
+    first, second = opened(tmp_path, seed=1), opened(tmp_path, seed=2)
+    _work(first, Made(), 3)
+    _work(second, Made(), 5)
+    assert len(first.get_trials()) == 5
+
+
+def test_ctrl_c_keeps_the_study(tmp_path: Path) -> None:
+    study, task = opened(tmp_path), Made()
+    _baseline(study, task, "untuned", UNTUNED)
+    task.broken = True
+    with pytest.raises(KeyboardInterrupt):
+        _work(study, task, 5)
+    task.broken = False
+    _work(opened(tmp_path), task, 5)
+    assert len([trial for trial in study.get_trials() if trial.state.is_finished()]) >= 5
+
+
+def test_a_study_of_something_else_is_refused(tmp_path: Path) -> None:
+    opened(tmp_path)
+    with pytest.raises(UserError, match="a study with another dataset, amp; choose another --out"):
+        opened(tmp_path, dataset="YOURS", amp="bf16")
+    (tmp_path / "no").mkdir()
+    (tmp_path / "no" / "study.db").write_text("not a database, but long enough to be looked at " * 50, encoding="utf-8")
+    with pytest.raises(UserError, match="not a study of this Optuna"):
+        opened(tmp_path / "no")
+
+
+def test_what_was_found_is_written_with_its_stamp_and_the_untuned_score(tmp_path: Path) -> None:
+    study, task = opened(tmp_path), Made()
+    lines = [_baseline(study, task, "untuned", UNTUNED)]
+    _work(study, task, 12)
+    text = _write(tmp_path, study, task, lines, options(), source="somewhere")
+    best = load_tracker_params(tmp_path / "best.yaml")
+    assert best.tuned_on == "MINE"
+    assert best.penalty_k == pytest.approx(study.best_trial.params["penalty_k"])
+    written = (tmp_path / "best.yaml").read_text(encoding="utf-8")
+    assert f"# untuned: success {lines[0].values['success']:.4f}, precision" in written
+    assert "| untuned | 0.062 |" in text
+    assert "| MINE |" in text
+    assert "same videos" in text
+    assert (tmp_path / "study.md").read_text(encoding="utf-8") == text + "\n"
+
+
+def test_the_plots_are_one_page_without_the_network(tmp_path: Path) -> None:
+    pytest.importorskip("plotly", reason="the extra 'tune' is not installed")
+    study, task = opened(tmp_path), Made()
+    _work(study, task, 6)
+    _write(tmp_path, study, task, [_baseline(study, task, "untuned", UNTUNED)], options(), source="")
+    page = (tmp_path / "study.html").read_text(encoding="utf-8")
+    assert "Running score and pruning" in page
+    assert "Which settings matter" in page
+    assert 'src="http' not in page
+
+
+def test_every_published_setting_lies_in_the_ranges() -> None:
+    root = Path(__file__).resolve().parents[1] / "experiments" / "test"
+    files = sorted(root.glob("*/Ocean.yaml"))
+    assert len(files) >= 5
+    for path in files:
+        params = load_tracker_params(path)
+        probe = optuna.trial.FixedTrial({name: getattr(params, name) for name in (*RANGES, "small_sz", "big_sz")})
+        found = suggest(probe, has_branch=True)
+        assert (found.penalty_k, found.lr, found.ratio) == (params.penalty_k, params.lr, params.ratio)
+
+
+def test_the_score_in_memory_is_that_of_the_written_results(tmp_path: Path) -> None:
+    write_squares(tmp_path / "MINE", {"A": 5, "B": 7})
+    benchmark = load_benchmark("MINE", tmp_path, images=False)
+    rng = np.random.default_rng(0)
+    boxes = [video.boxes_xywh + rng.normal(0, 6, video.boxes_xywh.shape) for video in benchmark.sequences]
+    for video, found in zip(benchmark.sequences, boxes, strict=True):
+        write_result(tmp_path / "r" / "T" / f"{video.name}.txt", found, dataset="MINE")
+    written = score_tracker(benchmark, tmp_path / "r" / "T", convention="pysot")
+    assert score(benchmark.sequences, boxes) == pytest.approx((written.success, written.precision))
+    assert 0.1 < written.success < 0.9
+
+
+def test_the_command_tunes_a_checkpoint_twice_over(tmp_path: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(tmp_path)
+    write_squares(tmp_path / "dataset" / "MINE", {"A": 3, "B": 3})
+    small_checkpoint(tmp_path / "checkpoint_e1.pth")
+    command = ["--resume", "checkpoint_e1.pth", "--dataset", "MINE", "--trials", "2", "--device", "cpu", "--out", "t"]
+    assert main(command) == 0
+    first = capsys.readouterr().out
+    assert "| untuned |" in first
+    assert load_tracker_params(tmp_path / "t" / "best.yaml").tuned_on == "MINE"
+    assert main(command) == 0  # nothing left to do
+    assert capsys.readouterr().out == first
+
+
+def test_wrong_commands_are_refused_in_one_line(tmp_path: Path) -> None:
+    write_squares(tmp_path / "MINE", {"A": 2})
+    with pytest.raises(UserError, match="only its server knows"):
+        main(["--resume", "x.pth", "--dataset", "TrackingNet"])
+    with pytest.raises(UserError, match="no sequence 'X'; there are A"):
+        load_videos("MINE", tmp_path, only=["X"])
+    with pytest.raises(UserError, match="--trials"):
+        main(["--resume", "x.pth", "--trials", "0"])
+
+
+def test_the_table_compares_with_the_untuned_settings() -> None:
+    lines = [Line("untuned", UNTUNED, {"eao": 0.4, "accuracy": 0.5}),
+             Line("tuned", TrackerParams(penalty_k=0.1, tuned_on="X"), {"eao": 0.45, "accuracy": 0.55})]
+    text = table(lines, dataset="X", notes=["note"])
+    assert "| X eao | difference | accuracy | tuned on |" in text
+    assert "| untuned | 0.062 | 0.765 | 0.38 | 255 | 255 | 0.94 | 0.400 |  | 0.500 | nothing |" in text
+    assert "| tuned | 0.1 | 0.765 | 0.38 | 255 | 255 | 0.94 | 0.450 | +0.050 | 0.550 | X |" in text
