@@ -141,6 +141,7 @@ class SourceConfig(_Section):
     ANNOTATION: str = ""
     RANGE: PositiveInt = 100
     USE: PositiveInt = 1
+    WEIGHT: Positive = 1.0
     FORMAT: Literal["crop511", "packed", "raw", "synthetic"] = "crop511"
     OPTIONS: dict[str, Any] = {}
 
@@ -171,6 +172,9 @@ class DatasetConfig(_Section):
     # Ours
     CLS_TARGET: Literal["box", "reference"] = "box"
     MAX_UNREADABLE: Count = 0
+    PAIRS: Count = 0
+    NEGATIVE: Probability = 0.0
+    NEGATIVE_FROM: Literal["any", "source", "video"] = "any"
     SOURCES: dict[str, SourceConfig] = _SOURCES  # in YAML each source is a child of DATASET
 
     @model_validator(mode="before")

@@ -102,9 +102,13 @@ class TrackSource:
         return FramePair(
             f"{self.name} {self.index.video(track)} {self.index.track_numbers[track]:02d} "
             f"{frames[template]:06d} {frames[search]:06d}",
-            template=partial(self.store.read, self.index, track, template),
-            search=partial(self.store.read, self.index, track, search),
+            template=self.crop(track, template),
+            search=self.crop(track, search),
         )
+
+    def crop(self, track: int, row: int) -> CropReader:
+        """Return the crop of one row of a track, not read yet."""
+        return partial(self.store.read, self.index, track, row)
 
 
 @dataclass(frozen=True)
