@@ -90,11 +90,24 @@ def _export(module: nn.Module, example: tuple[Any, ...], path: Path, *, opset: i
         with _quiet():
             torch.onnx.export(module.eval(), example, str(path), dynamo=True, opset_version=opset, input_names=inputs,
                               output_names=outputs, dynamic_shapes=dynamic, external_data=False, verbose=False)
+            _strip(path)
     except ImportError as error:
         raise UserError("exporting needs onnx and onnxscript; pip install -e '.[export]'") from error
     except torch.onnx.errors.OnnxExporterError as error:
         raise UserError(f"{path.name}: torch {torch.__version__} cannot export this model to ONNX opset {opset} "
                         f"({one_line(str(error))[:300]}); a newer torch or another --opset may") from error
+
+
+def _strip(path: Path) -> None:
+    """Take the exporter's notes out of a graph: it keeps the source lines of every node, with this machine's paths."""
+    import onnx
+
+    model = onnx.load(path)
+    for part in (model, model.graph, *model.graph.node, *model.graph.value_info, *model.graph.initializer,
+                 *model.graph.input, *model.graph.output):
+        part.ClearField("metadata_props")
+        part.ClearField("doc_string")
+    onnx.save(model, path)
 
 
 @contextlib.contextmanager

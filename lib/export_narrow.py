@@ -1,0 +1,137 @@
+"""Exported graphs in narrower numbers: weights stored as bfloat16, or all of it in 8 bits after a calibration."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from lib.errors import UserError
+
+MIN_STORED = 1024  # numbers; a smaller tensor is not worth a conversion
+QUANTISED = ["Conv", "Gemm", "MatMul", "Add", "Relu", "MaxPool"]  # operators with 8-bit kernels worth having
+_WEIGHTED = ("Conv", "Gemm", "MatMul")
+Feed = Mapping[str, NDArray[np.float32]]
+
+
+def store_as_bf16(path: Path) -> None:
+    """Rewrite a graph in place so that its weights are stored as bfloat16: half the file.
+
+    They are widened when it is loaded and the arithmetic is float32, as ONNX Runtime has no bfloat16 convolution on
+    CPUs. Rounding is to nearest even, as in training with bf16.
+    """
+    import onnx
+
+    model = onnx.load(path)
+    graph, casts = model.graph, []
+    for weight in graph.initializer:
+        if weight.data_type != onnx.TensorProto.FLOAT or np.prod(weight.dims) < MIN_STORED:
+            continue
+        values = torch.from_numpy(onnx.numpy_helper.to_array(weight).copy()).to(torch.bfloat16)
+        raw = values.view(torch.int16).numpy().tobytes()
+        casts.append(onnx.helper.make_node("Cast", [f"{weight.name}_bf16"], [weight.name], to=onnx.TensorProto.FLOAT))
+        weight.CopyFrom(onnx.helper.make_tensor(f"{weight.name}_bf16", onnx.TensorProto.BFLOAT16, weight.dims, raw,
+                                                raw=True))
+    nodes = [*casts, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    onnx.save(model, path)
+
+
+def quantise(path: Path, feeds: Sequence[Feed]) -> None:
+    """Rewrite a graph in place in 8 bits: weights per channel, activations by their range over `feeds`.
+
+    `feeds` are calls: arrays by input name. Left in float32: the correlation, attention's products, and everything
+    from the head's last convolutions on.
+    Raises UserError when ONNX Runtime's quantisation tool cannot do it.
+    """
+    if not feeds:
+        raise UserError(f"{path.name}: no crops to calibrate on; name a test set with --dataset and --dataset_dir")
+    prepared, done = path.with_suffix(".prepared.onnx"), path.with_suffix(".int8.onnx")
+    try:
+        with _quiet():
+            from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
+            from onnxruntime.quantization.shape_inference import quant_pre_process
+
+            quant_pre_process(str(path), str(prepared), skip_symbolic_shape=True)
+            quantize_static(str(prepared), str(done), _reader(feeds), quant_format=QuantFormat.QDQ, per_channel=True,
+                            activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
+                            op_types_to_quantize=QUANTISED, nodes_to_exclude=kept_in_float(prepared))
+        done.replace(path)
+    except ImportError as error:
+        raise UserError("int8 needs ONNX Runtime's quantisation tool; pip install -e '.[export]'") from error
+    finally:
+        prepared.unlink(missing_ok=True)
+        done.unlink(missing_ok=True)
+
+
+def kept_in_float(path: Path) -> list[str]:
+    """Return the names of the nodes that stay float32: those of which 8 bits would cost boxes.
+
+    They are the products of two activations (correlation, attention); the last weighted node before each of the
+    search graph's outputs, what lies between it and the output (exp makes a rounding a factor), and all that is
+    computed from there on (the object-aware branch, whose offsets are pixels).
+    """
+    import onnx
+
+    graph = onnx.load(path).graph
+    constants = {weight.name for weight in graph.initializer}
+    maker = {name: node for node in graph.node for name in node.output}
+    kept = {node.name for node in graph.node if node.op_type in _WEIGHTED and node.input[1] not in constants}
+    if any(output.name == "ltrb" for output in graph.output):
+        edge = [maker[output.name] for output in graph.output]
+        while edge:
+            node = edge.pop()
+            kept.add(node.name)
+            if node.op_type not in _WEIGHTED:
+                edge += [maker[name] for name in node.input if name in maker and maker[name].name not in kept]
+        box_side = _between(graph, "ltrb", maker)
+        for node in graph.node:  # in order of computation, so one pass reaches all that follows
+            if box_side.intersection(node.input):
+                kept.add(node.name)
+                box_side.update(node.output)
+    return sorted(kept)
+
+
+def _between(graph: Any, output: str, maker: Mapping[str, Any]) -> set[str]:
+    """Return the tensors from the last weighted node to `output`, that node's own result included."""
+    found, edge = set(), [output]
+    while edge:
+        name = edge.pop()
+        found.add(name)
+        if name in maker and maker[name].op_type not in _WEIGHTED:
+            edge += [source for source in maker[name].input if source in maker and source not in found]
+    return found
+
+
+def _reader(feeds: Sequence[Feed]) -> Any:
+    """Return the feeds in the form that the quantisation tool asks for."""
+    from onnxruntime.quantization import CalibrationDataReader
+
+    class Reader(CalibrationDataReader):
+        def __init__(self) -> None:
+            self._rest = iter(feeds)
+
+        def get_next(self) -> Feed | None:
+            return next(self._rest, None)
+
+    return Reader()
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the tool's advice to itself; errors still raise."""
+    level = logging.root.level
+    logging.root.setLevel(logging.ERROR)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        logging.root.setLevel(level)

@@ -1,0 +1,11 @@
+"""Export a checkpoint to ONNX: python tracking/export.py CKPT --out DIR; see --help."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from lib.errors import run
+from lib.export import main
+
+run(main)
