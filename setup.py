@@ -6,6 +6,8 @@ from setuptools import find_packages, setup
 
 HERE = Path(__file__).parent
 LINES = (HERE / "requirements.txt").read_text(encoding="utf-8").splitlines()
+EXPORT = ["onnx>=1.17", "onnxscript>=0.3", "onnxruntime>=1.20"]  # onnxruntime-gpu in its place for a GPU
+TUNE = ["optuna>=4.0", "plotly>=5.20"]
 
 setup(
     name="oceankit",
@@ -21,6 +23,9 @@ setup(
     extras_require={
         "mat": ["scipy>=1.11"],  # reads result files of the OTB MATLAB toolkit
         "browser": ["playwright>=1.45"],  # lets the tests drive an installed Chromium
-        "test": ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "ruff>=0.6", "mypy>=1.11", "types-PyYAML"],
+        "export": EXPORT,  # tracking/export.py and --arch OceanONNX
+        "tune": TUNE,  # tracking/tune.py
+        "test": ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "ruff>=0.6", "mypy>=1.11", "types-PyYAML",
+                 *EXPORT, *TUNE],
     },
 )
