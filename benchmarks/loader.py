@@ -1,8 +1,10 @@
 """Pairs per second and core of the training data set, beside reading two JPEGs with OpenCV and doing nothing.
 
-`python benchmarks/loader.py --data data/coco [--pairs 1000]` prints one JSON line. Everything runs in one process and
-one thread, and processor time is counted, not the clock. The pairs are read in blocks; each way of reading takes each
-block several times, in turns, and its best time counts, so that what else the machine does disturbs little.
+`python benchmarks/loader.py --data data/coco [--raw RAW] [--pairs 1000]` prints one JSON line: for crops as files, for
+archives if there are any (`prepare pack`) and for the raw pictures if `--raw` says where they are. Everything runs in
+one process and one thread, and processor time is counted, not the clock. The pairs are read in blocks; each way of
+reading takes each block several times, in turns, and its best time counts, so that what else the machine does disturbs
+little.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, cast
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -38,21 +41,31 @@ def main() -> int:
     """Return 0 after printing the measurements as one JSON line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True, help="a folder written by lib.datasets.prepare")
+    parser.add_argument("--raw", type=Path, help="the --root that was given to prepare")
     parser.add_argument("--pairs", type=int, default=1000, help="pairs in all of each kind (default %(default)s)")
     given = parser.parse_args()
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
-    config = SourceConfig(PATH=str(given.data / "crop511"), ANNOTATION=str(given.data / "train.json"))
-    source = build_source("BENCHMARK", config, place="--data")
-    assert isinstance(source, TrackSource)
-    files = crop_files(source, 2 * given.pairs)
-    print(json.dumps(measure(source, files, pairs=given.pairs)))
+    folders = {"crop511": given.data / "crop511", "packed": given.data / "packed", "raw": given.raw}
+    sources = {form: source_of(form, path, given.data) for form, path in folders.items() if path and path.is_dir()}
+    if "crop511" not in sources:
+        raise UserError(f"{folders['crop511']}: no such folder; --data names a folder that prepare made")
+    files = crop_files(sources["crop511"], 2 * given.pairs)
+    print(json.dumps(measure(sources, files, pairs=given.pairs)))
     return 0
 
 
-def measure(source: TrackSource, files: list[str], *, pairs: int) -> dict[str, object]:
+def source_of(form: str, path: Path, data: Path) -> TrackSource:
+    """Return the source of a prepared folder in one of its forms."""
+    config = SourceConfig(PATH=str(path), ANNOTATION=str(data / "train.json"), FORMAT=cast(Any, form))
+    source = build_source("BENCHMARK", config, place="--data")
+    assert isinstance(source, TrackSource)
+    return source
+
+
+def measure(sources: dict[str, TrackSource], files: list[str], *, pairs: int) -> dict[str, object]:
     """Return pairs per second of each way of reading, and their shares of the limit (OpenCV reading two JPEGs)."""
-    kinds = kinds_of(source, files)
+    kinds = kinds_of(sources, files)
     seconds = dict.fromkeys(kinds, 0.0)
     for first in range(0, pairs, BLOCK):
         best = dict.fromkeys(kinds, float("inf"))
@@ -81,13 +94,13 @@ def processor() -> str:
         return platform.processor() or platform.machine()
 
 
-def kinds_of(source: TrackSource, files: list[str]) -> dict[str, Callable[[int], object]]:
+def kinds_of(sources: dict[str, TrackSource], files: list[str]) -> dict[str, Callable[[int], object]]:
     """Return, for each way of reading, a function that reads pair n."""
     every = dict.fromkeys(("flip", "rotation", "gray", "blur", "cutout"), 1.0)
-    default, plain, all_on = (
-        OceanDataset([source], [source.num_tracks], augmentation=augmentation)
-        for augmentation in (Augmentation(), Augmentation(color=0.0), Augmentation(**every))
-    )
+
+    def samples(form: str, augmentation: Augmentation) -> Callable[[int], object]:
+        source = sources[form]
+        return OceanDataset([source], [source.num_tracks], augmentation=augmentation).__getitem__
 
     def two(read: Callable[[str], object]) -> Callable[[int], object]:
         return lambda n: (read(files[2 * n]), read(files[2 * n + 1]))
@@ -96,16 +109,15 @@ def kinds_of(source: TrackSource, files: list[str]) -> dict[str, Callable[[int],
         LIMIT: two(cv2.imread),
         "torchvision_read_two": two(lambda path: torchvision.io.decode_jpeg(torchvision.io.read_file(path))),
         "simplejpeg_read_two": two(lambda path: simplejpeg.decode_jpeg(Path(path).read_bytes(), "BGR")),
-        "crop511": default.__getitem__,
-        "crop511_without_colour": plain.__getitem__,
-        "crop511_all_augmentations": all_on.__getitem__,
+        **{form: samples(form, Augmentation()) for form in sources},
+        "crop511_without_colour": samples("crop511", Augmentation(color=0.0)),
+        "crop511_all_augmentations": samples("crop511", Augmentation(**every)),
     }
 
 
 def crop_files(source: TrackSource, count: int) -> list[str]:
     """Return the paths of `count` random crops of a source."""
-    if not isinstance(source.store, CropFiles):
-        raise UserError("--data: expected crops as single files")
+    assert isinstance(source.store, CropFiles)
     index, rng = source.index, np.random.default_rng(0)
     tracks = rng.integers(index.num_tracks, size=count).tolist()
     rows = [int(rng.integers(*index.rows(track))) for track in tracks]

@@ -23,13 +23,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from lib.config import Config, load_config
 from lib.datasets.sample import Sample
 from lib.distributed import StopRequest, World
-from lib.job import Job
 from lib.log import Board
-from lib.measure import commit, load, machine
+from lib.measure.cost import commit, load, machine
 from lib.models.models import build_model
-from lib.stage import build_stage
 from lib.train import take_step
-from lib.watch import Watch
+from lib.training.job import Job
+from lib.training.stage import build_stage
+from lib.training.watch import Watch
 
 ROOT = Path(__file__).resolve().parents[1]
 _SMALL = ("TRAIN.BACKBONE=ResNetSmall", "TRAIN.CHANNELS=64", "TRAIN.TOWERNUM=2")

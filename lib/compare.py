@@ -25,12 +25,12 @@ from lib.datasets.benchmarks import Benchmark, load_benchmark
 from lib.errors import UserError
 from lib.eval_toolkit.kinds import default_convention
 from lib.files import atomic_write, read_json
-from lib.measure import Cost, Course, commit, count_cost, load, machine, milliseconds, resident_bytes, settle
+from lib.measure.cost import Cost, Course, commit, count_cost, load, machine, milliseconds, resident_bytes, settle
 from lib.models.models import build_model
-from lib.opening import pick_device
-from lib.results import RUN_FILE
 from lib.sweep.outcome import score_folder
 from lib.test import PARAMS_ROOT, Parser, positive
+from lib.testing.opening import pick_device
+from lib.testing.results import RUN_FILE
 from lib.tracker.ocean import Amp, OceanTracker
 from lib.tracker.params import TrackerParams, find_tracker_params
 

@@ -28,7 +28,7 @@ class _Section(BaseModel):
 
 
 class ScheduleKwargs(_Section):
-    """Numbers of a learning-rate schedule; which of them count depends on its TYPE (see `lib.schedule`)."""
+    """Numbers of a learning-rate schedule; which of them count depends on its TYPE (see `lib.training.schedule`)."""
 
     start_lr: Positive = 0.005
     end_lr: Positive | None = 0.00001

@@ -22,13 +22,13 @@ from lib.datasets.benchmarks import Benchmark, Sequence, load_benchmark
 from lib.datasets.benchmarks.vot import VOTSequence
 from lib.errors import UserError, did_you_mean
 from lib.log import RunLog, duration
-from lib.opening import check_arch, open_tracker, params_arch, weights_file
-from lib.restart import RestartRuns, RestartTrack
-from lib.results import ResultFolder, record_of
+from lib.testing.opening import check_arch, open_tracker, params_arch, weights_file
+from lib.testing.restart import RestartRuns, RestartTrack
+from lib.testing.results import ResultFolder, record_of
+from lib.testing.video import GREEN, YELLOW, BoxVideo
 from lib.tracker.lockstep import Job, Lockstep, Track, Watcher
 from lib.tracker.ocean import OceanTracker, TrackerState
 from lib.tracker.params import TrackerParams, find_tracker_params, load_tracker_params
-from lib.video import GREEN, YELLOW, BoxVideo
 
 PARAMS_ROOT = Path(__file__).resolve().parents[1] / "experiments" / "test"
 _log = logging.getLogger(__name__)

@@ -23,7 +23,7 @@ from torch import nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from tqdm import tqdm
 
-from lib import distributed, resume
+from lib import distributed
 from lib.checkpoint import import_pretrained, load_weights, read_checkpoint
 from lib.config import Config, load_config
 from lib.datasets.mixing import StreamSampler
@@ -31,15 +31,16 @@ from lib.datasets.ocean import OceanDataset, build_dataset
 from lib.datasets.sample import Sample
 from lib.distributed import EXIT_STOPPED, StopRequest, World, available_cpus, on_main
 from lib.errors import EXIT_USER_ERROR, UserError
-from lib.job import Job
-from lib.loader import Feed, worker_share
 from lib.log import Board, RunLog, new_run_folder, old_run_folder
 from lib.models.losses import ocean_loss
 from lib.models.models import Ocean, build_model
 from lib.models.ocean import OceanOutput
-from lib.schedule import check_schedule, learning_rate
-from lib.stage import Stage, build_stage
-from lib.watch import Watch, watch_layers
+from lib.training import resume
+from lib.training.job import Job
+from lib.training.loader import Feed, worker_share
+from lib.training.schedule import check_schedule, learning_rate
+from lib.training.stage import Stage, build_stage
+from lib.training.watch import Watch, watch_layers
 
 log = logging.getLogger(__name__)
 

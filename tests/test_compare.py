@@ -11,7 +11,7 @@ from torch import nn
 from lib.compare import Cost, Entry, Figures, Score, find_score, main, read_entry, table
 from lib.datasets.benchmarks import Benchmark, load_benchmark, write_result
 from lib.errors import UserError
-from lib.measure import Course, count_cost, milliseconds, settle
+from lib.measure.cost import Course, count_cost, milliseconds, settle
 from lib.models.models import build_model
 from lib.tracker.ocean import OceanTracker
 from lib.tracker.params import TrackerParams

@@ -13,11 +13,12 @@ import pytest
 import torch
 from train_helpers import ROOT, call_in_ranks, same, snapshot, tiny_yaml, train_processes
 
-from lib import distributed, resume
+from lib import distributed
 from lib.distributed import EXIT_STOPPED, World, worker_exit_code
 from lib.errors import UserError
-from lib.loader import worker_share
-from lib.watch import Watch
+from lib.training import resume
+from lib.training.loader import worker_share
+from lib.training.watch import Watch
 
 AUTO = ("--resume", "auto")
 TWO = ("TRAIN.BATCH=2",)  # two ranks of two pairs
@@ -139,7 +140,7 @@ def test_missing_devices_are_told_with_their_number(monkeypatch: pytest.MonkeyPa
 
 
 def test_loader_processes_are_shared_out_and_at_most_one_per_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lib.loader.available_cpus", lambda: list(range(8)))
+    monkeypatch.setattr("lib.training.loader.available_cpus", lambda: list(range(8)))
     assert worker_share(32, world=World()) == 8
     assert worker_share(6, world=World(size=2, local_size=2)) == 3
     assert worker_share(32, world=World(size=6, local_size=3)) == 2

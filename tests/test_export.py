@@ -12,16 +12,16 @@ from tracker_stubs import small_model, square_frames, write_squares
 
 from lib.checkpoint import save_checkpoint
 from lib.errors import UserError
-from lib.export import Graphs, Row, export, table
-from lib.export_check import Difference, as_input, difference, largest_difference, real_pairs
-from lib.export_narrow import kept_in_float
-from lib.measure import settle
+from lib.export.check import Difference, as_input, difference, largest_difference, real_pairs
+from lib.export.cli import Graphs, Row, export, table
+from lib.export.narrow import kept_in_float
+from lib.measure.cost import settle
+from lib.measure.trial import Scores, load_videos
 from lib.models.ocean import OceanOutput, TemplateFeatures
-from lib.opening import open_tracker
+from lib.testing.opening import open_tracker
 from lib.tracker.ocean import OceanTracker
 from lib.tracker.onnx import build_features, feature_names, features_layout, flat_features, load_onnx, read_record
 from lib.tracker.params import TrackerParams
-from lib.trial import Scores, load_videos
 
 pytest.importorskip("onnx", reason="the extra 'export' is not installed")
 pytest.importorskip("onnxscript", reason="the extra 'export' is not installed")

@@ -14,7 +14,7 @@ LEAVES = {"errors", "files"}  # everyone may import these
 # What a command around the tracker may import: everything but training.
 TOOL = {
     "config", "log", "models", "datasets", "checkpoint", "tracker", "boxes", "crops", "test", "eval_toolkit", "measure",
-    "sweep", "trial", "yaml_text",
+    "sweep", "yaml_text",
 }  # fmt: skip
 # What a part of lib may import of lib, besides itself and the leaves.
 ALLOWED: dict[str, set[str]] = {
@@ -36,8 +36,7 @@ ALLOWED: dict[str, set[str]] = {
     "sweep": {
         "config", "log", "distributed", "models", "datasets", "checkpoint", "tracker", "boxes", "test", "eval_toolkit",
     },
-    "measure": {"models", "tracker", "crops"},
-    "trial": {"datasets", "tracker", "eval_toolkit", "boxes", "crops"},
+    "measure": {"models", "datasets", "tracker", "eval_toolkit", "boxes", "crops"},
     "compare": TOOL,
     "run_video": TOOL,
     "export": TOOL,
@@ -46,11 +45,7 @@ ALLOWED: dict[str, set[str]] = {
     "demo": {"config", "datasets", "train", "test", "sweep", "eval_toolkit", "checkpoint", "models", "tracker", "log"},
 }
 # Files that belong to a part named otherwise.
-PART_OF: dict[str, str] = dict.fromkeys(("schedule", "stage", "loader", "resume", "watch", "job"), "train")
-PART_OF |= {"results": "test", "video": "test", "opening": "test", "restart": "test"}
-PART_OF |= {"video_source": "run_video", "select_box": "run_video"}
-PART_OF |= dict.fromkeys(("export_graph", "export_narrow", "export_check"), "export")
-PART_OF |= {"tune_report": "tune"}
+PART_OF: dict[str, str] = {"training": "train", "testing": "test"}
 
 
 def module_name(path: Path) -> str:

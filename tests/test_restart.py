@@ -16,9 +16,9 @@ from lib.datasets.benchmarks import load_benchmark
 from lib.datasets.benchmarks.vot import FAILURE, INIT, REGION, UNKNOWN, VOTSequence, read_trajectory
 from lib.errors import UserError
 from lib.eval_toolkit.cli import main as evaluate
-from lib.restart import RestartRuns, run_restart
-from lib.results import fingerprint
 from lib.test import job_of, main
+from lib.testing.restart import RestartRuns, run_restart
+from lib.testing.results import fingerprint
 from lib.tracker.scoring import NonFiniteOutput
 
 ON, OFF = [20.0, 20, 20, 20], [60.0, 20, 20, 20]

@@ -14,10 +14,10 @@ from kill_training import kill_and_resume
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from train_helpers import DISK_FULL, same, snapshot, tiny_yaml, train_processes
 
-from lib import resume
 from lib.config import load_config
 from lib.distributed import EXIT_STOPPED
 from lib.errors import UserError
+from lib.training import resume
 
 EXACT = ("state_dict", "optimizer", "optimizer_names", "epoch", "step", "samples")
 AUTO = ("--resume", "auto")

@@ -16,18 +16,18 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from train_helpers import CheapPairs, snapshot, tiny_yaml
 
 import lib.train
-from lib import resume
 from lib.checkpoint import load_model, read_checkpoint
 from lib.config import load_config
 from lib.datasets.sample import Sample
 from lib.distributed import World
 from lib.errors import UserError
-from lib.job import best_boxes
-from lib.loader import Feed
 from lib.log import duration, new_run_folder, training_picture
 from lib.models.models import build_model
-from lib.stage import build_stage
-from lib.watch import first_bad_step
+from lib.training import resume
+from lib.training.job import best_boxes
+from lib.training.loader import Feed
+from lib.training.stage import build_stage
+from lib.training.watch import first_bad_step
 
 Train = Callable[..., int]
 

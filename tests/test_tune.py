@@ -10,10 +10,10 @@ from tracker_stubs import small_checkpoint, write_squares
 from lib.datasets.benchmarks import load_benchmark, write_result
 from lib.errors import UserError
 from lib.eval_toolkit.results import score_tracker
+from lib.measure.trial import load_videos, score
 from lib.tracker.params import TrackerParams, load_tracker_params
-from lib.trial import load_videos, score
-from lib.tune import RANGES, OnChunk, Task, Values, _baseline, _work, _write, main, open_study, suggest
-from lib.tune_report import Line, table
+from lib.tune.cli import RANGES, OnChunk, Task, Values, _baseline, _work, _write, main, open_study, suggest
+from lib.tune.report import Line, table
 
 optuna = pytest.importorskip("optuna", reason="the extra 'tune' is not installed")
 UNTUNED = TrackerParams()

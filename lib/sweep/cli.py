@@ -22,7 +22,6 @@ from lib.errors import UserError
 from lib.eval_toolkit.kinds import default_convention
 from lib.eval_toolkit.ope import CONVENTIONS
 from lib.log import RunLog
-from lib.opening import EXPORTED, check_arch, pick_device
 from lib.sweep.claims import STALE_AFTER, Claims
 from lib.sweep.launch import run_workers
 from lib.sweep.outcome import check_scored_here
@@ -30,6 +29,7 @@ from lib.sweep.plan import Sweep, missing_epochs
 from lib.sweep.scores import Scoreboard
 from lib.sweep.work import work
 from lib.test import Parser, add_common_flags, boolean, positive, progress_bar, say_what_is_there
+from lib.testing.opening import EXPORTED, check_arch, pick_device
 
 GPU_BATCH = 16  # sequences that advance together on a GPU: enough to keep it busy, few enough for its memory
 GPU_TOGETHER = 4  # checkpoints that share decoded images on a GPU

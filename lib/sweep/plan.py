@@ -16,9 +16,9 @@ from lib.checkpoint import load_model
 from lib.datasets.benchmarks import Benchmark, Sequence
 from lib.errors import UserError
 from lib.files import atomic_write, read_json, sha256_of
-from lib.results import RECEIPTS, ResultFolder, RunRecord, plain_values
 from lib.sweep.claims import Claims
 from lib.test import Candidate, load_candidate, params_for
+from lib.testing.results import RECEIPTS, ResultFolder, RunRecord, plain_values
 
 _EPOCH = re.compile(r"checkpoint_e(\d+)\.pth")
 SPEC_FILE = "model.json"

@@ -18,10 +18,10 @@ from lib.eval_toolkit.results import listed
 from lib.eval_toolkit.tables import Table, as_csv, as_markdown, as_text
 from lib.files import atomic_write, read_json
 from lib.log import Board
-from lib.results import RECEIPTS
 from lib.sweep.outcome import LESS_IS_BETTER, Outcome, is_one_pass, score_folder
 from lib.sweep.plan import Entry, Sweep
 from lib.test import say_speed
+from lib.testing.results import RECEIPTS
 
 BOARD_FILE = "board.json"
 _log = logging.getLogger(__name__)

@@ -15,7 +15,7 @@ from lib.config import TrainConfig
 from lib.distributed import World
 from lib.errors import UserError, did_you_mean
 from lib.models.models import Ocean
-from lib.schedule import rate_factor
+from lib.training.schedule import rate_factor
 
 log = logging.getLogger(__name__)
 

@@ -25,7 +25,7 @@ from lib.tracker.ocean import OceanTracker, search_crop
 
 WARM_UP_FRAMES = 3
 BUSY_LOAD = 0.5  # from here on other processes slow a measurement noticeably
-_ROOT = Path(__file__).resolve().parents[1]
+_ROOT = Path(__file__).resolve().parents[2]
 
 
 class Cost(NamedTuple):

@@ -24,17 +24,17 @@ from lib.crops import Image
 from lib.errors import UserError
 from lib.files import atomic_write
 from lib.log import RunLog
-from lib.opening import open_tracker
-from lib.select_box import select_box
+from lib.run_video.select_box import select_box
+from lib.run_video.source import Source, open_source
 from lib.test import Parser, boolean, positive
+from lib.testing.opening import open_tracker
+from lib.testing.video import YELLOW, BoxVideo, Colour
 from lib.tracker.ocean import OceanTracker
 from lib.tracker.params import TrackerParams, load_tracker_params
 from lib.tracker.scoring import NonFiniteOutput
-from lib.video import YELLOW, BoxVideo, Colour
-from lib.video_source import Source, open_source
 
 RED: Colour = (60, 60, 255)  # BGR; a target that is lost
-WEIGHTS = Path(__file__).resolve().parents[1] / "weights" / "Ocean.pth"
+WEIGHTS = Path(__file__).resolve().parents[2] / "weights" / "Ocean.pth"
 SMOOTHING = 0.1  # weight of the newest frame in the shown speed
 _WINDOW = "OceanKit"
 _log = logging.getLogger(__name__)

@@ -12,18 +12,18 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from lib import resume
 from lib.config import Config
 from lib.datasets.ocean import OceanDataset
 from lib.datasets.sample import Sample
 from lib.distributed import StopRequest, World, available_cpus, from_main, gather
 from lib.errors import UserError
-from lib.loader import Feed
 from lib.log import PROGRESS, Board, duration, training_picture
 from lib.models.models import Ocean
 from lib.models.ocean import OceanOutput
-from lib.stage import Stage
-from lib.watch import MAX_SKIPPED_IN_A_ROW, Look, Watch, dump_batch, first_bad_step, values_text
+from lib.training import resume
+from lib.training.loader import Feed
+from lib.training.stage import Stage
+from lib.training.watch import MAX_SKIPPED_IN_A_ROW, Look, Watch, dump_batch, first_bad_step, values_text
 
 log = logging.getLogger(__name__)
 

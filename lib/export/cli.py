@@ -20,16 +20,17 @@ import torch
 from lib.checkpoint import load_model
 from lib.datasets.benchmarks import Benchmark
 from lib.errors import UserError
-from lib.export_check import Difference, Pair, as_input, largest_difference, real_pairs
-from lib.export_graph import write_graphs
-from lib.export_narrow import Feed, quantise, store_as_bf16
+from lib.export.check import Difference, Pair, as_input, largest_difference, real_pairs
+from lib.export.graph import write_graphs
+from lib.export.narrow import Feed, quantise, store_as_bf16
 from lib.files import atomic_write, sha256_of
 from lib.log import RunLog
-from lib.measure import Course, commit, load, machine, milliseconds
+from lib.measure.cost import Course, commit, load, machine, milliseconds
+from lib.measure.trial import Scores, follow, load_videos, score
 from lib.models.ocean import Ocean_
-from lib.opening import pick_device
 from lib.sweep.outcome import is_one_pass
 from lib.test import Parser, boolean, params_for, positive, progress_bar, say_what_is_there
+from lib.testing.opening import pick_device
 from lib.tracker.ocean import OceanTracker
 from lib.tracker.onnx import (
     CROP,
@@ -43,7 +44,6 @@ from lib.tracker.onnx import (
     flat_features,
     load_onnx,
 )
-from lib.trial import Scores, follow, load_videos, score
 
 # Largest differences that pass: score, and px in the search crop. Eight bits move boxes visibly and are judged by the
 # score on a test set; this bound only catches an export that has gone wrong.

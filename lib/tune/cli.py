@@ -30,16 +30,16 @@ from lib.errors import UserError
 from lib.eval_toolkit.kinds import default_convention
 from lib.files import atomic_write
 from lib.log import RunLog
-from lib.opening import open_tracker, weights_file
-from lib.results import ResultFolder, RunRecord, record_of
+from lib.measure.trial import load_videos
 from lib.sweep.outcome import check_scored_here, score_folder
 from lib.test import Candidate, Parser, boolean, job_of, params_for, positive, run_jobs, say_what_is_there
+from lib.testing.opening import open_tracker, weights_file
+from lib.testing.results import ResultFolder, RunRecord, record_of
 from lib.tracker.ocean import OceanTracker
 from lib.tracker.params import TrackerParams
-from lib.trial import load_videos
-from lib.tune_report import Line, table, write_params, write_plots
+from lib.tune.report import Line, table, write_params, write_plots
 
-SCRIPT = Path(__file__).resolve().parents[1] / "tracking" / "tune.py"
+SCRIPT = Path(__file__).resolve().parents[2] / "tracking" / "tune.py"
 SIDES = (255, 271, 287)
 # Ranges that hold the published settings of every benchmark (OCEAN section 5) with room around them.
 RANGES = {"penalty_k": (0.0, 0.2), "lr": (0.2, 0.9), "window_influence": (0.05, 0.65), "ratio": (0.7, 1.0)}

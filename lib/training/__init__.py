@@ -1,0 +1,1 @@
+"""The parts of training: stage, schedule, loader, resume, watch and the job that holds them."""
