@@ -21,7 +21,7 @@ import torch
 from tqdm import tqdm
 
 from lib.config import load_config
-from lib.datasets.benchmarks import Benchmark, load_benchmark
+from lib.datasets.benchmarks import RUN_FILE, Benchmark, load_benchmark
 from lib.errors import UserError
 from lib.eval_toolkit.kinds import default_convention
 from lib.files import atomic_write, read_json
@@ -30,7 +30,6 @@ from lib.models.models import build_model
 from lib.sweep.outcome import score_folder
 from lib.test import PARAMS_ROOT, Parser, positive
 from lib.testing.opening import pick_device
-from lib.testing.results import RUN_FILE
 from lib.tracker.ocean import Amp, OceanTracker
 from lib.tracker.params import TrackerParams, find_tracker_params
 

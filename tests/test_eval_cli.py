@@ -179,6 +179,24 @@ def test_vis_writes_plots_beside_the_results(home: Path) -> None:
     main(all_trackers())  # the folder of plots is no tracker
 
 
+def test_what_settings_were_tuned_on_stands_beside_every_score(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (home / "result" / "OTB2015" / "Ocean" / "run.json").write_text('{"tuned_on": "OTB2015"}', encoding="utf-8")
+    label = "Ocean (tuned on OTB2015)"
+    for form in ("text", "markdown", "latex"):
+        page = ["--html", "page.html"] if form == "text" else []
+        assert main(all_trackers("--format", form, "--show_video_level", *page)) == 0
+        tables, _, _ = capsys.readouterr().out.partition("convention pysot")
+        assert tables.count(label) == tables.count("Ocean") == 6  # scores, lead, 2 x attributes, 2 x by sequence
+        assert "Stone (tuned" not in tables
+    assert f'"name":"{label}"' in (home / "page.html").read_text(encoding="utf-8")
+    main(all_trackers("--format", "csv"))
+    rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
+    assert {(row["tracker"], row["tuned_on"]) for row in rows} == {("Ocean", "OTB2015"), ("Stone", "")}
+    main(all_trackers("--format", "json"))
+    record = json.loads(capsys.readouterr().out)
+    assert [tracker["tuned_on"] for tracker in record["trackers"]] == ["OTB2015", ""]
+
+
 def test_several_processes_give_the_same(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     main(all_trackers("--format", "json"))
     alone = capsys.readouterr().out

@@ -220,10 +220,12 @@ def test_the_table_is_written_in_every_form(here: Path) -> None:
     assert [float(row["success"]) for row in rows] == pytest.approx(
         [row["success"] for row in table["checkpoints"]], abs=1e-6)
     assert rows[0]["sha256"] == table["checkpoints"][0]["sha256"]
+    assert rows[0]["tuned_on"] == table["checkpoints"][0]["tuned_on"] == "OTB2015"  # as experiments/test/OTB2015 says
     markdown = (base / "Ocean_epochs.md").read_text(encoding="utf-8")
     assert f"{best['success']:.3f}" in markdown
     assert "3/100" in markdown
     assert markdown.count("best") == 1
+    assert "| Ocean_checkpoint_e1 (tuned on OTB2015)" in markdown
     page = (base / "Ocean_epochs.html").read_text(encoding="utf-8")
     assert "Ocean_checkpoint_e1" in page
     assert "Ocean_checkpoint_e2" in page

@@ -16,13 +16,13 @@ from typing import Any
 import numpy as np
 
 from lib.boxes import Boxes, iou_xywh
-from lib.datasets.benchmarks import Benchmark, Sequence
+from lib.datasets.benchmarks import Benchmark, Sequence, read_stamp
 from lib.eval_toolkit.ope import Floats
-from lib.eval_toolkit.results import listed, read_rows, rules_of
+from lib.eval_toolkit.results import listed, read_rows, rules_of, stamped
 from lib.eval_toolkit.tables import Cell, Table, as_csv, as_latex, as_markdown, as_text
 
 SUCCESS_AT = (0.5, 0.75)
-_CSV_COLUMNS = ("tracker", "scope", "name", "ao", "sr50", "sr75", "sequences", "expected", "frames")
+_CSV_COLUMNS = ("tracker", "scope", "name", "ao", "sr50", "sr75", "sequences", "expected", "frames", "tuned_on")
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,6 +36,13 @@ class AOScores:
     expected: int
     missing: tuple[str, ...]
     notes: tuple[str, ...]
+    tuned_on: str = ""
+    """The benchmark that the tracker's settings were tuned on."""
+
+    @property
+    def label(self) -> str:
+        """Return the tracker's name as it stands beside its scores."""
+        return stamped(self.tracker, self.tuned_on)
 
     @property
     def all_overlaps(self) -> Floats:
@@ -64,7 +71,8 @@ def score_got10k(
     return AOScores(
         folder.name, tuple(sequence.name for sequence in scored),
         tuple(_overlaps(sequence, rows[sequence.name].boxes) for sequence in scored), benchmark.expected,
-        (*benchmark.missing, *(name for name in benchmark.names if name not in rows)), notes)
+        (*benchmark.missing, *(name for name in benchmark.names if name not in rows)), notes,
+        read_stamp(folder))
 
 
 def _overlaps(sequence: Sequence, boxes_xywh: Boxes) -> Floats:
@@ -95,11 +103,11 @@ def render(benchmark: Benchmark, scores: Items[AOScores], *, form: str, by_seque
     if form == "csv":
         return as_csv(_CSV_COLUMNS, [row for s in ranked for row in _csv_rows(s)])
     rows: list[tuple[Cell, ...]] = [
-        (s.tracker, *_known(s.all_overlaps), f"{len(s.names)}/{s.expected}", len(s.all_overlaps)) for s in ranked]
+        (s.label, *_known(s.all_overlaps), f"{len(s.names)}/{s.expected}", len(s.all_overlaps)) for s in ranked]
     columns = ("Tracker", "AO", "SR0.5", "SR0.75", "Sequences", "Frames")
     tables = [Table("Scores", columns, tuple(rows), best_in="column")]
     if by_sequence:
-        rows = [(name, s.tracker, *_known(overlap))
+        rows = [(name, s.label, *_known(overlap))
                 for s in ranked for name, overlap in zip(s.names, s.overlaps, strict=True)]
         tables.append(Table("Scores by sequence", ("Sequence", "Tracker", "AO", "SR0.5", "SR0.75"), tuple(rows)))
     return {"text": as_text, "markdown": as_markdown, "latex": as_latex}[form](tables, remarks(benchmark, ranked))
@@ -123,8 +131,8 @@ def remarks(benchmark: Benchmark, scores: Items[AOScores]) -> list[str]:
 
 def _csv_rows(s: AOScores) -> list[list[Cell]]:
     rows: list[list[Cell]] = [[s.tracker, "all", "all", *_known(s.all_overlaps), len(s.names), s.expected,
-                               len(s.all_overlaps)]]
-    rows += [[s.tracker, "sequence", name, *_known(overlap), 1, None, len(overlap)]
+                               len(s.all_overlaps), s.tuned_on]]
+    rows += [[s.tracker, "sequence", name, *_known(overlap), 1, None, len(overlap), s.tuned_on]
              for name, overlap in zip(s.names, s.overlaps, strict=True)]
     return rows
 
@@ -137,8 +145,8 @@ def _to_json(benchmark: Benchmark, scores: Items[AOScores]) -> dict[str, Any]:
     return {
         "dataset": benchmark.name, "source": str(benchmark.source), "expected": benchmark.expected,
         "notes": list(benchmark.notes),
-        "trackers": [{"tracker": s.tracker, **record(s.all_overlaps), "missing": list(s.missing),
-                      "notes": list(s.notes),
+        "trackers": [{"tracker": s.tracker, "tuned_on": s.tuned_on, **record(s.all_overlaps),
+                      "missing": list(s.missing), "notes": list(s.notes),
                       "by_sequence": {name: record(overlap)
                                       for name, overlap in zip(s.names, s.overlaps, strict=True)}} for s in scores],
     }  # fmt: skip
@@ -157,7 +165,7 @@ def save_plots(folder: Path, scores: Items[AOScores], *, dataset: str) -> list[P
     for place, s in enumerate(rank(scores)):
         overlap = s.all_overlaps
         axes.plot(thresholds, (overlap[:, None] > thresholds).mean(axis=0), linewidth=2, **style(place),
-                  label=f"[{averages(overlap)[0]:.3f}] {plain(s.tracker)}")
+                  label=f"[{averages(overlap)[0]:.3f}] {plain(s.label)}")
     axes.set(title=plain(f"Success plots on {dataset}"), xlabel="Overlap threshold", ylabel="Success rate",
              xlim=(0, 1), ylim=(0, 1))
     finish(axes)

@@ -53,6 +53,7 @@ def page_data(
     """Return everything the page's script draws, as plain values; `rows` belong to `scores`, one by one."""
     attributes = attributes_of(scores)
     parts = [[s.with_attribute(name) for name in attributes] for s in scores]
+    shown = {s.tracker: s.label for s in scores}
     return {
         "dataset": benchmark.name,
         "thresholds": {"success": OVERLAP_THRESHOLDS.tolist(), "precision": DISTANCE_THRESHOLDS.tolist(),
@@ -61,7 +62,8 @@ def page_data(
         "attributes": {"names": attributes,
                        "success": [[None if p is None else p.success for p in own] for own in parts],
                        "precision": [[None if p is None else p.precision for p in own] for own in parts]},
-        "differences": [d._asdict() for metric in METRICS for d in paired_differences(scores, metric=metric)],
+        "differences": [d._replace(first=shown[d.first], second=shown[d.second])._asdict()
+                        for metric in METRICS for d in paired_differences(scores, metric=metric)],
         "videos": [_video_data(sequence, scores, rows, images.get(sequence.name)) for sequence in benchmark.sequences
                    if any(sequence.name in own for own in rows)],
         "units": {"box": BOX_UNIT, "no_box": NO_BOX, "overlap_steps": OVERLAP_STEPS, "no_overlap": NO_OVERLAP},
@@ -71,7 +73,7 @@ def page_data(
 def _tracker_data(s: OPEScores) -> dict[str, Any]:
     family, epoch = epoch_of(s.tracker)
     curves = {name: mean_curve(curve, s.convention).round(5).tolist() for name, curve in s.curves._asdict().items()}
-    return {"name": s.tracker, "success": s.success, "precision": s.precision, "norm_precision": s.norm_precision,
+    return {"name": s.label, "success": s.success, "precision": s.precision, "norm_precision": s.norm_precision,
             "curves": curves, "family": family, "epoch": epoch}
 
 

@@ -58,7 +58,7 @@ def write_report_of(
     rules = rules_of(convention, length=length)
     rows = [read_rows(benchmark, folder, rules, origin=origin, allow_missing=allow_missing)
             for folder, origin in zip(folders, origins or [None] * len(folders), strict=True)]
-    scores = [score_rows(benchmark, folder.name, own, rules) for folder, own in zip(folders, rows, strict=True)]
+    scores = [score_rows(benchmark, folder, own, rules) for folder, own in zip(folders, rows, strict=True)]
     return write_report(path, benchmark, scores, rows, frames=frames, embed=embed)
 
 
@@ -78,7 +78,7 @@ def _page(benchmark: Benchmark, scores: Sequence[OPEScores], worst: Table, data:
     rules = scores[0].convention
     said = remarks(benchmark, scores)
     return Template(_asset("report.html")).substitute(
-        title=_escape(f"{benchmark.name}: {', '.join(s.tracker for s in scores[:3])}"
+        title=_escape(f"{benchmark.name}: {', '.join(s.label for s in scores[:3])}"
                       f"{' …' if len(scores) > 3 else ''}"),
         heading=_escape(f"Tracking results on {benchmark.name}"),
         subtitle=_escape(f"{len(scores)} tracker{'s' if len(scores) > 1 else ''}, {len(benchmark.sequences)}/"

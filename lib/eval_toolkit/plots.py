@@ -52,7 +52,7 @@ def _curve_figure(
     for place, index in enumerate(order):
         curve, score = lines[index]
         axes.plot(thresholds, curve, linewidth=2, **style(place),
-                  label=f"[{score:.3f}] {plain(scores[index].tracker)}")
+                  label=f"[{score:.3f}] {plain(scores[index].label)}")
     axes.set(title=plain(title), xlabel=x_label, ylabel=y_label, ylim=(0, 1),
              xlim=(float(thresholds[0]), float(thresholds[-1])))
     finish(axes)
@@ -68,7 +68,7 @@ def _attribute_figure(scores: Sequence[OPEScores], dataset: str) -> Figure:
     for place, s in enumerate(scores):
         parts = [s.with_attribute(name) for name in names]
         axes.bar(np.arange(len(names)) - 0.4 + width * (place + 0.5), [part.success if part else 0.0 for part in parts],
-                 width, color=_PALETTE[place % len(_PALETTE)], label=f"[{s.success:.3f}] {plain(s.tracker)}")
+                 width, color=_PALETTE[place % len(_PALETTE)], label=f"[{s.success:.3f}] {plain(s.label)}")
     axes.set_xticks(np.arange(len(names)), [plain(name) for name in names], rotation=30, ha="right")
     axes.set(title=plain(f"Success by attribute on {dataset}"), ylabel="Success", ylim=(0, 1))
     finish(axes)

@@ -21,7 +21,7 @@ FORMATS = {"text": "txt", "markdown": "md", "csv": "csv", "json": "json", "latex
 """Output formats and the suffixes of their files."""
 
 _CSV_COLUMNS = ("tracker", "scope", "name", "success", "precision", "norm_precision", "sequences", "expected", "frames",
-                "invalid_rows", "broken_boxes", "repaired_boxes", "length_mismatches", "convention")
+                "invalid_rows", "broken_boxes", "repaired_boxes", "length_mismatches", "convention", "tuned_on")
 
 
 def render(
@@ -50,7 +50,7 @@ def summary_table(scores: Sequence[OPEScores]) -> Table:
     """Return one row per tracker: its scores and how much of the benchmark they stand on."""
     columns = ("Tracker", "Success", "Precision", "Norm. prec.", "Sequences", "Frames", "Invalid rows", "Broken boxes",
                "Repaired", "Length differs")
-    rows = tuple((s.tracker, s.success, s.precision, s.norm_precision, f"{len(s.names)}/{s.expected}", sum(s.frames),
+    rows = tuple((s.label, s.success, s.precision, s.norm_precision, f"{len(s.names)}/{s.expected}", sum(s.frames),
                   s.invalid_rows, s.broken_boxes, s.repaired_boxes, len(s.mismatches)) for s in scores)
     return Table("Scores", columns, rows, best_in="column")
 
@@ -64,10 +64,10 @@ def difference_tables(scores: Sequence[OPEScores]) -> list[Table]:
     if not pairs:
         return []
     columns = ("Tracker", *(column for metric in METRICS for column in (metric.capitalize(), "95% interval")))
-    rows = tuple((s.tracker, *(cell for metric in METRICS for cell in _difference_cells(pairs[s.tracker, metric])))
+    rows = tuple((s.label, *(cell for metric in METRICS for cell in _difference_cells(pairs[s.tracker, metric])))
                  for s in scores[1:])
     count = next(iter(pairs.values())).sequences
-    return [Table(f"Lead of {scores[0].tracker} (paired bootstrap over {count} sequences)", columns, rows)]
+    return [Table(f"Lead of {scores[0].label} (paired bootstrap over {count} sequences)", columns, rows)]
 
 
 def _difference_cells(difference: Difference) -> tuple[str, str]:
@@ -85,7 +85,7 @@ def attribute_tables(scores: Sequence[OPEScores]) -> list[Table]:
     head = ("Tracker", *(f"{attribute_code(name)} ({counts[name]})" for name in present))
 
     def table(title: str, value: Callable[[OPEScores], float]) -> Table:
-        rows = tuple((s.tracker, *(None if (part := parts[s.tracker, name]) is None else value(part)
+        rows = tuple((s.label, *(None if (part := parts[s.tracker, name]) is None else value(part)
                                    for name in present)) for s in scores)
         return Table(f"{title} by attribute (number of sequences)", head, rows, best_in="column")
 
@@ -109,7 +109,7 @@ def sequence_table(scores: Sequence[OPEScores]) -> Table:
             cells += [None, None] if index is None else [
                 float(s.sequence_success[index]), float(s.sequence_precision[index])]
         rows.append(tuple(cells))
-    columns = ("Sequence", "Frames", *(f"{s.tracker} {what}" for s in scores for what in ("success", "precision")))
+    columns = ("Sequence", "Frames", *(f"{s.label} {what}" for s in scores for what in ("success", "precision")))
     return Table("Scores by sequence", columns, tuple(rows))
 
 
@@ -142,16 +142,16 @@ def _csv_rows(scores: Sequence[OPEScores]) -> list[list[Cell]]:
     for s in scores:
         rows.append([s.tracker, "all", "all", s.success, s.precision, s.norm_precision, len(s.names), s.expected,
                      sum(s.frames), s.invalid_rows, s.broken_boxes, s.repaired_boxes, len(s.mismatches),
-                     s.convention.name])
+                     s.convention.name, s.tuned_on])
         rest: list[Cell] = [None] * 4
         for name in attributes_of([s]):
             if (part := s.with_attribute(name)) is not None:
                 rows.append([s.tracker, "attribute", name, part.success, part.precision, part.norm_precision,
-                             len(part.names), None, sum(part.frames), *rest, s.convention.name])
+                             len(part.names), None, sum(part.frames), *rest, s.convention.name, s.tuned_on])
         for index, name in enumerate(s.names):
             rows.append([s.tracker, "sequence", name, float(s.sequence_success[index]),
                          float(s.sequence_precision[index]), float(s.sequence_norm_precision[index]), 1, None,
-                         s.frames[index], *rest, s.convention.name])
+                         s.frames[index], *rest, s.convention.name, s.tuned_on])
     return rows
 
 
@@ -172,7 +172,8 @@ def to_json(benchmark: Benchmark, scores: Sequence[OPEScores]) -> dict[str, Any]
 def _tracker_json(s: OPEScores) -> dict[str, Any]:
     attributes = {name: part for name in attributes_of([s]) if (part := s.with_attribute(name)) is not None}
     return {
-        "tracker": s.tracker, "success": s.success, "precision": s.precision, "norm_precision": s.norm_precision,
+        "tracker": s.tracker, "tuned_on": s.tuned_on, "success": s.success, "precision": s.precision,
+        "norm_precision": s.norm_precision,
         "sequences": len(s.names), "expected": s.expected, "missing": list(s.missing), "frames": sum(s.frames),
         "invalid_rows": s.invalid_rows, "broken_boxes": s.broken_boxes, "repaired_boxes": s.repaired_boxes,
         "length_mismatches": [m._asdict() for m in s.mismatches], "notes": list(s.notes),

@@ -14,7 +14,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lib.boxes import Boxes
-from lib.datasets.benchmarks import Benchmark, Sequence, find_results, flat_trackers, read_result_rows, result_origin
+from lib.datasets.benchmarks import (
+    Benchmark,
+    Sequence,
+    find_results,
+    flat_trackers,
+    read_result_rows,
+    read_stamp,
+    result_origin,
+)
 from lib.errors import UserError
 from lib.eval_toolkit.ope import (
     CONVENTIONS,
@@ -71,6 +79,13 @@ class OPEScores:
     """Predicted rows that the convention replaced by the row before."""
     mismatches: tuple[Mismatch, ...]
     notes: tuple[str, ...]
+    tuned_on: str = ""
+    """The benchmark that the tracker's settings were tuned on, "" where its results do not tell."""
+
+    @property
+    def label(self) -> str:
+        """Return the tracker's name as it stands beside its scores."""
+        return stamped(self.tracker, self.tuned_on)
 
     @property
     def success(self) -> float:
@@ -110,6 +125,11 @@ class OPEScores:
         return replace(self, names=tuple(self.names[i] for i in picked),
                        attributes=tuple(self.attributes[i] for i in picked),
                        frames=tuple(self.frames[i] for i in picked), curves=Curves(*(c[picked] for c in self.curves)))
+
+
+def stamped(tracker: str, tuned_on: str) -> str:
+    """Return a tracker's name with what its settings were tuned on, so that no score of it stands without."""
+    return f"{tracker} (tuned on {tuned_on})" if tuned_on else tracker
 
 
 def find_trackers(result_dir: Path, patterns: Items[str], *, dataset: str) -> list[Path]:
@@ -158,7 +178,7 @@ def score_tracker(
     """
     rules = rules_of(convention, length=length)
     rows = read_rows(benchmark, folder, rules, origin=origin, allow_missing=allow_missing)
-    return score_rows(benchmark, folder.name, rows, rules)
+    return score_rows(benchmark, folder, rows, rules)
 
 
 def rules_of(convention: str, *, length: LengthRule | None = None) -> Convention:
@@ -167,8 +187,8 @@ def rules_of(convention: str, *, length: LengthRule | None = None) -> Convention
     return rules if length is None else replace(rules, length=length)
 
 
-def score_rows(benchmark: Benchmark, tracker: str, rows: Mapping[str, Rows], rules: Convention) -> OPEScores:
-    """Return the scores of a tracker from the rows of each of its sequences."""
+def score_rows(benchmark: Benchmark, folder: Path, rows: Mapping[str, Rows], rules: Convention) -> OPEScores:
+    """Return the scores of the tracker in a folder from the rows of each of its sequences."""
     scored = [sequence for sequence in benchmark.sequences if sequence.name in rows]
     own = [rows[sequence.name] for sequence in scored]
     lengths = [len(row.truth) for row in own]
@@ -177,11 +197,12 @@ def score_rows(benchmark: Benchmark, tracker: str, rows: Mapping[str, Rows], rul
     errors = leave_out(errors, np.concatenate([_absent(*pair) for pair in zip(scored, own, strict=True)]))
     lacking = [name for name in benchmark.names if name not in rows]
     return OPEScores(
-        tracker, rules, tuple(s.name for s in scored), tuple(s.attributes for s in scored), tuple(lengths),
+        folder.name, rules, tuple(s.name for s in scored), tuple(s.attributes for s in scored), tuple(lengths),
         curves(errors, lengths), benchmark.expected, (*benchmark.missing, *lacking),
         invalid_rows=int(unusual_rows(truth).sum()), broken_boxes=sum(row.broken for row in own),
         repaired_boxes=sum(row.repaired for row in own),
-        mismatches=tuple(row.mismatch for row in own if row.mismatch is not None), notes=_origin_notes(tracker, own))
+        mismatches=tuple(row.mismatch for row in own if row.mismatch is not None),
+        notes=_origin_notes(folder.name, own), tuned_on=read_stamp(folder))
 
 
 def read_rows(

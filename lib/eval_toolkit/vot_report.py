@@ -18,7 +18,7 @@ _TITLES = {"camera_motion": "Camera motion", "illum_change": "Illumination", "mo
            "size_change": "Size", "occlusion": "Occlusion", "empty": "Empty (pysot)",
            "no_attribute": "No attribute"}  # fmt: skip
 _CSV_COLUMNS = ("tracker", "scope", "name", "eao", "accuracy", "robustness", "lost_number", "videos", "expected",
-                "frames", "overlap")
+                "frames", "overlap", "tuned_on")
 _OVERLAPS = {"counted": "counted in pixels, as the pysot toolkit and TraX do", "exact": "exact areas (shapely)"}
 
 
@@ -68,13 +68,13 @@ def remarks(benchmark: Benchmark, scores: Sequence[VOTScores]) -> list[str]:
 
 def _summary(scores: Sequence[VOTScores]) -> Table:
     columns = ("Tracker", "EAO", "Accuracy", "Robustness", "Lost", "Videos", "Frames", "Runs", "Length differs")
-    rows = tuple((s.tracker, s.eao["all"], _known(s.accuracy), f"{s.robustness:.3f}", f"{s.lost_number:.1f}",
+    rows = tuple((s.label, s.eao["all"], _known(s.accuracy), f"{s.robustness:.3f}", f"{s.lost_number:.1f}",
                   f"{len(s.names)}/{s.expected}", sum(s.frames), s.repetitions, len(s.mismatches)) for s in scores)
     return Table("Scores", columns, rows, best_in="column")
 
 
 def _by_attribute(scores: Sequence[VOTScores]) -> Table:
-    rows = tuple((s.tracker, *(s.eao[tag] for tag in TAGS[1:])) for s in scores)
+    rows = tuple((s.label, *(s.eao[tag] for tag in TAGS[1:])) for s in scores)
     return Table("EAO by attribute", ("Tracker", *(_TITLES[tag] for tag in TAGS[1:])), rows, best_in="column")
 
 
@@ -88,7 +88,7 @@ def _by_video(scores: Sequence[VOTScores]) -> Table:
                 _known(float(s.sequence_accuracy[place])), f"{s.sequence_lost[place]:.1f}"]
         rows.append(tuple(cells))
     return Table("Scores by video",
-                 ("Video", *(f"{s.tracker} {what}" for s in scores for what in ("accuracy", "lost"))), tuple(rows))
+                 ("Video", *(f"{s.label} {what}" for s in scores for what in ("accuracy", "lost"))), tuple(rows))
 
 
 def _known(value: float) -> float | None:
@@ -100,12 +100,12 @@ def _csv_rows(scores: Sequence[VOTScores]) -> list[list[Cell]]:
     rows: list[list[Cell]] = []
     for s in scores:
         rows.append([s.tracker, "all", "all", s.eao["all"], _known(s.accuracy), s.robustness, s.lost_number,
-                     len(s.names), s.expected, sum(s.frames), s.overlap])
-        rows += [[s.tracker, "attribute", tag, s.eao[tag], *[None] * 6, s.overlap] for tag in TAGS[1:]]
+                     len(s.names), s.expected, sum(s.frames), s.overlap, s.tuned_on])
+        rows += [[s.tracker, "attribute", tag, s.eao[tag], *[None] * 6, s.overlap, s.tuned_on] for tag in TAGS[1:]]
         for place, name in enumerate(s.names):
             lost = float(s.sequence_lost[place])
             rows.append([s.tracker, "video", name, None, _known(float(s.sequence_accuracy[place])),
-                         100 * lost / s.frames[place], lost, 1, None, s.frames[place], s.overlap])
+                         100 * lost / s.frames[place], lost, 1, None, s.frames[place], s.overlap, s.tuned_on])
     return rows
 
 
@@ -121,8 +121,9 @@ def to_json(benchmark: Benchmark, scores: Sequence[VOTScores]) -> dict[str, Any]
 
 def _tracker_json(s: VOTScores) -> dict[str, Any]:
     return {
-        "tracker": s.tracker, "eao": s.eao["all"], "accuracy": _known(s.accuracy), "robustness": s.robustness,
-        "lost_number": s.lost_number, "videos": len(s.names), "expected": s.expected, "missing": list(s.missing),
+        "tracker": s.tracker, "tuned_on": s.tuned_on, "eao": s.eao["all"], "accuracy": _known(s.accuracy),
+        "robustness": s.robustness, "lost_number": s.lost_number,
+        "videos": len(s.names), "expected": s.expected, "missing": list(s.missing),
         "frames": sum(s.frames), "runs": s.repetitions, "length_mismatches": [m._asdict() for m in s.mismatches],
         "notes": list(s.notes), "eao_by_attribute": {tag: s.eao[tag] for tag in TAGS[1:]},
         "curve": [_known(float(value)) for value in s.curve],
@@ -143,7 +144,7 @@ def save_plots(folder: Path, scores: Sequence[VOTScores], *, dataset: str) -> li
     for place, s in enumerate(rank(scores)):
         score = s.eao["all"]
         axes.plot(range(1, len(s.curve) + 1), s.curve, linewidth=2, **style(place),
-                  label=f"[{'-' if score is None else f'{score:.3f}'}] {plain(s.tracker)}")
+                  label=f"[{'-' if score is None else f'{score:.3f}'}] {plain(s.label)}")
     low, high = scores[0].interval
     axes.axvspan(low, high, color="0.9", label=f"interval {low} to {high}")
     axes.set(title=plain(f"Expected average overlap on {dataset}"), xlabel="Length (frames)",

@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lib.datasets.benchmarks import Benchmark
+from lib.datasets.benchmarks import Benchmark, read_stamp
 from lib.datasets.benchmarks.vot import REGION, Trajectory, VOTSequence, find_trajectories, read_trajectory
 from lib.datasets.benchmarks.vot_facts import EAO_INTERVALS
 from lib.errors import UserError
-from lib.eval_toolkit.results import Mismatch, listed
+from lib.eval_toolkit.results import Mismatch, listed, stamped
 from lib.eval_toolkit.vot import (
     TAGS,
     Floats,
@@ -58,6 +58,13 @@ class VOTScores:
     missing: tuple[str, ...]
     mismatches: tuple[Mismatch, ...]
     notes: tuple[str, ...]
+    tuned_on: str = ""
+    """The benchmark that the tracker's settings were tuned on."""
+
+    @property
+    def label(self) -> str:
+        """Return the tracker's name as it stands beside its scores."""
+        return stamped(self.tracker, self.tuned_on)
 
     @property
     def robustness(self) -> float:
@@ -113,7 +120,8 @@ def score_vot(
         sequence_lost=np.array([video.lost for video in videos]), curve=curves[0], interval=interval, overlap=overlap,
         expected=benchmark.expected, missing=(*benchmark.missing, *lacking),
         mismatches=tuple(m for video in videos for m in video.mismatches),
-        notes=tuple(note for s, video in zip(scored, videos, strict=True) for note in _notes(s.name, video)))
+        notes=tuple(note for s, video in zip(scored, videos, strict=True) for note in _notes(s.name, video)),
+        tuned_on=read_stamp(folder))
 
 
 def _score_video(sequence: VOTSequence, paths: list[Path], overlap: Overlap) -> _Video:

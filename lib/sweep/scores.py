@@ -14,7 +14,7 @@ from tqdm import tqdm
 from lib.checkpoint import read_checkpoint
 from lib.errors import UserError
 from lib.eval_toolkit.report import difference_tables, rank
-from lib.eval_toolkit.results import listed
+from lib.eval_toolkit.results import listed, stamped
 from lib.eval_toolkit.tables import Table, as_csv, as_markdown, as_text
 from lib.files import atomic_write, read_json
 from lib.log import Board
@@ -35,6 +35,12 @@ class Scored:
     outcome: Outcome
     frames_per_second: float
     sha256: str
+    tuned_on: str  # the benchmark that the tracker's settings were tuned on
+
+    @property
+    def label(self) -> str:
+        """Return the name as it stands beside the scores."""
+        return stamped(self.entry.name, self.tuned_on)
 
 
 class Scoreboard:
@@ -78,9 +84,9 @@ class Scoreboard:
         benchmark, folder = self._sweep.benchmark, self._sweep.folder(entry)
         outcome = score_folder(benchmark, folder.path, convention=self._convention)
         speed = benchmark.num_frames / max(seconds, 1e-9)
-        self.scored[entry] = Scored(entry, outcome, speed, folder.record.sha256)
+        self.scored[entry] = Scored(entry, outcome, speed, folder.record.sha256, self._sweep.params[0].tuned_on)
         values = ", ".join(f"{name} {value:.3f}" for name, value in outcome.values.items())
-        _log.info("%s: %s, %.1f frames/s", entry.name, values, speed)
+        _log.info("%s: %s, %.1f frames/s", self.scored[entry].label, values, speed)
         self._to_board(self.scored[entry])
         self.write()
 
@@ -107,7 +113,7 @@ class Scoreboard:
         best, in_order = self.best(), self._in_order()
         names = list(in_order[0].outcome.values) if in_order else []
         rows = tuple((
-            f"{s.entry.name} (best)" if s is best else s.entry.name,
+            f"{s.label} (best)" if s is best else s.label,
             # The table marks the highest number of a column, which must not be that of a score where less is better.
             *(f"{value:.3f}" if name in LESS_IS_BETTER else value for name, value in s.outcome.values.items()),
             f"{s.frames_per_second:.1f}", f"{s.outcome.sequences}/{s.outcome.expected}") for s in in_order)
@@ -144,7 +150,8 @@ class Scoreboard:
         names = list(in_order[0].outcome.values) if in_order else []
         texts = {
             ".md": as_markdown([self.table(), *self._leads()], self.remarks()),
-            ".csv": as_csv(("checkpoint", "epoch", *names, "frames_per_second", "sequences", "expected", "sha256"),
+            ".csv": as_csv(("checkpoint", "epoch", *names, "frames_per_second", "sequences", "expected", "sha256",
+                            "tuned_on"),
                            [_csv_row(scored) for scored in in_order]),
             ".json": json.dumps(self._json(), indent=1, allow_nan=False) + "\n",
         }
@@ -183,6 +190,7 @@ class Scoreboard:
             "best": best.entry.name if best else None, "remarks": self.remarks(),
             "checkpoints": [{
                 "name": s.entry.name, "epoch": s.entry.epoch, "path": str(s.entry.path), "sha256": s.sha256,
+                "tuned_on": s.tuned_on,
                 **{name: None if math.isnan(value) else value for name, value in s.outcome.values.items()},
                 "frames_per_second": s.frames_per_second,
                 "sequences": s.outcome.sequences, "expected": s.outcome.expected,
@@ -192,7 +200,7 @@ class Scoreboard:
 
 def _csv_row(s: Scored) -> list[str | int | float | None]:
     return [s.entry.name, s.entry.epoch, *s.outcome.values.values(), round(s.frames_per_second, 2), s.outcome.sequences,
-            s.outcome.expected, s.sha256]
+            s.outcome.expected, s.sha256, s.tuned_on]
 
 
 def training_run(checkpoint: Path) -> Path | None:

@@ -19,13 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lib.boxes import Boxes
-from lib.datasets.benchmarks import Sequence, write_result
+from lib.datasets.benchmarks import RUN_FILE, Sequence, read_stamp, write_result
 from lib.datasets.benchmarks.vot import VOTSequence, is_vot, trajectory_file, write_trajectory
 from lib.errors import UserError
 from lib.files import atomic_write, read_json, sha256_of
 from lib.tracker.params import TrackerParams
 
-RUN_FILE = "run.json"
 RECEIPTS = ".run"
 _log = logging.getLogger(__name__)
 
@@ -81,7 +80,8 @@ class ResultFolder:
             raise UserError(f"{self.path}: {difference}; --fresh replaces these results, --tracker_name NAME keeps "
                             f"them and writes beside them")
         removed = self._remove_others() if difference else 0
-        if difference or not (self.path / RUN_FILE).is_file():
+        stamped = read_stamp(self.path) == self.record.params.tuned_on
+        if difference or not stamped or not (self.path / RUN_FILE).is_file():
             with atomic_write(self.path / RUN_FILE) as file:
                 json.dump(self.record.as_json(), file, indent=1)
         return f"{self.path}: {difference}; {removed} result(s) removed" if difference else ""

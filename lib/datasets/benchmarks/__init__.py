@@ -13,14 +13,20 @@ from lib.datasets.benchmarks.box_text import write_boxes
 from lib.datasets.benchmarks.layouts import LAYOUTS, Layout, layout_of, load_layout, plain_layout
 from lib.datasets.benchmarks.otb_facts import BENCHMARKS, alias_key, attribute_code
 from lib.datasets.benchmarks.records import Benchmark, Sequence, with_origin, without_origin
-from lib.datasets.benchmarks.result_files import find_results, flat_trackers, read_result_rows
+from lib.datasets.benchmarks.result_files import (
+    RUN_FILE,
+    find_results,
+    flat_trackers,
+    read_result_rows,
+    read_stamp,
+)
 from lib.datasets.benchmarks.vot import is_vot, load_vot
 from lib.errors import UserError
 
 __all__ = [
-    "BENCHMARKS", "KNOWN_LAYOUTS", "Benchmark", "Layout", "Sequence", "alias_key", "attribute_code", "find_results",
-    "flat_trackers", "layout_of", "load_benchmark", "read_result", "read_result_rows", "result_file", "result_origin",
-    "write_result",
+    "BENCHMARKS", "KNOWN_LAYOUTS", "RUN_FILE", "Benchmark", "Layout", "Sequence", "alias_key", "attribute_code",
+    "find_results", "flat_trackers", "layout_of", "load_benchmark", "read_result", "read_result_rows", "read_stamp",
+    "result_file", "result_origin", "write_result",
 ]  # fmt: skip
 
 KNOWN_LAYOUTS = tuple(layout.name for layout in LAYOUTS.values())

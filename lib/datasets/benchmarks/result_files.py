@@ -11,7 +11,10 @@ from lib.datasets.benchmarks.box_text import read_boxes
 from lib.datasets.benchmarks.mat_boxes import read_mat_boxes
 from lib.datasets.benchmarks.otb_facts import alias_key, canonical_name
 from lib.errors import UserError
+from lib.files import read_json
 
+RUN_FILE = "run.json"
+"""Lies in a tracker's folder where testing wrote it: checkpoint, settings and data set of its results."""
 _SUFFIXES = (".txt", ".mat")
 
 
@@ -57,6 +60,13 @@ def find_results(folder: str | Path, names: tuple[str, ...]) -> dict[str, Path]:
         if candidates:
             found[name] = (exact or candidates)[0]
     return found
+
+
+def read_stamp(folder: str | Path) -> str:
+    """Return the benchmark that the settings behind a tracker's results were tuned on, "" where none is told."""
+    path = Path(folder) / RUN_FILE
+    run = read_json(path) if path.is_file() else None
+    return str(run.get("tuned_on") or "") if isinstance(run, dict) else ""
 
 
 def flat_trackers(folder: Path) -> list[str]:
