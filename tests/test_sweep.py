@@ -225,7 +225,7 @@ def test_the_table_is_written_in_every_form(here: Path) -> None:
     assert f"{best['success']:.3f}" in markdown
     assert "3/100" in markdown
     assert markdown.count("best") == 1
-    assert "| Ocean_checkpoint_e1 (tuned on OTB2015)" in markdown
+    assert markdown.partition("missing in")[0].count("(tuned on OTB2015)") >= 2
     page = (base / "Ocean_epochs.html").read_text(encoding="utf-8")
     assert "Ocean_checkpoint_e1" in page
     assert "Ocean_checkpoint_e2" in page
