@@ -114,6 +114,17 @@ def test_scoring_and_reading_test_sets_load_no_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
+def test_torchvision_is_imported_only_where_a_model_needs_it() -> None:
+    """It takes as long to import as all else together, and of the models only ViT and the aligned ones use it."""
+    slow = {"torchvision", "lib.models.vit", "lib.models.dcn.deform_conv"}
+    users = {ROOT / "lib" / "models" / "vit.py", ROOT / "lib" / "models" / "dcn" / "deform_conv.py"}
+    for path in set(LIB) - users:
+        outer = ast.parse(path.read_text(encoding="utf-8")).body
+        names = {alias.name for node in outer if isinstance(node, ast.Import) for alias in node.names}
+        names |= {node.module for node in outer if isinstance(node, ast.ImportFrom) and node.module}
+        assert not {name for name in names if name in slow or name.startswith("torchvision.")}, path
+
+
 def test_scripts_only_call_one_main() -> None:
     for path in sorted((ROOT / "tracking").glob("*.py")):
         tree = ast.parse(path.read_text(encoding="utf-8"))

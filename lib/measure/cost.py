@@ -9,11 +9,10 @@ import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
-import torchvision
 from numpy.typing import NDArray
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -39,30 +38,18 @@ class Cost(NamedTuple):
 def count_cost(model: Ocean_, *, search_size: int) -> Cost:
     """Return the cost of a model in eval mode for search crops of `search_size` px; torch's counter does the counting.
 
-    Counted are convolutions (the deformable one too) and matrix products; the rest is below 1%.
+    Counted are convolutions (the deformable one as a plain one) and matrix products; the rest is below 1%.
     """
     device = next(model.parameters()).device
     z, x = (torch.zeros(1, 3, side, side, device=device) for side in (TEMPLATE_SIZE, search_size))
     # The counter does not know the CPU's fused attention; its plain form makes the same products.
     with torch.no_grad(), sdpa_kernel(SDPBackend.MATH):
-        with _counter() as of_template:
+        with FlopCounterMode(display=False) as of_template:
             template = model.template(z)
-        with _counter() as of_search:
+        with FlopCounterMode(display=False) as of_search:
             model.track(x, template)
     parameters = sum(parameter.numel() for parameter in model.parameters())
     return Cost(parameters, of_template.get_total_flops(), of_search.get_total_flops())
-
-
-def _counter() -> FlopCounterMode:
-    assert torchvision.ops.deform_conv2d is not None  # importing it registers the operator named below
-    return FlopCounterMode(display=False, custom_mapping={torch.ops.torchvision.deform_conv2d: _deform_conv_flops})
-
-
-def _deform_conv_flops(x_shape: Sequence[int], weight_shape: Sequence[int], *_: Any, out_shape: Sequence[int],
-                       **__: Any) -> int:
-    """Return the FLOPs of a deformable convolution: those of the plain one; its interpolation is not counted."""
-    batch, height, width = out_shape[0], out_shape[2], out_shape[3]
-    return 2 * batch * height * width * int(np.prod(weight_shape))
 
 
 def settle(model: Ocean_) -> Ocean_:

@@ -8,7 +8,6 @@ from typing import NamedTuple
 from torch import Tensor, nn
 
 from lib.models.modules import EXPANSION, Bottleneck, ResNet_plus2, Resnet_plus_MHSA, Resnet_plus_single
-from lib.models.vit import ViT
 
 TABLE_SIDE = 31  # cells of a search map at 255 px, the training size
 TEMPLATE_SIDE = 15
@@ -67,6 +66,7 @@ class Backbone(NamedTuple):
     mhsa: ResNet_MHSA | None = None
     mhsa_z: ResNet_MHSA | None = None  # the template's own; None: `mhsa` serves both
     templ: bool = False  # the search attends to the template's cells too
+    joint: bool = False  # template and search go through the trunk together
 
 
 def _resnet50() -> Backbone:
@@ -139,14 +139,19 @@ def _three(layers: Sequence[int], *, split: int = 0) -> tuple[int, ...]:
 
 def _vit_b16(*, joint: bool = False) -> Backbone:
     """Return ViT-B/16, 768 channels. joint: template and search attend to each other in every block (one stream)."""
-    trunk = ViT(dim=768, depth=12, heads=12, joint=joint)
-    return Backbone(trunk, trunk.out_channels)
+    return _vit(dim=768, depth=12, heads=12, joint=joint)
 
 
 def _vit_small(*, dim: int = 128, depth: int = 4, heads: int = 4, joint: bool = False) -> Backbone:
     """Return a transformer small enough for a CPU: dim channels, depth blocks, heads; joint as of ViT_B16."""
+    return _vit(dim=dim, depth=depth, heads=heads, joint=joint)
+
+
+def _vit(*, dim: int, depth: int, heads: int, joint: bool) -> Backbone:
+    from lib.models.vit import ViT  # here, as torchvision takes longer to import than all else and few models need it
+
     trunk = ViT(dim=dim, depth=depth, heads=heads, joint=joint)
-    return Backbone(trunk, trunk.out_channels)
+    return Backbone(trunk, trunk.out_channels, joint=joint)
 
 
 BACKBONES: dict[str, Callable[..., Backbone]] = {

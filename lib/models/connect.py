@@ -13,8 +13,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from lib.models.dcn.deform_conv import DeformConv
-
 STRIDE = 8
 Features3 = tuple[Tensor, ...]  # one tensor per dilation
 
@@ -219,6 +217,8 @@ class AdaptiveConv(nn.Module):
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
+        from lib.models.dcn.deform_conv import DeformConv  # here, as only this branch needs torchvision, a slow import
+
         self.conv = DeformConv(in_channels, out_channels, kernel_size=3, padding=1)
 
     def forward(self, x: Tensor, offset: Tensor) -> Tensor:

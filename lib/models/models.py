@@ -32,7 +32,7 @@ class Ocean(Ocean_):
         parts = _build_backbone(backbone, options)
         self.features = parts.features
         self.features_single, self.features_mhsa, self.features_mhsa_z = parts.single, parts.mhsa, parts.mhsa_z
-        self.templ = parts.templ
+        self.templ, self.joint = parts.templ, parts.joint
         self.load_report: Any = None  # what `lib.checkpoint.load_model` did
         self.neck = AdjustLayer(in_channels=parts.channels, out_channels=channels)
         self.connect_model = box_tower(channels, channels, towernum=towernum, box_bias=box_bias)

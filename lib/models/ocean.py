@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
 from lib.models.backbones import ResNet_MHSA, ResNet_single
 from lib.models.connect import AdjustLayer, AlignHead, Features3, box_tower
-from lib.models.vit import ViT
+
+if TYPE_CHECKING:
+    from lib.models.vit import ViT
 
 
 class TemplateFeatures(NamedTuple):
@@ -66,14 +68,15 @@ class Ocean_(nn.Module):  # the reference's name
     features_mhsa: ResNet_MHSA | None
     features_mhsa_z: ResNet_MHSA | None
     templ: bool  # the search's tail attends to the template's cells too
+    joint: bool  # the trunk is a ViT through which template and search go together
     neck: AdjustLayer
     connect_model: box_tower
     align_head: AlignHead | None
 
     def template(self, z: Tensor) -> TemplateFeatures:
         """Return what the template crop (B, 3, 127, 127), float32 BGR 0..255, contributes to every frame."""
-        if isinstance(self.features, ViT) and self.features.joint:
-            return TemplateFeatures(None, (), (), raw=self.features.embed(z))
+        if self.joint:
+            return TemplateFeatures(None, (), (), raw=cast("ViT", self.features).embed(z))
         _, raw = self.features(z)
         tail = self.features_single or self.features_mhsa_z or self.features_mhsa
         return self._encode_template(raw if tail is None else tail(raw), raw=raw if self.templ else None)
@@ -87,9 +90,9 @@ class Ocean_(nn.Module):  # the reference's name
 
         `template` holds one row per crop. The grid follows H: S = (H - 127) // 8 + 9.
         """
-        if isinstance(self.features, ViT) and self.features.joint:
+        if self.joint:
             assert template.raw is not None, "these template features are another model's"
-            deep_z, deep = self.features.encode_jointly(template.raw, x)
+            deep_z, deep = cast("ViT", self.features).encode_jointly(template.raw, x)
             template = self._encode_template(deep_z, raw=None)
         else:
             _, deep = self.features(x)
