@@ -161,6 +161,9 @@ def test_trackingnet(tmp_path):
     assert set(prepare("trackingnet", root, "--split", "TRAIN_0")[0]) == {"TRAIN_0/-abc_1"}
     with pytest.raises(UserError, match="no anno"):
         prepare("trackingnet", root / "TEST")
+    (root / "TRAIN_0" / "frames").rename(root / "TRAIN_0" / "zips")
+    with pytest.raises(UserError, match=r"TRAIN_0/frames: no such folder; unpack each archive of TRAIN_0/zips"):
+        prepare("trackingnet", root)
 
 
 def ytb_tree(root: Path) -> None:

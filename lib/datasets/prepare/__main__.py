@@ -63,9 +63,10 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     ):
         flag = "--" + name.replace("_", "-")
         parser.add_argument(flag, type=float, default=default, help=f"{text} (default %(default)s)")
-    for flag, text in (("border", "that touch the picture's edge"), ("occluded", "called occluded (VID, DET)"),
+    for flag, text in (("absent", "of objects called out of sight (GOT10K, LASOT, YTB)"),
+                       ("border", "that touch the picture's edge"), ("occluded", "called occluded (VID, DET)"),
                        ("generated", "called generated (VID)")):
-        parser.add_argument(f"--{flag}", choices=("keep", "drop"), default="keep",
+        parser.add_argument(f"--{flag}", choices=("keep", "drop"), default=getattr(Filters, flag),
                             help=f"what becomes of boxes {text} (default %(default)s)")
     given = parser.parse_args(arguments)
     for flag, value, low, high in (
@@ -96,7 +97,7 @@ def prepare(given: argparse.Namespace) -> int:
         summary = finish(given.out, journal, settings)
         if not summary.crops:
             raise UserError(f"{given.out}: not one usable box in {len(tasks)} tasks; {_dropped(summary)}")
-        write_preview(given.out, journal)
+        write_preview(given.out, journal, root=given.root if given.no_crops else None)
     _report(summary, given)
     return 0
 

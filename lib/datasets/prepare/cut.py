@@ -44,7 +44,9 @@ class Cutter:
         rows: list[tuple[int, int, list[float], int, str]] = []
         pictures: dict[int, str] = {}
         faults = list(video.faults)
-        for frame in video.frames:
+        for frame in (self.filters.seen(frame, dropped) for frame in video.frames):
+            if not frame.boxes:
+                continue
             try:
                 kept = self._frame(frame, video.name, dropped)
             except _BadPictureError as error:

@@ -13,9 +13,11 @@ import cv2
 import numpy as np
 
 from lib.config import DatasetConfig, SourceConfig
-from lib.crops import Image
+from lib.crops import Image, box_in_crop511, crop511, mean_colour
+from lib.datasets.decode import decode
 from lib.datasets.index import load_index
-from lib.datasets.pairs import crop_name, decode_crop
+from lib.datasets.pairs import UnreadableCrop, crop_name, decode_crop
+from lib.datasets.pictures import picture_path
 from lib.datasets.prepare.journal import Journal
 from lib.files import atomic_write, sha256_of
 
@@ -85,22 +87,23 @@ def _write_objects(records: Iterator[dict[str, Any]], files: dict[str, IO[str]])
         file.write("\n}\n" if before == ",\n" else "{}\n")
 
 
-def write_preview(folder: Path, journal: Journal) -> None:
-    """Write a sheet of random crops with their boxes, to be looked at before days of training."""
+def write_preview(folder: Path, journal: Journal, *, root: Path | None = None) -> None:
+    """Write a sheet of random crops with their boxes, to be looked at before days of training.
+
+    `root`: where the raw pictures are, to cut the crops from if none were written.
+    """
     names = sorted(journal.places)
     rng = np.random.default_rng(0)
     cells: list[Image] = []
     chosen = [names[k] for k in rng.permutation(len(names))[: 4 * _SHEET[0] * _SHEET[1]]]
     for record in journal.records(chosen):
         rows = [(int(track), int(frame)) for track, frames in record["tracks"].items() for frame in frames]
-        if rows and record["bytes"] and len(cells) < _SHEET[0] * _SHEET[1]:
+        if rows and len(cells) < _SHEET[0] * _SHEET[1]:
             track, frame = rows[int(rng.integers(len(rows)))]
-            x1, y1, x2, y2 = record["tracks"][f"{track:02d}"][f"{frame:06d}"]
-            path = folder / CROPS / record["name"] / crop_name(frame, track)
-            crop = decode_crop(path.read_bytes(), np.array([x2 - x1, y2 - y1]), place=str(path))
-            corners = np.round(crop.box_xyxy).astype(int).tolist()
-            drawn = cv2.rectangle(crop.image.copy(), corners[:2], corners[2:], (0, 255, 0), 2)
-            cells.append(cv2.resize(drawn, (_CELL, _CELL), interpolation=cv2.INTER_AREA))
+            try:
+                cells.append(_preview_cell(record, track, frame, crops=folder / CROPS, root=root))
+            except (OSError, ValueError, UnreadableCrop):
+                continue  # lost since it was made: `prepare check` names it
     if cells:
         sheet = np.zeros((_SHEET[1] * _CELL, _SHEET[0] * _CELL, 3), np.uint8)
         for k, cell in enumerate(cells):
@@ -108,6 +111,21 @@ def write_preview(folder: Path, journal: Journal) -> None:
             sheet[top : top + _CELL, left : left + _CELL] = cell
         with atomic_write(folder / PREVIEW, mode="wb") as file:
             file.write(bytes(cv2.imencode(".png", sheet)[1]))
+
+
+def _preview_cell(record: dict[str, Any], track: int, frame: int, *, crops: Path, root: Path | None) -> Image:
+    """Return a small picture (_CELL, _CELL, 3) of a crop with its box."""
+    box = record["tracks"][f"{track:02d}"][f"{frame:06d}"]
+    size = np.array([box[2] - box[0], box[3] - box[1]])
+    if root is None:
+        path = crops / record["name"] / crop_name(frame, track)
+        image = decode_crop(path.read_bytes(), size, place=str(path)).image.copy()
+    else:
+        picture = decode((root / picture_path(record["pictures"], frame)).read_bytes())
+        image = crop511(picture, box, fill=mean_colour(picture))
+    corners = np.round(box_in_crop511(size)).astype(int).tolist()
+    drawn = cv2.rectangle(image, corners[:2], corners[2:], (0, 255, 0), 2)
+    return np.asarray(cv2.resize(drawn, (_CELL, _CELL), interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def yaml_snippet(name: str, path: Path, folder: Path, *, form: str, crops: int) -> str:

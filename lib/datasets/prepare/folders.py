@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lib.boxes import Boxes, xywh_to_xyxy
-from lib.datasets.prepare.records import MISSING, Box, Frame, Video, safe_name
+from lib.datasets.prepare.records import ABSENT, MISSING, Box, Frame, Video, safe_name
 from lib.errors import UserError
 from lib.files import read_text
 
@@ -131,13 +131,12 @@ def one_object(
     """Return the video of a ground truth with one object: line k has picture k (None: missing), box k and flags k."""
     frames, faults, dropped = [], [], Counter[str]()
     for line, (picture, box) in enumerate(zip(pictures, xywh_to_xyxy(boxes_xywh).tolist(), strict=True)):
-        if absent[line]:
-            dropped["absent"] += 1
-        elif picture is None:
-            dropped[MISSING] += 1
-            faults.append(f"{name}: no picture for line {line + 1}")
-        else:
-            x1, y1, x2, y2 = box
-            path = picture[1].relative_to(root).as_posix()
-            frames.append(Frame(path, picture[0], (Box(0, (x1, y1, x2, y2), float(visible[line])),)))
+        if picture is None:
+            dropped[ABSENT if absent[line] else MISSING] += 1
+            if not absent[line]:
+                faults.append(f"{name}: no picture for line {line + 1}")
+            continue
+        x1, y1, x2, y2 = box
+        found = Box(0, (x1, y1, x2, y2), float(visible[line]), absent=bool(absent[line]))
+        frames.append(Frame(picture[1].relative_to(root).as_posix(), picture[0], (found,)))
     return Video(name, tuple(frames), dropped, tuple(faults))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
@@ -10,7 +11,8 @@ from typing import NamedTuple, Protocol
 from lib.datasets.index import is_below
 from lib.errors import UserError
 
-MISSING, UNREADABLE = "picture missing", "picture unreadable"  # reasons that stand beside those of Filters
+# Reasons for leaving a box out that are found before its picture is looked at.
+ABSENT, MISSING, UNREADABLE = "absent", "picture missing", "picture unreadable"
 
 
 class Box(NamedTuple):
@@ -21,6 +23,7 @@ class Box(NamedTuple):
     visible: float = 1.0  # share of the object that can be seen, where the annotation says so
     occluded: bool = False  # partly hidden, where the annotation says no more than that
     generated: bool = False  # drawn by a program between two boxes of a human
+    absent: bool = False  # out of sight: out of the picture or hidden altogether
 
 
 class Frame(NamedTuple):
@@ -62,9 +65,18 @@ class Filters:
     max_area: float = 0.9  # share of the picture
     max_aspect: float = 10.0  # longer side / shorter side
     min_visible: float = 0.3  # share of the box inside the picture, and of the object that the annotation calls visible
+    absent: str = "drop"  # 'keep': boxes, where there is one, of objects that the annotation calls out of sight
     border: str = "keep"  # 'drop': no box that touches the picture's edge (1 px)
     occluded: str = "keep"  # 'drop': no box that the annotation calls occluded
     generated: str = "keep"  # 'drop': no box that the annotation calls generated
+
+    def seen(self, frame: Frame, dropped: Counter[str]) -> Frame:
+        """Return the frame without its absent objects, counted in `dropped`, unless they are to be kept."""
+        present = tuple(box for box in frame.boxes if not box.absent)
+        if self.absent == "keep" or len(present) == len(frame.boxes):
+            return frame
+        dropped[ABSENT] += len(frame.boxes) - len(present)
+        return frame._replace(boxes=present)
 
     def reason(self, box: Box, *, width: int, height: int) -> str | None:
         """Return why a box on a picture of width x height px is left out, None if it is kept."""

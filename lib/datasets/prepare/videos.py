@@ -32,7 +32,7 @@ class VideoTask:
     cover: str = ""  # file with the visible share in eighths
 
     def read(self) -> Video:
-        """Return the frames in which the object can be seen.
+        """Return the frames.
 
         Absent is an object with a 1 in an absence file, a cover of 0, or a box of zeros or of NaN. Raises UserError
         naming file and line, or the counts if pictures and boxes do not match.
@@ -106,13 +106,19 @@ def _names(path: Path) -> list[str]:
 def trackingnet_tasks(root: Path, *, split: str = "") -> list[VideoTask]:
     """Return a task for each video of TrackingNet (`TRAIN_0` .. `TRAIN_11`, each with `anno` and `frames`).
 
-    `split` names some of the parts, comma separated; all that begin with TRAIN otherwise.
+    `split` names some of the parts, comma separated; all that begin with TRAIN_ otherwise. Raises UserError if the
+    archives of the frames are not unpacked.
     """
-    parts = split.split(",") if split else sorted(p.name for p in root.glob("TRAIN_*") if (p / "anno").is_dir())
+    parts = split.split(",") if split else sorted(
+        path.name for path in root.iterdir() if path.name.upper().startswith("TRAIN_") and (path / "anno").is_dir())
     truths = [path for part in parts for path in sorted((root / part / "anno").glob("*.txt"))]
     if not truths:
         raise UserError(f"{root}: no anno/*.txt in {', '.join(parts) or 'TRAIN_*'}; expected TrackingNet's parts, "
                         f"each with anno and frames")
+    for part in parts:
+        if not (root / part / "frames").is_dir():
+            raise UserError(f"{root / part / 'frames'}: no such folder; unpack each archive of {part}/zips to a folder "
+                            f"of its name in {part}/frames (the development kit's extract_frame.py does it)")
     return [VideoTask(root, f"{_below(root, path.parent.parent)}/{path.stem}", _below(root, path),
                       _below(root, path.parent.parent / "frames" / path.stem), first=0) for path in truths]
 

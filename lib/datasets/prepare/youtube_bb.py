@@ -11,7 +11,7 @@ from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
-from lib.datasets.prepare.records import MISSING, Box, Frame, Video, safe_name
+from lib.datasets.prepare.records import ABSENT, MISSING, Box, Frame, Video, safe_name
 from lib.errors import UserError
 
 _COLUMNS = ("youtube_id", "timestamp_ms", "class_id", "class_name", "object_id", "object_presence", "xmin", "xmax",
@@ -36,9 +36,6 @@ class YoutubeTask:
         """Return the frames at hand; frame numbers are whole seconds, so RANGE counts seconds."""
         frames, dropped = [], Counter[str]()
         for place, row in self._rows():
-            if row["object_presence"] == "absent":
-                dropped["absent"] += 1
-                continue
             stem = f"{row['youtube_id']}_{row['timestamp_ms']}_{row['class_id']}_{row['object_id']}"
             picture = safe_name(f"{self.split}/{row['class_id']}/{stem}.jpg", place=place)
             try:
@@ -46,10 +43,12 @@ class YoutubeTask:
                 second, track = int(row["timestamp_ms"]) // 1000, int(row["object_id"])
             except ValueError as error:
                 raise UserError(f"{place}: {error}; expected {', '.join(_COLUMNS)}") from error
+            absent = row["object_presence"] == "absent"
             if (self.root / picture).is_file():
-                frames.append(Frame(picture, second, (Box(track, (x1, y1, x2, y2)),), relative=True))
+                box = Box(track, (x1, y1, x2, y2), absent=absent)
+                frames.append(Frame(picture, second, (box,), relative=True))
             else:
-                dropped[MISSING] += 1
+                dropped[ABSENT if absent else MISSING] += 1
         return Video(self.name, tuple(frames), dropped)
 
     def _rows(self) -> list[tuple[str, dict[str, str]]]:
