@@ -11,7 +11,7 @@ import logging
 from array import array
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from itertools import chain, pairwise
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -181,13 +181,13 @@ def _add_rows(rows: Any, frames: array[int], boxes: array[float], *, place: str)
     items = _items(rows, place, "frames")
     try:
         numbers = list(map(int, rows))
-        if any(a >= b for a, b in pairwise(numbers)):
+        rising = sorted(set(numbers))
+        if numbers != rising:
             items = sorted(items, key=lambda item: int(item[0]))
-            numbers = sorted(numbers)
         values = [box for _, box in items]
-        if set(map(len, values)) != {4} or min(numbers) < 0 or any(a == b for a, b in pairwise(numbers)):
+        if set(map(len, values)) != {4} or rising[0] < 0 or len(rising) != len(values):
             raise ValueError
-        frames.extend(numbers)
+        frames.extend(rising)
         boxes.extend(chain.from_iterable(values))
     except (TypeError, ValueError, OverflowError) as error:
         raise UserError(f"{place} {_fault(rows)}") from error

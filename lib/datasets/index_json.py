@@ -37,6 +37,9 @@ class _Reader:
 
     def peek(self) -> str:
         """Return the next character that is not white space, without consuming it; "" at the end."""
+        found = self.text[self.at : self.at + 1]
+        if found and found not in _SPACE:
+            return found
         while True:
             while self.at < len(self.text) and self.text[self.at] in _SPACE:
                 self.at += 1
