@@ -66,8 +66,8 @@ def uav123(root: Path) -> Path:
     return root
 
 
-def nfs(root: Path) -> Path:
-    lines = [[0, 10 + i, 20, 40 + i, 60, i, 0, 0, 0, '"person"'] for i in range(24)]
+def nfs(root: Path, *, count: int = 24) -> Path:
+    lines = [[0, 10 + i, 20, 40 + i, 60, i, 0, 0, 0, '"person"'] for i in range(count)]
     put(root / "NFS" / "airboard_1" / "30" / "airboard_1.txt", rows(lines, " "))
     images(root / "NFS" / "airboard_1" / "30" / "airboard_1", [1, 2, 3], digits=5)
     return root
@@ -136,6 +136,26 @@ def test_a_part_of_a_longer_video_has_its_own_frames(tmp_path: Path) -> None:
     assert len(benchmark.missing) == 122
 
 
+def test_frames_end_where_lasots_ground_truth_does(tmp_path: Path) -> None:
+    put(lasot(tmp_path) / "LaSOT" / "airplane" / "airplane-1" / "img" / "00000004.jpg")
+    benchmark = load_benchmark("LASOT", tmp_path, images=True)
+    assert [frame.name for frame in benchmark.sequences[0].frames] == [f"0000000{n}.jpg" for n in (1, 2, 3)]
+    assert "airplane-1: 3 boxes for 4 images; cut to the shorter" in benchmark.notes
+
+
+def test_nfs_in_either_form_and_one_frame_off(tmp_path: Path) -> None:
+    folder = nfs(tmp_path, count=80) / "NFS" / "airboard_1" / "30"
+    images(folder / "airboard_1", range(4, 12), digits=5)
+    (folder / "airboard_1.txt").rename(folder / "airboard_1" / "airboard_1.txt")
+    benchmark = load_benchmark("NFS30", tmp_path, images=True)
+    assert benchmark.sequences[0].boxes_xywh[:, 0].tolist() == [10 + 8 * i for i in range(10)]
+    assert len(benchmark.sequences[0].frames) == 10
+    assert benchmark.notes == ("airboard_1: 10 boxes for 11 images; cut to the shorter",)
+    images(folder / "airboard_1", [12], digits=5)
+    with pytest.raises(UserError, match="80 boxes for 12 images"):
+        load_benchmark("NFS30", tmp_path, images=True)
+
+
 def test_a_test_set_gives_away_the_first_box_only(tmp_path: Path) -> None:
     for dataset, tree, count in (("GOT10K", lambda root: got10k(root, "test"), 3), ("TrackingNet", trackingnet, 4)):
         sequence, = load_benchmark(dataset, tree(tmp_path), images=True).sequences
@@ -157,7 +177,8 @@ def test_absence_and_size_are_read(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("path", "text", "message"), [
     ("airplane/airplane-1/groundtruth.txt", "1,2,3\n", "line 1"),
-    ("airplane/airplane-1/groundtruth.txt", rows(BOXES[:2]), "2 boxes for 3 images"),
+    ("airplane/airplane-1/groundtruth.txt", rows(BOXES[:2]), "told for 3 of 2 frames"),
+    ("airplane/airplane-1/groundtruth.txt", rows([*BOXES, BOXES[0]]), "4 boxes for 3 images"),
     ("airplane/airplane-1/groundtruth.txt", rows([[1, 2, 0, 0]] * 3), "the first box has no size"),
     ("airplane/airplane-1/full_occlusion.txt", "0,1", "differ in length"),
     ("airplane/airplane-1/full_occlusion.txt", "a,b,c", "expected one number per frame"),
@@ -196,6 +217,13 @@ def test_lasot_leaves_absent_frames_out_of_the_counts_but_not_of_the_length(tmp_
     scores = score_tracker(benchmark, results(tmp_path, benchmark, lost), convention="lasot", allow_missing=True)
     assert scores.curves.success[0, -2] == pytest.approx(1 / 3)  # at 0.95 only the first frame, set to the truth
     assert scores.repaired_boxes == 1
+    # A longer result is cut, a shorter one refused (calc_seq_err_robust.m, and the index error it runs into).
+    longer = score_tracker(benchmark, results(tmp_path, benchmark, [*lost, BOXES[2]]), convention="lasot",
+                           allow_missing=True)
+    assert longer.success == scores.success
+    assert longer.mismatches[0].action == "surplus rows left out"
+    with pytest.raises(UserError, match="2 rows for 3 frames, which the lasot convention refuses"):
+        score_tracker(benchmark, results(tmp_path, benchmark, lost[:2]), convention="lasot", allow_missing=True)
 
 
 def test_a_frame_without_annotation_is_what_pysot_makes_of_it(tmp_path: Path) -> None:

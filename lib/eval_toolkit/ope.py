@@ -28,7 +28,7 @@ NORM_DISTANCE_THRESHOLDS: Floats = np.arange(51, dtype=np.float64) / 100
 PRECISION_AT = 20
 """Index of the reported precision: 20 px, and 0.2 of the target's size for the normalised one."""
 
-LengthRule = Literal["error", "truncate", "fit"]
+LengthRule = Literal["error", "surplus", "truncate", "fit"]
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,8 @@ class Convention:
     first_is_truth: bool
     """Whether the first predicted box is set to the ground truth."""
     length: LengthRule
-    """A result of another length is: an error; cut, with the ground truth, to the shorter; cut or padded with zeros."""
+    """A result of another length is: an error; cut where it is longer, else an error; cut, with the ground truth, to
+    the shorter; cut or padded with zeros."""
     scores_lead_in: bool
     """Whether Tiger1 counts with its first 5 frames (354) or without (349)."""
     drops_zero_curves: bool
@@ -64,9 +65,10 @@ CONVENTIONS: dict[str, Convention] = {convention.name: convention for convention
     Convention("otb", "OTB MATLAB toolkit v1.0", invalid_overlap="any", invalid_distance="any", invalid_is_hit=True,
                repair="nan_or_empty", refuses_broken_boxes=False, first_is_truth=True, length="error",
                scores_lead_in=False, drops_zero_curves=True),
+    # calc_seq_err_robust.m, eval_tracker.m and plot_draw_save.m; where the target is absent: see leave_out.
     Convention("lasot", "LaSOT MATLAB toolkit", invalid_overlap="any", invalid_distance="any", invalid_is_hit=True,
-               repair="nan_or_empty", refuses_broken_boxes=False, first_is_truth=True, length="error",
-               scores_lead_in=False, drops_zero_curves=False),
+               repair="nan_or_empty", refuses_broken_boxes=False, first_is_truth=True, length="surplus",
+               scores_lead_in=False, drops_zero_curves=True),
     Convention("got10k", "got10k toolkit", invalid_overlap="never", invalid_distance="never", invalid_is_hit=False,
                repair="none", refuses_broken_boxes=False, first_is_truth=True, length="truncate",
                scores_lead_in=True, drops_zero_curves=False),

@@ -306,7 +306,7 @@ def _fit(
         # One of the two holds Tiger1's first five frames: cutting at the end would compare different frames.
         common = min(expected, found)
         return truth[-common:], boxes[-common:], Mismatch(sequence.name, expected, found, ALIGNED)
-    if rules.length == "error":
+    if rules.length == "error" or (rules.length == "surplus" and found < expected):
         raise UserError(f"{path}: {found} rows for {expected} frames, which the {rules.name} convention refuses; "
                         "run the tracker on the whole sequence, or pass --length fit (missing frames are failures) or "
                         "--length truncate")
