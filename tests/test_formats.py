@@ -93,17 +93,20 @@ def test_the_reduction_never_loses_detail(size, expected):
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
 @pytest.mark.parametrize("form", ["crop511", "packed"])
-@pytest.mark.parametrize("workers", [0, 1, 4])
+@pytest.mark.parametrize("workers", [(0,), (1,), (4,), (0, 0), (1, 1), (4, 4), (0, 3, 1)], ids=str)
 def test_any_number_of_workers_and_ranks_gives_the_same_stream(data, form, workers):
-    whole = dataset(data, "crop511")
+    """`workers` of each rank; the last: machines that bring unequal numbers of both, and 10 pairs an epoch, not 9."""
+    whole, world = dataset(data, "crop511"), len(workers)
     found: dict[int, Sample] = {}
-    for rank in range(2):
-        sampler = StreamSampler(3, rank=rank, world=2)
-        sampler.set_position(1, 3)
-        loader = DataLoader(dataset(data, form), batch_sampler=sampler, num_workers=workers, collate_fn=unchanged)
+    for rank, count in enumerate(workers):
+        sampler = StreamSampler(3, rank=rank, world=world)
+        sampler.set_position(1, 1 + 6 // world)
+        loader = DataLoader(dataset(data, form), batch_sampler=sampler, num_workers=count, collate_fn=unchanged)
         for numbers, samples in zip(sampler, loader, strict=True):
+            assert not found.keys() & set(numbers), "no pair twice"
             found.update(zip(numbers, samples, strict=True))
-    assert sorted(found) == list(range(6, 18))
+    first = 3 * world
+    assert sorted(found) == list(range(first, first + 18)), "and none left out"
     assert all(same(sample, whole[n]) for n, sample in found.items())
 
 

@@ -15,13 +15,13 @@ from tqdm import tqdm
 from lib.config import Config
 from lib.datasets.ocean import OceanDataset
 from lib.datasets.sample import Sample
-from lib.distributed import StopRequest, World, available_cpus, from_main, gather
+from lib.distributed import StopRequest, World, from_main, gather
 from lib.errors import UserError
 from lib.log import PROGRESS, Board, duration, training_picture
 from lib.models.models import Ocean
 from lib.models.ocean import OceanOutput
 from lib.training import resume
-from lib.training.loader import Feed
+from lib.training.loader import Feed, advice
 from lib.training.stage import Stage
 from lib.training.watch import MAX_SKIPPED_IN_A_ROW, Look, Watch, dump_batch, first_bad_step, values_text
 
@@ -80,7 +80,8 @@ class Job:
             self._diverged(first + index, rank, values_text(rows[rank, index], self.watch.names))
         if self.world.is_main:
             self._tell(look, stage)
-        self.watch.hint_if_data_bound(self.feed.workers, len(available_cpus()))
+        formats = {name: self.cfg.DATASET.SOURCES[name].FORMAT for name in self.cfg.TRAIN.WHICH_USE}
+        self.watch.hint_if_data_bound(advice(self.feed.workers, world=self.world, formats=formats))
 
     def _tell(self, look: Look, stage: Stage) -> None:
         pairs = look.steps * self.pairs_per_step / look.seconds

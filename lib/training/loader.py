@@ -7,7 +7,7 @@ import logging
 import multiprocessing
 import signal
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import cv2
@@ -29,6 +29,22 @@ def worker_share(workers: int, *, world: World) -> int:
     if workers == 0:
         return 0
     return max(1, min(workers, len(available_cpus())) // world.local_size)
+
+
+def advice(workers: int, *, world: World, formats: Mapping[str, str]) -> str:
+    """Return which key helps a run that waits for data.
+
+    `workers`: the loader processes of this rank; `formats`: FORMAT of each source in use.
+    """
+    cpus = len(available_cpus())
+    if workers < worker_share(cpus, world=world):
+        return f"raise WORKERS (now {workers} per process; this machine has {cpus} CPUs)"
+    for slow, better, why in (("raw", "crop511", "a crop costs less than its picture"),
+                              ("crop511", "packed", "`prepare pack` spares the disk a file for each crop")):
+        for name, form in formats.items():
+            if form == slow:
+                return f"all {cpus} CPUs load already: set DATASET.{name}.FORMAT to {better} ({why})"
+    return f"all {cpus} CPUs load already: use a machine with more, or lower DATASET.COLOR, BLUR and ROTATION"
 
 
 class Feed:

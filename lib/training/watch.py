@@ -88,16 +88,12 @@ class Watch:
         """Leave the time since the last look (saving, drawing) out of the next one's."""
         self._since = time.perf_counter()
 
-    def hint_if_data_bound(self, workers: int, cpus: int) -> None:
-        """Say, once in a run, that data is the bottleneck and which key helps."""
+    def hint_if_data_bound(self, advice: str) -> None:
+        """Say, once in a run, that data is the bottleneck, and what helps (`loader.advice`)."""
         share = self._waited / max(self._total, 1e-9)
         if self._hinted or self._total < DATA_BOUND_AFTER or share < DATA_BOUND:
             return
         self._hinted = True
-        if workers < cpus:
-            advice = f"raise WORKERS (now {workers} per process; this machine has {cpus} CPUs)"
-        else:
-            advice = f"all {cpus} CPUs load already: use a machine with more, a faster disk, or fewer augmentations"
         log.warning("%.0f%% of the time is spent waiting for data; %s", 100 * share, advice)
 
     def _gather_unreadable(self) -> None:
