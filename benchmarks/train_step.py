@@ -54,7 +54,8 @@ def make_job(cfg: Config, *, device: torch.device) -> Job:
     nothing: Any = None
     scaler = torch.amp.GradScaler(device.type, enabled=train.AMP == "fp16")
     return Job(cfg, world, model, nothing, None, "benchmark", 10**6, 0, 0, scaler, nothing,
-               Watch(world, max_unreadable=0), Board(None), StopRequest(world), tqdm(disable=True))
+               Watch(world, max_unreadable=0, pairs_per_epoch=1, pairs_per_step=1), Board(None), StopRequest(world),
+               tqdm(disable=True))
 
 
 def seconds_per_step(job: Job, *, epoch: int, steps: int) -> tuple[float, float]:

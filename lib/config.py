@@ -171,7 +171,7 @@ class DatasetConfig(_Section):
     CUTOUT: Probability = 0.0
     # Ours
     CLS_TARGET: Literal["box", "reference"] = "box"
-    MAX_UNREADABLE: Count = 0
+    MAX_UNREADABLE: Probability = 0.001
     PAIRS: Count = 0
     NEGATIVE: Probability = 0.0
     NEGATIVE_FROM: Literal["any", "source", "video"] = "any"

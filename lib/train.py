@@ -129,8 +129,9 @@ def _epochs(job: Job, checkpoint: dict[str, Any] | None) -> int:
         if job.step < job.total:
             stage = build_stage(job.model, job.cfg.TRAIN, epoch=epoch + 1, world=job.world, before=stage)
     job.stop.finish()
-    log.info("done: %d epochs, %d steps%s", job.cfg.TRAIN.END_EPOCH, job.step,
-             f", {job.skipped} of them skipped as not finite" if job.skipped else "")
+    log.info("done: %d epochs, %d steps%s%s", job.cfg.TRAIN.END_EPOCH, job.step,
+             f", {job.skipped} of them skipped as not finite" if job.skipped else "",
+             f", {job.watch.unreadable} unreadable crops replaced" if job.watch.unreadable else "")
     return 0
 
 
@@ -268,7 +269,8 @@ def _assemble(cfg: Config, world: World, model: Ocean, dataset: OceanDataset, *,
                disable=None if world.is_main else True)
     stack.callback(bar.close)
     scaler = torch.amp.GradScaler(world.device.type, enabled=cfg.TRAIN.AMP == "fp16")
-    watch = Watch(world, max_unreadable=cfg.DATASET.MAX_UNREADABLE)
+    watch = Watch(world, max_unreadable=cfg.DATASET.MAX_UNREADABLE, pairs_per_epoch=len(dataset),
+                  pairs_per_step=cfg.TRAIN.BATCH * world.size)
     stop = stack.enter_context(StopRequest(world))
     return Job(cfg, world, model, dataset, folder, run, steps, first, start, scaler, feed, watch, board, stop, bar)
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import os
 from pathlib import Path
 
 import cv2
@@ -110,7 +111,7 @@ def test_a_broken_crop_stops_the_run_and_is_named(root, damage):
     for path in (root / "crop511").rglob("*.jpg"):
         break_crop(path, damage)
     with pytest.raises(UserError) as caught:
-        build_dataset(config_for(root))[0]
+        build_dataset(config_for(root, MAX_UNREADABLE=0.0))[0]
     message = str(caught.value)
     assert str(root / "crop511" / "part") in message
     assert "MAX_UNREADABLE allows 0" in message
@@ -134,7 +135,7 @@ def test_tolerated_crops_are_replaced_named_and_always_by_the_same(root):
     broken = {str(path) for path in bad.glob("*.00.x.jpg")}
     for path in broken:
         Path(path).write_bytes(b"broken")
-    dataset, again = (build_dataset(config_for(root, MAX_UNREADABLE=20)) for _ in range(2))
+    dataset, again = (build_dataset(config_for(root, MAX_UNREADABLE=0.9)) for _ in range(2))
     replaced = 0
     for n in range(30):
         sample = dataset[n]
@@ -147,11 +148,36 @@ def test_tolerated_crops_are_replaced_named_and_always_by_the_same(root):
     assert 2 <= replaced <= 15, "one track of six is broken"
 
 
+@pytest.mark.parametrize("box", [[10.0, float("nan"), 40.0, 40.0], [10.0, 20.0, -1.0, -1.0]])
+def test_a_box_that_is_none_is_replaced_and_named_as_a_broken_crop_is(root, box):
+    index = json.loads((root / "train.json").read_text(encoding="utf-8"))
+    index["part/video_1"]["00"]["000003"] = box
+    (root / "train.json").write_text(json.dumps(index), encoding="utf-8")
+    dataset = build_dataset(config_for(root, MAX_UNREADABLE=0.9))
+    told = {text for n in range(60) for text in dataset[n].unreadable}
+    assert told
+    assert all(text.startswith("MINE part/video_1 00 000003: box [10.0, ") for text in told), told
+
+
+def test_links_that_lead_out_of_the_crop_folder_and_pipes_are_unreadable(root):
+    folder = root / "crop511" / "part" / "video_0"
+    for number, path in enumerate(sorted(folder.glob("*.jpg"))):
+        if number % 2:
+            path.unlink()
+            os.mkfifo(path)
+        else:
+            path.rename(root / path.name)
+            path.symlink_to(root / path.name)
+    dataset = build_dataset(config_for(root, MAX_UNREADABLE=0.9))
+    told = {text.partition(": ")[2] for n in range(30) for text in dataset[n].unreadable}
+    assert told == {"a link that leads out of its folder", "not a regular file"}
+
+
 def test_a_source_without_one_good_crop_ends_whatever_is_tolerated(root):
     for path in (root / "crop511").rglob("*.jpg"):
         path.unlink()
     with pytest.raises(UserError, match="none of the 100 pairs"):
-        build_dataset(config_for(root, MAX_UNREADABLE=10**6))[0]
+        build_dataset(config_for(root, MAX_UNREADABLE=1.0))[0]
 
 
 def test_a_missing_crop_folder_and_a_missing_index_are_found_at_once(root, tmp_path):

@@ -67,7 +67,7 @@ def test_an_error_of_one_rank_is_told_once_and_ends_all(tmp_path: Path) -> None:
 
 
 def _look_in_rank(world: World) -> tuple[dict[str, float], list[str]]:
-    watch = Watch(world, max_unreadable=9)
+    watch = Watch(world, max_unreadable=0.5, pairs_per_epoch=20, pairs_per_step=2)
     for step in range(2):
         watch.add(step, {"total": torch.tensor(10.0 * world.rank + step)}, torch.tensor(1.0))
     watch.add_unreadable([f"crop of rank {world.rank}"])

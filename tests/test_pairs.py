@@ -97,7 +97,7 @@ def test_without_a_place_for_the_cache_the_index_stays_in_memory(tmp_path, monke
     ({"a": {"00": {"1": [1, 2, 3]}}}, ["frame '1'", "[1, 2, 3]"]),
     ({"a": {"00": {"1": None}}}, ["frame '1'", "None"]),
     ({"a": {"00": {"1": [1, 2, "3", 4]}}}, ["frame '1'", "'3'"]),
-    ({"a": {"00": {"1": BOX}, "07": {"5": [9, 2, 3, 4]}}}, ["'a'", "'07'", "'000005'", "x1 < x2"]),
+    ({"a": {"00": {"1": [1, 1, 1, 4]}, "07": {"5": [9, 2, 3, 4]}}}, ["'a'", "'00'", "'000001'", "x1 < x2", "1 more"]),
     ('{"a": {"00": {"1": [1, 2, NaN, 4]}}}', ["'000001'", "finite"]),
     ('{"a": {"00": {"1": [1, 2, 1e999, 4]}}}', ["'000001'", "finite"]),
     ({"../a": {"00": {"1": BOX}}}, ["'../a'", "below the crop folder"]),
@@ -115,6 +115,15 @@ def test_a_faulty_index_is_one_clear_line(tmp_path, content, words):
     assert "\n" not in message
     for word in words:
         assert word in message
+
+
+def test_a_few_boxes_that_are_none_are_told_and_kept_for_the_training_to_count(tmp_path, caplog):
+    bad = {"a": {"00": {"1": BOX, "2": [1, 2, float("nan"), 4]}}, "b": {"01": {"1": [9, 2, 3, 4]}}}
+    path = write_index(tmp_path, bad)
+    with caplog.at_level("WARNING"):
+        assert load_index(path).num_tracks == 2
+    assert "video 'a' track '00' frame '000002': box [1.0, 2.0, nan, 4.0]" in caplog.text
+    assert "1 more such boxes" in caplog.text
 
 
 def test_other_files_in_place_of_an_index(tmp_path):

@@ -221,11 +221,12 @@ def test_fp16_keeps_its_scale_in_the_checkpoint(train: Train, tmp_path: Path) ->
 
 
 def test_unreadable_crops_are_told_counted_and_limited(train: Train, tmp_path: Path) -> None:
-    assert train("DATASET.MAX_UNREADABLE=2", END_EPOCH=2, pairs={"unreadable": [3, 15]}) == 0
+    assert train("DATASET.MAX_UNREADABLE=0.2", END_EPOCH=2, pairs={"unreadable": [3, 15]}) == 0
     text = next((tmp_path / "logs").rglob("*_train.log")).read_text(encoding="utf-8")
     assert text.count("unreadable crop replaced by another pair: crop_") == 2
+    assert "2 unreadable crops replaced" in text
     with pytest.raises(UserError, match=r"2 unreadable crop\(s\), 1 are tolerated: crop_3.jpg: truncated, crop_15.jpg"):
-        train("DATASET.MAX_UNREADABLE=1", END_EPOCH=2, pairs={"unreadable": [3, 15]})
+        train("DATASET.MAX_UNREADABLE=0.1", END_EPOCH=2, pairs={"unreadable": [3, 15]})
 
 
 @pytest.mark.parametrize(("arguments", "message"), [

@@ -12,6 +12,7 @@ import simplejpeg
 
 from lib.crops import Image
 
+MAX_PIXELS = 2**27  # of a picture: 400 MB once decoded; a file of a few kilobytes can claim 4 thousand million
 _JPEG_START, _JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
 _TAIL = 4096  # bytes at the end in which the end mark must stand: some padding or metadata may follow it
 _REDUCED = {1: cv2.IMREAD_COLOR, 2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4,
@@ -36,16 +37,21 @@ def decode(data: bytes, *, reduce: int = 1) -> Image:
             # Stray bytes between segments do no harm, and other kinds of JPEG are OpenCV's; damaged pixels are refused.
             if "Corrupt JPEG" in str(error) and "extraneous bytes" not in str(error):
                 raise ValueError(f"a damaged JPEG ({error})") from error
-    picture = cv2.imdecode(np.frombuffer(data, np.uint8), _REDUCED[reduce] | cv2.IMREAD_IGNORE_ORIENTATION)
+    try:
+        picture = cv2.imdecode(np.frombuffer(data, np.uint8), _REDUCED[reduce] | cv2.IMREAD_IGNORE_ORIENTATION)
+    except cv2.error:  # larger than OPENCV_IO_MAX_IMAGE_PIXELS, which `lib` sets
+        picture = None
     if picture is None:
         raise ValueError("a damaged JPEG" if data[:3] == _JPEG_START else "not an image")
     return np.asarray(picture, np.uint8)
 
 
 def _turbo(data: bytes, reduce: int) -> Image:
+    height, width, _, _ = simplejpeg.decode_jpeg_header(data)
+    if height * width > MAX_PIXELS:
+        raise ValueError(f"Corrupt JPEG: {width} x {height} px, at most {MAX_PIXELS} px are read")
     if reduce == 1:
         return np.asarray(simplejpeg.decode_jpeg(data, "BGR"), np.uint8)
-    height, width, _, _ = simplejpeg.decode_jpeg_header(data)
     # The library picks the smallest scale that keeps both minima.
     small = simplejpeg.decode_jpeg(
         data, "BGR", min_height=-(-height // reduce), min_width=-(-width // reduce), min_factor=1

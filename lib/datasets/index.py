@@ -20,11 +20,11 @@ from numpy.typing import NDArray
 
 from lib.datasets.arrayfile import read_arrays, write_arrays
 from lib.datasets.index_json import iter_videos
-from lib.errors import UserError
+from lib.errors import UserError, one_line
 
 logger = logging.getLogger(__name__)
 
-_FORMAT = 1  # of the cache: raise it whenever the arrays or the checks change
+_FORMAT = 2  # of the cache: raise it whenever the arrays or the checks change
 _MAX_NUMBER = 2**31 - 1
 
 
@@ -208,7 +208,10 @@ def _fault(rows: dict[str, Any]) -> str:
 
 
 def _check_boxes(path: Path, index: TrackIndex) -> None:
-    """Refuse boxes that are not finite or have no area; name the first."""
+    """Warn of boxes that are not finite or have no area, naming the first: training counts them as unreadable crops.
+
+    Raises UserError if there is no other.
+    """
     boxes = index.boxes_xyxy
     good = np.isfinite(boxes).all(axis=1) & (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
     if good.all():
@@ -216,8 +219,11 @@ def _check_boxes(path: Path, index: TrackIndex) -> None:
     row = int(np.argmin(good))
     track = int(np.searchsorted(index.starts, row, side="right")) - 1
     more = int(len(good) - good.sum()) - 1
-    raise UserError(
+    fault = (
         f"{path}: video '{index.video(track)}' track '{index.track_numbers[track]:02d}' frame "
         f"'{index.frames[row]:06d}': box {boxes[row].tolist()}; expected finite x1 < x2 and y1 < y2"
         + (f" (and {more} more such boxes)" if more else "") + "; remove it from the index"
     )
+    if not good.any():
+        raise UserError(fault)
+    logger.warning("%s", one_line(fault))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import json
-import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
 from lib.errors import UserError
+from lib.files import open_regular
 
 _CHUNK = 4 * 2**20  # characters read at a time
 _SPACE = " \t\n\r"
@@ -84,9 +85,7 @@ def iter_videos(path: Path) -> Iterator[tuple[str, Any]]:
     the file is not JSON, not an object, not UTF-8 or cannot be read.
     """
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise UserError(f"{path}: not a regular file; expected an index JSON")
-        with path.open(encoding="utf-8-sig") as file:
+        with open_regular(path) as binary, io.TextIOWrapper(binary, encoding="utf-8-sig") as file:
             reader = _Reader(file, path)
             reader.take("{")
             more = reader.peek() != "}" or reader.take("}") == ","

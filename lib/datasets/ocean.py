@@ -27,7 +27,7 @@ logger = logging.getLogger(__name__)
 
 Pixels = NDArray[np.uint8]
 
-_MOST_ATTEMPTS = 100  # replacements tried for one sample, whatever MAX_UNREADABLE allows: then the data is not there
+_MOST_ATTEMPTS = 100  # pairs tried for one sample, whatever MAX_UNREADABLE allows: then the data is not there
 
 
 class OceanDataset(Dataset[Sample]):
@@ -43,7 +43,7 @@ class OceanDataset(Dataset[Sample]):
         template_size: int = 127,
         search_size: int = 255,
         cls_target: Rule = "box",
-        max_unreadable: int = 0,
+        max_unreadable: float = 0.0,
         negatives: Negatives | None = None,
     ) -> None:
         self.sources = tuple(sources)
@@ -62,11 +62,11 @@ class OceanDataset(Dataset[Sample]):
 
         A crop that cannot be read is replaced, with its whole pair, by one of another track of the same source, drawn
         from (seed, n) too, and named in the sample's `unreadable`; whoever runs the stream keeps the sum. Raises
-        UserError naming the crop when one sample alone needs more replacements than MAX_UNREADABLE.
+        UserError naming the crop where MAX_UNREADABLE tolerates none, or where 100 pairs in a row are unreadable.
         """
         source, track = self.mixture[n]
         unreadable: list[str] = []
-        for attempt in range(min(self.max_unreadable + 1, _MOST_ATTEMPTS)):
+        for attempt in range(_MOST_ATTEMPTS if self.max_unreadable else 1):
             rng = generator(self.seed, n, attempt=attempt)
             if attempt:
                 track = int(rng.integers(self.sources[source].num_tracks))
@@ -79,7 +79,7 @@ class OceanDataset(Dataset[Sample]):
                 return self._positive(pair, looks, tuple(unreadable))
             except UnreadableCrop as error:
                 unreadable.append(str(error))
-        raise too_many(unreadable, self.max_unreadable)
+        raise too_many(unreadable)
 
     def _positive(self, pair: FramePair, looks: Looks, unreadable: tuple[str, ...]) -> Sample:
         z = render(pair.template, looks.template, out_size=self.template_size)
@@ -106,12 +106,12 @@ def _sample(
     return Sample._make([*map(torch.from_numpy, arrays), unreadable])
 
 
-def too_many(unreadable: Sequence[str], allowed: int) -> UserError:
-    """Return the error for more unreadable crops than MAX_UNREADABLE, or for a sample without end; it names a few."""
+def too_many(unreadable: Sequence[str]) -> UserError:
+    """Return the error for a crop where none may be unreadable, or for a sample without end; it names a few."""
     named = "; ".join(unreadable[:3]) + ("; ..." if len(unreadable) > 3 else "")
     fault = f"none of the {len(unreadable)} pairs drawn for one sample could be read"
-    if len(unreadable) > allowed:
-        fault = f"{len(unreadable)} crops could not be read, DATASET.MAX_UNREADABLE allows {allowed}"
+    if len(unreadable) == 1:
+        fault = "cannot be read, and DATASET.MAX_UNREADABLE allows 0"
     return UserError(f"{named}: {fault}; restore them (`python -m lib.datasets.prepare check` names all that are "
                      f"broken) or raise the key")
 

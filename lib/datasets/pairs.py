@@ -16,6 +16,7 @@ from lib.crops import CROP_SIZE, Image, box_in_crop511
 from lib.datasets.decode import decode
 from lib.datasets.index import TrackIndex
 from lib.datasets.jpeg_rows import Rows, cut_rows
+from lib.files import MAX_PICTURE_BYTES, read_inside
 
 
 class UnreadableCrop(Exception):
@@ -108,7 +109,14 @@ class TrackSource:
 
     def crop(self, track: int, row: int) -> CropReader:
         """Return the crop of one row of a track, not read yet."""
-        return partial(self.store.read, self.index, track, row)
+        return partial(self._read, track, row)
+
+    def _read(self, track: int, row: int, view_xyxy: Boxes | None = None, /) -> Crop:
+        box = self.index.boxes_xyxy[row]
+        if not (box[2] - box[0] > 0 and box[3] - box[1] > 0 and np.isfinite(box).all()):
+            raise UnreadableCrop(f"{self.name} {self.index.video(track)} {self.index.track_numbers[track]:02d} "
+                                 f"{self.index.frames[row]:06d}: box {box.tolist()} of the index is no box")
+        return self.store.read(self.index, track, row, view_xyxy)
 
 
 @dataclass(frozen=True)
@@ -119,10 +127,10 @@ class CropFiles:
 
     def read(self, index: TrackIndex, track: int, row: int, view_xyxy: Boxes | None = None, /) -> Crop:
         """Return the crop of one row of a track; raise UnreadableCrop if it is missing or no whole 511 px picture."""
-        path = f"{self.root}/{index.video(track)}/{crop_name(int(index.frames[row]), int(index.track_numbers[track]))}"
+        root = str(self.root)
+        path = f"{root}/{index.video(track)}/{crop_name(int(index.frames[row]), int(index.track_numbers[track]))}"
         try:
-            with open(path, "rb") as file:  # noqa: PTH123 - twice as fast as Path.read_bytes, and called for each crop
-                data = file.read()
+            data = read_inside(root, path, max_bytes=MAX_PICTURE_BYTES)
         except OSError as error:
             raise UnreadableCrop(f"{path}: {error.strerror}") from error
         return decode_crop(data, index.size_wh(row), place=path, view_xyxy=view_xyxy)

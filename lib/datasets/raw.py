@@ -22,6 +22,7 @@ from lib.datasets.decode import decode
 from lib.datasets.index import TrackIndex
 from lib.datasets.pairs import Crop, UnreadableCrop
 from lib.datasets.pictures import Pictures
+from lib.files import MAX_PICTURE_BYTES, read_inside
 
 _LARGEST_REDUCTION = 8  # of libjpeg's transform
 
@@ -44,12 +45,15 @@ class RawPictures:
         size = box[2:] - box[:2]
         reduce = reduction(context_side(size) / TEMPLATE_SIZE)
         try:
-            with open(path, "rb") as file:  # noqa: PTH123 - see CropFiles
-                image = decode(file.read(), reduce=reduce)
+            image = decode(read_inside(str(self.root), path, max_bytes=MAX_PICTURE_BYTES), reduce=reduce)
         except OSError as error:
             raise UnreadableCrop(f"{path}: {error.strerror}") from error
         except ValueError as error:
             raise UnreadableCrop(f"{path}: {error}") from error
+        height, width = image.shape[:2]
+        if not (box[0] < width * reduce and box[1] < height * reduce and box[2] > 0 and box[3] > 0):
+            raise UnreadableCrop(f"{path}: box {box.tolist()} lies outside the picture of {width * reduce} x "
+                                 f"{height * reduce} px")
         square = crop_square(box)
         side = (square[2] - square[0]) / (CROP_SIZE - 1)  # image px of a crop px
         # Px centres: px i of a picture reduced k times shows the whole one's px k i .. k i + k - 1.

@@ -13,6 +13,7 @@ import numpy as np
 
 from lib.crops import Image
 from lib.errors import UserError
+from lib.files import MAX_PICTURE_BYTES, read_regular
 
 _JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
 
@@ -24,12 +25,15 @@ def read_image(path: Path) -> Image:
     complete with gray).
     """
     try:
-        data = path.read_bytes()
+        data = read_regular(path, max_bytes=MAX_PICTURE_BYTES)
     except OSError as error:
         raise UserError(f"{path}: the image cannot be read ({error.strerror}); is the data set whole?") from error
     # A whole JPEG ends with a marker; bytes may follow it, and a thumbnail in the header has one of its own.
     cut_off = data.startswith(_JPEG_START) and data.rfind(_JPEG_END, len(data) // 2) < 0
-    image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data and not cut_off else None
+    try:
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data and not cut_off else None
+    except cv2.error:  # larger than OPENCV_IO_MAX_IMAGE_PIXELS, which `lib` sets
+        image = None
     if image is None:
         what = "empty" if not data else "a JPEG that breaks off" if cut_off else "not an image that can be decoded"
         raise UserError(f"{path}: {what} ({len(data)} bytes); copy it again from the data set")

@@ -39,7 +39,8 @@ class Look:
 class Watch:
     """The steps since the last look: one small tensor each, left on the device."""
 
-    def __init__(self, world: World, *, max_unreadable: int) -> None:
+    def __init__(self, world: World, *, max_unreadable: float, pairs_per_epoch: int, pairs_per_step: int) -> None:
+        """Begin; `max_unreadable` is the share 0..1 of the pairs seen, at least an epoch's, that may be replaced."""
         self._world = world
         self._rows: list[Tensor] = []
         self._first = 0
@@ -49,6 +50,8 @@ class Watch:
         self._unreadable: list[str] = []  # of all ranks, told
         self._new_unreadable: list[str] = []  # of this rank, since the last look
         self._max_unreadable = max_unreadable
+        self._pairs_per_epoch, self._pairs_per_step = pairs_per_epoch, pairs_per_step
+        self._seen = 0  # pairs, of all ranks
         self._hinted = False
         self.names: tuple[str, ...] = ()
 
@@ -60,9 +63,14 @@ class Watch:
         self._rows.append(torch.stack([*(loss.detach() for loss in losses.values()), norm.detach()]).float())
 
     def add_unreadable(self, texts: Sequence[str]) -> None:
-        """Count crops that had to be replaced; raise UserError listing them when they are too many for one rank."""
+        """Count a step's pairs and the crops that had to be replaced; raise UserError when those are too many.
+
+        One rank's alone are judged at once, those of all ranks together at the next look.
+        """
+        self._seen += self._pairs_per_step
         self._new_unreadable += texts
-        if texts:
+        if texts and self._too_many([*self._unreadable, *self._new_unreadable]):
+            _tell(self._new_unreadable)
             self._check_unreadable([*self._unreadable, *self._new_unreadable])
 
     def look(self, *, waited: Callable[[], float]) -> tuple[Look, np.ndarray[Any, Any], int] | None:
@@ -99,16 +107,32 @@ class Watch:
     def _gather_unreadable(self) -> None:
         texts = gather_texts(self._new_unreadable, self._world)
         self._new_unreadable = []
-        for text in texts:
-            log.warning("unreadable crop replaced by another pair: %s", text)
+        _tell(texts)
         self._unreadable += texts
         self._check_unreadable(self._unreadable)
 
+    @property
+    def unreadable(self) -> int:
+        """Return how many crops had to be replaced in this run so far, of all ranks, as of the last look."""
+        return len(self._unreadable)
+
+    def _allowed(self) -> int:
+        return int(self._max_unreadable * max(self._seen, self._pairs_per_epoch))
+
+    def _too_many(self, texts: Sequence[str]) -> bool:
+        return len(texts) > self._allowed()
+
     def _check_unreadable(self, texts: Sequence[str]) -> None:
-        if len(texts) > self._max_unreadable:
-            shown = ", ".join(texts[:5]) + (", ..." if len(texts) > 5 else "")
-            raise UserError(f"data: {len(texts)} unreadable crop(s), {self._max_unreadable} are tolerated: {shown}; "
-                            f"mend them, or raise DATASET.MAX_UNREADABLE")
+        if self._too_many(texts):
+            shown = ", ".join(texts[:5]) + (", ... (the log names all)" if len(texts) > 5 else "")
+            raise UserError(f"data: {len(texts)} unreadable crop(s), {self._allowed()} are tolerated: {shown}; mend "
+                            f"them (`python -m lib.datasets.prepare check` names all that are broken), or raise the "
+                            f"share DATASET.MAX_UNREADABLE, now {self._max_unreadable:g}")
+
+
+def _tell(texts: Sequence[str]) -> None:
+    for text in texts:
+        log.warning("unreadable crop replaced by another pair: %s", text)
 
 
 def first_bad_step(rows: np.ndarray[Any, Any], *, names: Sequence[str], overflow_ok: bool) -> tuple[int, int] | None:

@@ -12,6 +12,7 @@ from lib.datasets.benchmarks import otb
 from lib.datasets.benchmarks.box_text import write_boxes
 from lib.datasets.benchmarks.layouts import LAYOUTS, Layout, layout_of, load_layout, plain_layout
 from lib.datasets.benchmarks.otb_facts import BENCHMARKS, alias_key, attribute_code
+from lib.datasets.benchmarks.places import check_places
 from lib.datasets.benchmarks.records import Benchmark, Sequence, with_origin, without_origin
 from lib.datasets.benchmarks.result_files import (
     RUN_FILE,
@@ -21,6 +22,7 @@ from lib.datasets.benchmarks.result_files import (
     read_stamp,
 )
 from lib.datasets.benchmarks.vot import is_vot, load_vot
+from lib.datasets.benchmarks.vot_facts import NAMES as VOT_NAMES
 from lib.errors import UserError
 
 __all__ = [
@@ -31,6 +33,8 @@ __all__ = [
 
 KNOWN_LAYOUTS = tuple(layout.name for layout in LAYOUTS.values())
 """Names of the benchmarks of `layouts`."""
+_LABELS = (*BENCHMARKS, *VOT_NAMES, *(label for layout in LAYOUTS.values() for label in (layout.name, *layout.folders)))
+"""What people call the folder of a data set."""
 
 
 def load_benchmark(dataset: str, dataset_dir: str | Path, *, images: bool) -> Benchmark:
@@ -46,6 +50,13 @@ def load_benchmark(dataset: str, dataset_dir: str | Path, *, images: bool) -> Be
     folder = Path(dataset_dir)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; expected the data set {dataset} or the folder it lies in")
+    benchmark = _load(dataset, folder, images=images)
+    check_places(benchmark, folder, {dataset, *_LABELS})
+    return benchmark
+
+
+def _load(dataset: str, folder: Path, *, images: bool) -> Benchmark:
+    """Return what `load_benchmark` does, before names and places are checked."""
     if is_vot(dataset):
         return load_vot(dataset, folder, images=images)
     if (layout := layout_of(dataset)) is not None:

@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from lib.boxes import Boxes
 from lib.errors import UserError
-from lib.files import MAX_TEXT_BYTES, atomic_write
+from lib.files import atomic_write, read_regular
 
+MAX_BOX_BYTES = 32 * 2**20  # a million frames; the longest video of any test set here has 14,000
 _SEPARATORS = re.compile(r"[,;\s]+")
 _OF_NUMBERS = b"0123456789.+-eEnaNA"
 
@@ -46,15 +47,12 @@ def write_boxes(path: Path, boxes_xywh: Boxes) -> None:
 def _read_bytes(path: Path) -> bytes:
     """Return the bytes of a file of boxes; UserError when it is missing, no file, or absurdly large."""
     try:
-        with path.open("rb") as file:
-            data = file.read(MAX_TEXT_BYTES + 1)
+        return read_regular(path, max_bytes=MAX_BOX_BYTES)
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file; expected one line x,y,w,h per frame") from error
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
-    if len(data) > MAX_TEXT_BYTES:
-        raise UserError(f"{path}: more than {MAX_TEXT_BYTES} bytes; expected one line x,y,w,h per frame")
-    return data
+        raise UserError(f"{path}: cannot be read ({error.strerror or error}); expected one line x,y,w,h per frame"
+                        ) from error
 
 
 def _parse_clean(data: bytes) -> Boxes | None:

@@ -22,7 +22,7 @@ from lib.datasets.benchmarks.records import Benchmark, Sequence
 from lib.datasets.benchmarks.regions import Corners, rectangle_corners
 from lib.datasets.benchmarks.vot_facts import ATTRIBUTES, NAMES, SAME_VIDEOS
 from lib.errors import UserError
-from lib.files import atomic_write, read_json, read_text
+from lib.files import MAX_PICTURE_BYTES, atomic_write, read_json, read_regular, read_text
 
 UNKNOWN, INIT, FAILURE, REGION = 0, 1, 2, 3
 """What a row of a result file says: a skipped frame, a (re)start, a failure (the numbers that stand in the file), or,
@@ -255,7 +255,11 @@ def _size_of(frames: Items[Path]) -> tuple[int, int] | None:
         return None
     import cv2  # here, as most scoring needs no image and cv2 is slow to load
 
-    image = cv2.imread(str(frames[0]), cv2.IMREAD_UNCHANGED)
+    try:
+        data = read_regular(frames[0], max_bytes=MAX_PICTURE_BYTES)
+        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED) if data else None
+    except (OSError, cv2.error):
+        image = None
     if image is None:
         raise UserError(f"{frames[0]}: not an image that can be read; delete it or copy it again")
     return image.shape[1], image.shape[0]

@@ -16,6 +16,7 @@ from lib.datasets.pairs import crop_name
 from lib.datasets.pictures import pack_pictures
 from lib.datasets.prepare.records import MISSING, UNREADABLE, Box, Filters, Frame, Task, Video
 from lib.errors import UserError
+from lib.files import MAX_PICTURE_BYTES, read_regular
 
 _BLOCK = 16  # px of a block with chroma at half the resolution, OpenCV's default
 
@@ -95,7 +96,7 @@ class Cutter:
     def _picture(self, name: str) -> Image:
         path = self.root / name
         try:
-            return decode(path.read_bytes())
+            return decode(read_regular(path, max_bytes=MAX_PICTURE_BYTES))
         except FileNotFoundError as error:
             raise _BadPictureError("no such file", reason=MISSING) from error
         except (OSError, ValueError) as error:
