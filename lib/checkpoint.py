@@ -27,6 +27,7 @@ from lib.models.pretrained import LAST_BLOCK, split_last_block, torchvision_resn
 
 PREFIXES = ("module.", "_orig_mod.", "feature_extractor.")
 ALIGN_PREFIX = "align_head."
+NEW_PARTS = (ALIGN_PREFIX, "features_mhsa.", "features_mhsa_z.")  # what may be added to a trained Ocean
 
 
 @dataclass(frozen=True)
@@ -189,13 +190,16 @@ def import_pretrained(model: Ocean, state_dict: Mapping[str, Any], *, source: st
     """Fill the trunk (or the whole model) from pretrained weights in any known form and return the report.
 
     Known forms, told apart by their names: torchvision's ResNet-50 and VisionTransformer; a trunk in the names used
-    here, with or without `features.` in front (the reference's ImageNet file); a whole Ocean. Parts that are new
-    (neck, head, attention) stay as they are. Raises UserError where the trunk is not filled.
+    here, with or without `features.` in front (the reference's ImageNet file); a whole Ocean. Parts that are new to
+    the file (neck and head, attention, the object-aware branch) stay as they are. Raises UserError where the trunk is
+    not filled.
     """
     weights, prefixes = _strip(state_dict, source=source)
     if any(name.startswith("connect_model.") for name in weights):
         whole = split_last_block(weights) if model.features_single is not None else weights
-        report = load_weights(model, whole, source=source, ignore=_unwanted(model))
+        new = tuple(part for part in NEW_PARTS if not any(name.startswith(part) for name in whole))
+        unwanted = _unwanted(model) if model.features_mhsa is None else (*_unwanted(model), LAST_BLOCK)
+        report = load_weights(model, whole, source=source, ignore=unwanted, optional=new)
     else:
         plain = {re.sub(r"^(features\.)+", "", name): tensor for name, tensor in weights.items()}
         if "encoder.pos_embedding" in plain:
@@ -212,10 +216,10 @@ def _fill_trunk(model: Ocean, weights: Mapping[str, Tensor], *, source: str) -> 
     """Fill the trunk from the names of a whole Ocean on ResNet-50 or ViT, leaving out what it has no use for."""
     parts = nn.ModuleDict({"features": model.features})
     ignore = [f"features.{name}" for name in ("features.layer4.", "features.fc.", "heads.", "class_token")]
-    if model.features_single is not None:
+    if model.features_single is not None and not model.new_single:
         parts["features_single"] = model.features_single
         weights = split_last_block(weights)
-    elif model.features_mhsa is not None:
+    elif model.features_single is not None or model.features_mhsa is not None:
         ignore.append(LAST_BLOCK)
     return load_weights(parts, weights, source=source, ignore=ignore, optional=("features.kinds.",))
 

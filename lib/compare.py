@@ -1,6 +1,7 @@
-"""Which model is better, and what does it cost: one Markdown table of the models that YAML files describe.
+"""Which model is better, and what does it cost: one Markdown table of the models of YAML files or checkpoints.
 
     python tracking/compare.py experiments/train/Ocean.yaml experiments/train/Ocean_align.yaml --dataset OTB2015
+    python tracking/compare.py snapshot/one/checkpoint_e6.pth snapshot/other/checkpoint_e6.pth --dataset SYNTHETIC
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from typing import Any
 import torch
 from tqdm import tqdm
 
+from lib.checkpoint import load_model
 from lib.config import load_config
 from lib.datasets.benchmarks import RUN_FILE, Benchmark, load_benchmark
 from lib.errors import UserError
@@ -40,9 +42,9 @@ ROUNDS = 5  # the models take turns, so that a busy moment of the machine does n
 class Entry:
     """A model to compare."""
 
-    name: str  # the YAML file's
+    name: str  # the YAML file's, or the checkpoint's with its folder
     model: Mapping[str, Any]  # keywords of build_model
-    snapshot: Path  # where its checkpoints lie
+    snapshot: Path  # where its checkpoints lie, or the one checkpoint
     tracker: str = ""  # folder of its results, "" to look for it
 
 
@@ -83,7 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     scores: list[Score | None] = [None] * len(entries)
     if (options.result_dir / options.dataset).is_dir():
         benchmark = load_benchmark(options.dataset, options.dataset_dir, images=False)
-        scores = [find_score(entry, entries, options.result_dir / options.dataset, benchmark) for entry in entries]
+        scores = [find_score(entry, options.result_dir / options.dataset, benchmark) for entry in entries]
     text = table(entries, figures, scores, dataset=options.dataset, search_size=search_size, amp=options.amp,
                  where=f"{machine(device, busy=busy)}; commit {commit()}")
     print(text)
@@ -96,8 +98,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser("compare.py", description="Compare models: size, FLOPs, speed, memory and scores.",
                     allow_abbrev=False)
-    parser.add_argument("cfg", nargs="+", metavar="YAML[=TRACKER]",
-                        help="training configuration; =TRACKER names the folder of its results where it is not found")
+    parser.add_argument("cfg", nargs="+", metavar="FILE[=TRACKER]",
+                        help="training YAML or checkpoint (.pth); =TRACKER names the folder of its results where it "
+                             "is not found")
     parser.add_argument("--dataset", default="OTB2015", help="test set: gives the search size and the scores")
     parser.add_argument("--dataset_dir", type=Path, default=Path("dataset"), help="its folder, or that folder's parent")
     parser.add_argument("--result_dir", type=Path, default=Path("result"), help="results are DIR/<dataset>/<tracker>")
@@ -110,10 +113,15 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 def read_entry(text: str) -> Entry:
-    """Return the model of `FILE.yaml` or `FILE.yaml=TRACKER`; raise UserError for a wrong configuration."""
-    path, _, tracker = text.partition("=")
+    """Return the model of `FILE` or `FILE=TRACKER`, a YAML file or a checkpoint; raise UserError for a wrong one."""
+    name, _, tracker = text.partition("=")
+    path = Path(name)
+    if path.suffix == ".pth":
+        return Entry(f"{path.parent.name}/{path.stem}".lstrip("/"), load_model(path).spec, path, tracker)
     cfg = load_config(path)
-    return Entry(Path(path).stem, cfg.model_options(), Path(cfg.CHECKPOINT_DIR), tracker)
+    with torch.device("meta"):  # the spec of a model of these options, which says less than they do: what results tell
+        spec = build_model(**cfg.model_options()).spec
+    return Entry(path.stem, spec, Path(cfg.CHECKPOINT_DIR), tracker)
 
 
 def measure_all(entries: Sequence[Entry], *, search_size: int, device: str, amp: Amp, frames: int) -> list[Figures]:
@@ -170,20 +178,19 @@ def _run(frames: int) -> list[float]:
     return _course[0].seconds(frames)
 
 
-def find_score(entry: Entry, entries: Sequence[Entry], root: Path, benchmark: Benchmark) -> Score | None:
+def find_score(entry: Entry, root: Path, benchmark: Benchmark) -> Score | None:
     """Return the score of a model's results below `root`, None without any.
 
-    Its results are in the folder named for it; else in those folders whose run.json tells of this model, and of a
-    checkpoint from its CHECKPOINT_DIR where another compared YAML describes the same model. Of several the one of the
-    last epoch counts, not the best one: the best would be chosen on the test set.
+    Its results are in the folder named for it; else in those folders whose run.json tells of this model and of a
+    checkpoint from its CHECKPOINT_DIR. Of several the one of the last epoch counts, not the best one: the best would
+    be chosen on the test set.
     """
     if entry.tracker:
         if not (root / entry.tracker).is_dir():
             raise UserError(f"{root / entry.tracker}: no such folder of results; expected one below {root}")
         folders = [root / entry.tracker]
     else:
-        unique = sum(_plain(other.model) == _plain(entry.model) for other in entries) == 1
-        folders = [path.parent for path in sorted(root.glob(f"*/{RUN_FILE}")) if _made_by(path, entry, unique)]
+        folders = [path.parent for path in sorted(root.glob(f"*/{RUN_FILE}")) if _made_by(path, entry)]
     folders = [folder for folder in folders if any(folder.glob("*.txt"))]
     if not folders:
         return None
@@ -194,12 +201,13 @@ def find_score(entry: Entry, entries: Sequence[Entry], root: Path, benchmark: Be
                  outcome.expected, str(run.get("tuned_on", "")))
 
 
-def _made_by(run_file: Path, entry: Entry, unique: bool) -> bool:
+def _made_by(run_file: Path, entry: Entry) -> bool:
     run = _read_run(run_file)
     identity = run.get("identity")
     if not isinstance(identity, dict) or _plain(identity.get("model")) != _plain(entry.model):
         return False
-    return unique or Path(str(run.get("checkpoint", ""))).resolve().parent == entry.snapshot.resolve()
+    checkpoint = Path(str(run.get("checkpoint", ""))).resolve()
+    return entry.snapshot.resolve() in (checkpoint, checkpoint.parent)
 
 
 def _read_run(path: Path) -> dict[str, Any]:

@@ -327,6 +327,29 @@ def test_single_block_with_converted_weights_is_resnet50(form: str) -> None:
         assert torch.equal(ours, theirs_)
 
 
+def test_a_single_block_that_is_to_be_new_takes_no_weights() -> None:
+    model = build_model(backbone="ResNet_single", backbone_options={"new_block": True}, channels=8, towernum=1)
+    before = {name: tensor.clone() for name, tensor in model.features_single.state_dict().items()}
+    report = import_pretrained(model, torchvision_resnet50().state_dict(), source="resnet50.pth")
+    assert sum("layer3.5." in name for name in report.skipped) == 18
+    assert all(torch.equal(before[name], tensor) for name, tensor in model.features_single.state_dict().items())
+    assert not any(model.features_single is part for part in nn.ModuleDict(model.trunk_layers()).modules())
+
+
+def test_a_trained_ocean_takes_new_parts() -> None:
+    base = build_model(channels=8, towernum=1)
+    model = build_model(backbone="ResNet_MHSA", backbone_options={"separate_template": True}, channels=8, towernum=1,
+                        align=True)
+    report = import_pretrained(model, base.state_dict(), source="checkpoint_e20.pth")
+    assert {name.split(".")[0] for name in report.lacking} == {"align_head", "features_mhsa", "features_mhsa_z"}
+    assert len(report.skipped) == 18
+    assert same_weights(base.connect_model, model.connect_model)
+    assert same_weights(base.features.features.layer2, model.features.features.layer2)
+    half = {name: tensor for name, tensor in model.state_dict().items() if name != "align_head.rpn_cls.bias"}
+    with pytest.raises(UserError, match=r"missing: align_head\.rpn_cls\.bias"):
+        import_pretrained(model, half, source="checkpoint_e20.pth")
+
+
 def test_attention_block_stays_new_beside_the_imported_trunk() -> None:
     model = build_model(backbone="ResNet_MHSA", channels=8, towernum=1)
     before = {name: tensor.clone() for name, tensor in model.features_mhsa.state_dict().items()}

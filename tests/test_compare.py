@@ -8,7 +8,9 @@ import pytest
 import torch
 from torch import nn
 
+from lib.checkpoint import save_checkpoint
 from lib.compare import Cost, Entry, Figures, Score, find_score, main, read_entry, table
+from lib.config import load_config
 from lib.datasets.benchmarks import Benchmark, load_benchmark, write_result
 from lib.errors import UserError
 from lib.measure.cost import Course, count_cost, milliseconds, settle
@@ -105,22 +107,38 @@ def test_a_model_finds_the_results_of_its_last_epoch(tmp_path: Path, benchmark: 
               tuned_on="MINE")
     write_run(tmp_path, "other", benchmark, model={**TINY, "channels": 9}, checkpoint="s/checkpoint_e99.pth", shift=0)
     entry = Entry("tiny", TINY, Path("snapshot"))
-    score = find_score(entry, [entry], tmp_path, benchmark)
+    score = find_score(entry, tmp_path, benchmark)
     assert (score.tracker, score.checkpoint, score.tuned_on) == ("last", "checkpoint_e10.pth", "MINE")
     assert score.values["precision"] == 0  # 25 px off everywhere
     assert 0 < score.values["success"] < 0.5
-    named = find_score(Entry("tiny", TINY, Path("snapshot"), "best"), [entry], tmp_path, benchmark)
+    named = find_score(Entry("tiny", TINY, Path("snapshot"), "best"), tmp_path, benchmark)
     assert named.values["precision"] == 1
-    assert find_score(Entry("wide", {**TINY, "channels": 12}, Path("s")), [entry], tmp_path, benchmark) is None
+    assert find_score(Entry("wide", {**TINY, "channels": 12}, Path("s")), tmp_path, benchmark) is None
     with pytest.raises(UserError, match="no such folder of results"):
-        find_score(Entry("tiny", TINY, Path("snapshot"), "absent"), [entry], tmp_path, benchmark)
+        find_score(Entry("tiny", TINY, Path("snapshot"), "absent"), tmp_path, benchmark)
+
+
+def test_a_training_file_and_its_checkpoint_find_what_was_tested(
+    tmp_path: Path, benchmark: Benchmark, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    file = tiny_yaml(tmp_path / "Aligned.yaml", align=True, snapshot="snapshot/Aligned")
+    model = build_model(**load_config(file).model_options())
+    save_checkpoint("snapshot/Aligned/checkpoint_e2.pth", {"model": model.spec, "state_dict": model.state_dict()})
+    write_run(tmp_path, "Mine", benchmark, model=model.spec, checkpoint="snapshot/Aligned/checkpoint_e2.pth", shift=0)
+    write_run(tmp_path, "Plain", benchmark, model={**model.spec, "align": False}, shift=25,
+              checkpoint="snapshot/Aligned/checkpoint_e2.pth")
+    write_run(tmp_path, "Foreign", benchmark, model=model.spec, checkpoint="other/checkpoint_e9.pth", shift=25)
+    entries = [read_entry("Aligned.yaml"), read_entry("snapshot/Aligned/checkpoint_e2.pth")]
+    assert [entry.name for entry in entries] == ["Aligned", "Aligned/checkpoint_e2"]
+    assert [find_score(entry, tmp_path, benchmark).tracker for entry in entries] == ["Mine", "Mine"]
 
 
 def test_two_files_of_one_model_are_told_apart_by_their_checkpoints(tmp_path: Path, benchmark: Benchmark) -> None:
     write_run(tmp_path, "one", benchmark, model=TINY, checkpoint="snapshot/one/checkpoint_e2.pth", shift=0)
     write_run(tmp_path, "two", benchmark, model=TINY, checkpoint="snapshot/two/checkpoint_e2.pth", shift=25)
     entries = [Entry(name, TINY, Path("snapshot") / name) for name in ("one", "two")]
-    assert [find_score(entry, entries, tmp_path, benchmark).tracker for entry in entries] == ["one", "two"]
+    assert [find_score(entry, tmp_path, benchmark).tracker for entry in entries] == ["one", "two"]
 
 
 def test_the_table_says_what_a_score_stands_for() -> None:

@@ -16,9 +16,11 @@ from lib.checkpoint import load_model, read_checkpoint
 from lib.config import Config, load_config
 from lib.datasets.benchmarks import load_benchmark
 from lib.datasets.synthetic import write_otb
+from lib.distributed import World
 from lib.eval_toolkit.cli import main as score
 from lib.models.losses import ocean_loss
 from lib.models.models import build_model
+from lib.training.stage import build_stage
 
 TRAIN = Path(__file__).resolve().parents[1] / "experiments" / "train"
 FULL = os.environ.get("OCEANKIT_FULL") == "1"
@@ -72,18 +74,36 @@ def test_a_training_file_trains_tests_scores_and_resumes(
     assert "1/1" in capsys.readouterr().out
 
 
+NEW = {"Ocean_align": {"align_head"}, "Ocean_single": {"features_single"}, "Ocean_MHSA": {"features_mhsa"},
+       "Ocean_MHSA_templ": {"features_mhsa"}}
+STEM = ("features.features.conv1.", "features.features.bn1.", "features.conv_proj.")
+
+
+@pytest.mark.parametrize("frozen", [True, False])
 @pytest.mark.parametrize("name", FILES)
-def test_every_parameter_that_should_train_gets_a_gradient(name: str, tmp_path: Path) -> None:
+def test_every_parameter_that_should_train_gets_a_gradient_and_no_other(
+    name: str, frozen: bool, tmp_path: Path
+) -> None:
     cfg = load_config(TRAIN / f"{name}.yaml", overrides=overrides(name, tmp_path))
-    model = build(cfg).train()
+    model = build(cfg)
+    stage = build_stage(model, cfg.TRAIN, epoch=0 if frozen else 1, world=World())
+    stage.train_mode()
     target = torch.zeros(2, 25, 25)
     target[:, 11:14, 11:14] = 1
-    output = model(torch.rand(2, 3, 127, 127) * 255, torch.rand(2, 3, 255, 255) * 255)
+    output = stage.module(torch.rand(2, 3, 127, 127) * 255, torch.rand(2, 3, 255, 255) * 255)
     ltrb_target = torch.full((2, 4, 25, 25), 30.0)
     ocean_loss(output, cls_target=target, ltrb_target=ltrb_target, weight=target)["total"].backward()
-    without = [key for key, p in model.named_parameters() if p.grad is None or not bool(p.grad.abs().sum() > 0)]
+
+    new = {"neck", "connect_model"} | NEW.get(name, set())
+    should = {key for key, _ in model.named_parameters()
+              if key.split(".")[0] in new or not (frozen or key.startswith(STEM))}
+    assert set(stage.names) == should
+    head = next(group for group in stage.optimizer.param_groups if group["name"] == "head")
+    assert {id(p) for p in head["params"]} == {id(p) for key, p in model.named_parameters() if key.split(".")[0] in new}
+    found = {key for key, p in model.named_parameters() if p.grad is not None and bool(p.grad.abs().sum() > 0)}
     # A bias of the key adds the same to a whole row of the energies, which softmax takes away: no output depends on it.
-    assert not [key for key in without if not key.endswith(".key.bias")], without
+    blind = {key for key in should if key.endswith(".key.bias")}
+    assert found | blind == should
 
 
 def test_the_backbone_is_read_from_the_checkpoint(tmp_path: Path) -> None:

@@ -63,6 +63,7 @@ class Backbone(NamedTuple):
     features: nn.Module
     channels: int
     single: ResNet_single | None = None
+    new_single: bool = False  # `single` is no part of the pretrained trunk
     mhsa: ResNet_MHSA | None = None
     mhsa_z: ResNet_MHSA | None = None  # the template's own; None: `mhsa` serves both
     templ: bool = False  # the search attends to the template's cells too
@@ -85,19 +86,25 @@ def _resnet_small(*, width: int = 8, layers: Sequence[int] = (1, 2, 2), expansio
     return Backbone(trunk, trunk.out_channels)
 
 
-def _resnet_single() -> Backbone:
-    """Return ResNet50 with the last block of layer3 as `features_single`; no options."""
-    return _split_single(width=64, layers=(3, 4, 6), expansion=EXPANSION)
+def _resnet_single(*, new_block: bool = False) -> Backbone:
+    """Return ResNet50 with the last block of layer3 as `features_single`.
+
+    new_block: that block takes no ImageNet weights and trains from epoch 1 at the head's rate, as an attending one
+    does, to which it is the control; otherwise it is a part of layer3, filled and frozen with it.
+    """
+    return _split_single(width=64, layers=(3, 4, 6), expansion=EXPANSION, new_block=new_block)
 
 
-def _resnet_small_single(*, width: int = 8, layers: Sequence[int] = (1, 2, 2), expansion: int = EXPANSION) -> Backbone:
-    """Return the slim trunk with its last block as `features_single`; options as of ResNetSmall."""
-    return _split_single(width=width, layers=layers, expansion=expansion)
+def _resnet_small_single(*, width: int = 8, layers: Sequence[int] = (1, 2, 2), expansion: int = EXPANSION,
+                         new_block: bool = False) -> Backbone:
+    """Return the slim trunk with its last block as `features_single`; options as of ResNetSmall and ResNet_single."""
+    return _split_single(width=width, layers=layers, expansion=expansion, new_block=new_block)
 
 
-def _split_single(*, width: int, layers: Sequence[int], expansion: int) -> Backbone:
+def _split_single(*, width: int, layers: Sequence[int], expansion: int, new_block: bool) -> Backbone:
     trunk = ResNet50(layers=_three(layers, split=1), width=width, expansion=expansion)
-    return Backbone(trunk, trunk.out_channels, single=ResNet_single(4 * width, expansion=expansion))
+    return Backbone(trunk, trunk.out_channels, single=ResNet_single(4 * width, expansion=expansion),
+                    new_single=new_block)
 
 
 def _resnet_mhsa(*, heads: int = 1, positions: int = TABLE_SIDE, separate_template: bool = False,

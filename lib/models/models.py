@@ -32,7 +32,7 @@ class Ocean(Ocean_):
         parts = _build_backbone(backbone, options)
         self.features = parts.features
         self.features_single, self.features_mhsa, self.features_mhsa_z = parts.single, parts.mhsa, parts.mhsa_z
-        self.templ, self.joint = parts.templ, parts.joint
+        self.templ, self.joint, self.new_single = parts.templ, parts.joint, parts.new_single
         self.load_report: Any = None  # what `lib.checkpoint.load_model` did
         self.neck = AdjustLayer(in_channels=parts.channels, out_channels=channels)
         self.connect_model = box_tower(channels, channels, towernum=towernum, box_bias=box_bias)
@@ -42,10 +42,10 @@ class Ocean(Ocean_):
         """Return the layers that pretrained weights fill, by the names TRAINABLE_LAYER uses (conv1, bn1, layer1 ...).
 
         What is not in here is new: it starts from random weights and trains from epoch 1, also while the trunk is
-        frozen. `features_single` is a pretrained block, so it is part of layer3; `features_mhsa` is new.
+        frozen. `features_mhsa` is new; `features_single` is a block of the pretrained layer3, unless it is to be new.
         """
         layers: dict[str, nn.Module] = self.features.trunk_layers()  # type: ignore[operator]
-        if self.features_single is not None:
+        if self.features_single is not None and not self.new_single:
             layers["layer3"] = nn.ModuleList([layers["layer3"], self.features_single])
         return layers
 
