@@ -71,7 +71,7 @@ def test_coco_with_every_trap(coco, tmp_path, capsys):
     crops = files_below(out / "crop511")
     assert crops == {f"{video}/000000.{track}.x.jpg" for video, tracks in index.items() for track in tracks}
     printed = capsys.readouterr().out
-    assert "7 crops of 7 objects in 6" in printed
+    assert "7 crops of 7 objects on 6 frames of 6" in printed
     assert "train2017/cut.jpg: a JPEG that is cut short" in printed
     assert "train2017/gone.jpg: no such file" in printed
     assert "1  a crowd" in printed
@@ -188,13 +188,17 @@ def test_check_tells_whole_from_broken_and_prepare_mends(coco, tmp_path, capsys)
         main(["check", str(out)])
 
 
-def test_without_crops_the_index_is_the_same(coco, tmp_path):
+def test_without_crops_the_index_is_the_same(coco, tmp_path, capsys):
     prepare("coco", coco, tmp_path / "crops")
     prepare("coco", coco, tmp_path / "bare", "--no-crops")
     for name in ("train.json", "pictures.json"):
         assert (tmp_path / "crops" / name).read_bytes() == (tmp_path / "bare" / name).read_bytes()
     assert not (tmp_path / "bare" / "crop511").exists()
     assert main(["check", str(tmp_path / "bare"), "--jobs", "1"]) == 0
+    capsys.readouterr()
+    (coco / "train2017" / "gray.jpg").unlink()
+    assert main(["check", str(tmp_path / "bare"), "--jobs", "1"]) == 1
+    assert "train2017/gray.jpg: no such picture" in capsys.readouterr().out
 
 
 def test_pack_keeps_every_byte_and_goes_on(coco, tmp_path, monkeypatch):

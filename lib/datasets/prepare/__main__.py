@@ -119,8 +119,8 @@ def _dropped(summary: Summary) -> str:
 
 def _report(summary: Summary, given: argparse.Namespace) -> None:
     """Print what was made and what to paste into the YAML."""
-    print(f"{given.source}: {summary.crops} crops of {summary.tracks} objects in {summary.videos} videos or stills, "
-          f"{summary.bytes / 1e6:.1f} MB")
+    print(f"{given.source}: {summary.crops} {'boxes' if given.no_crops else 'crops'} of {summary.tracks} objects on "
+          f"{summary.frames} frames of {summary.videos} videos or stills, {summary.bytes / 1e6:.1f} MB")
     total = sum(summary.dropped.values())
     print(f"left out: {total} boxes ({total / (total + summary.crops):.1%})")
     for reason, count in summary.dropped.most_common():

@@ -14,6 +14,7 @@ import numpy as np
 from lib.datasets.index import load_index
 from lib.datasets.packed import TABLE, PackedCrops
 from lib.datasets.pairs import UnreadableCrop, crop_name
+from lib.datasets.pictures import picture_path
 from lib.datasets.prepare.finish import CROPS, MANIFEST
 from lib.datasets.prepare.journal import NAME, Journal, read_records
 from lib.datasets.prepare.work import default_jobs, on_all_cores
@@ -44,6 +45,19 @@ class CropChecker:
             if not whole:
                 found.append(f"{path}: damaged, its checksum is not the one it was written with")
         return record["name"], found
+
+
+@dataclass(frozen=True)
+class RawChecker:
+    """Looks for the raw pictures that an index without crops trains from."""
+
+    root: Path
+
+    def faults(self, record: dict[str, Any]) -> tuple[str, list[str]]:
+        """Return the task's name and which pictures of its journal record are gone, a line each."""
+        frames = sorted({int(frame) for frames in record["tracks"].values() for frame in frames})
+        paths = {self.root / picture_path(record["pictures"], frame) for frame in frames}
+        return record["name"], [f"{path}: no such picture" for path in sorted(paths) if not path.is_file()]
 
 
 @dataclass(frozen=True)
@@ -81,8 +95,9 @@ def check(folder: Path, *, jobs: int) -> list[str]:
     crops = sum(record["crops"] for record in records.values())
     if crops != manifest["crops"]:
         found.append(f"{folder / NAME}: {crops} crops, the manifest says {manifest['crops']}")
-    if manifest["settings"]["crops"] and ((folder / CROPS).is_dir() or not (folder / "packed").is_dir()):
-        checker = CropChecker(folder / CROPS)
+    crops_kept = manifest["settings"]["crops"]
+    if not crops_kept or (folder / CROPS).is_dir() or not (folder / "packed").is_dir():
+        checker = CropChecker(folder / CROPS) if crops_kept else RawChecker(Path(manifest["settings"]["root"]))
         results = on_all_cores(checker.faults, list(records.values()), jobs=jobs, title="checking", unit=" tasks")
         broken = {name: faults for name, faults in results if faults}
         found += [fault for name in sorted(broken) for fault in broken[name]]

@@ -32,6 +32,7 @@ class Summary:
 
     videos: int = 0
     tracks: int = 0
+    frames: int = 0  # pictures that show at least one of them
     crops: int = 0
     bytes: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
@@ -41,6 +42,7 @@ class Summary:
         """Count one record of the journal."""
         self.videos += bool(record["tracks"])
         self.tracks += len(record["tracks"])
+        self.frames += len(set().union(*record["tracks"].values()))
         self.crops += record["crops"]
         self.bytes += record["bytes"]
         self.dropped.update(record["dropped"])
@@ -63,8 +65,8 @@ def finish(folder: Path, journal: Journal, settings: dict[str, Any]) -> Summary:
     with atomic_write(folder / INDEX) as index, atomic_write(folder / PICTURES) as pictures:
         _write_objects(counted(), {"tracks": index, "pictures": pictures})
     manifest = {
-        "settings": settings, "videos": summary.videos, "tracks": summary.tracks, "crops": summary.crops,
-        "bytes": summary.bytes, "dropped": dict(sorted(summary.dropped.items())),
+        "settings": settings, "videos": summary.videos, "tracks": summary.tracks, "frames": summary.frames,
+        "crops": summary.crops, "bytes": summary.bytes, "dropped": dict(sorted(summary.dropped.items())),
         "sha256": {name: sha256_of(folder / name) for name in (INDEX, PICTURES)},
     }
     with atomic_write(folder / MANIFEST) as file:
