@@ -10,7 +10,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from kill_training import kill_and_resume
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from train_helpers import DISK_FULL, same, snapshot, tiny_yaml, train_processes
 
@@ -62,11 +61,6 @@ def test_a_full_disk_keeps_the_checkpoints_and_says_so(tmp_path: Path, choice: s
     left = {path.name for path in (tmp_path / "snapshot").iterdir()}
     assert left == {"checkpoint_e1.pth", ".training.lock"}, "nothing half-written"
     assert resume.intact(tmp_path / "snapshot" / "checkpoint_e1.pth")
-
-
-def test_random_kills_lose_nothing(tmp_path: Path) -> None:
-    found = kill_and_resume(tmp_path, kills=2, ranks=1, epochs=6, save_every=1, seed=random.randrange(1000))
-    assert found["identical"], found
 
 
 def _events(folder: Path) -> list:

@@ -8,6 +8,7 @@ import resource
 import signal
 import socket
 import sys
+import time
 from collections.abc import Callable, Sequence
 from multiprocessing import forkserver
 from pathlib import Path
@@ -115,22 +116,21 @@ def _child(arguments: list[str], environment: dict[str, str], signals: dict[int,
 
 def train_processes(arguments: Sequence[str], *, ranks: int = 1, signals: Sequence[dict[int, int]] = (),
                     pairs: dict[str, Any] | None = None, real: bool = False, timeout: float = 60,
-                    kill: tuple[int, float] | None = None) -> list[tuple[int, str]]:
+                    ) -> list[tuple[int, str]]:
     """Return (exit code, error text) of each rank of a training in processes of their own; -9 for a killed one.
 
-    signals: for each rank, step -> signal. kill: a rank and the seconds after which it is killed, whatever it does
-    then. real: with the YAML's data instead of CheapPairs(**pairs). The processes come from a fork server that has
-    torch loaded already.
+    signals: for each rank, step -> signal. real: with the YAML's data instead of CheapPairs(**pairs). The processes
+    come from a fork server that has torch loaded already.
     """
     samples = None if real else pairs or {}
     extra = [(signals[rank] if rank < len(signals) else {}, samples) for rank in range(ranks)]
-    return _run_ranks(_child, [(list(arguments), environment, *own) for environment, own in
-                               zip(_environments(ranks), extra, strict=True)], timeout=timeout, kill=kill)
+    return run_processes(_child, [(list(arguments), environment, *own) for environment, own in
+                                  zip(environments(ranks), extra, strict=True)], timeout=timeout)
 
 
 def call_in_ranks(function: Callable[[World], Any], *, ranks: int) -> list[Any]:
     """Return what `function(world)` returns in each of `ranks` gloo processes."""
-    return _run_ranks(_call, [(function, environment) for environment in _environments(ranks)], timeout=60)
+    return run_processes(_call, [(function, environment) for environment in environments(ranks)], timeout=60)
 
 
 def _call(function: Callable[[World], Any], environment: dict[str, str], queue: Any) -> None:
@@ -139,7 +139,7 @@ def _call(function: Callable[[World], Any], environment: dict[str, str], queue: 
     leave()
 
 
-def _environments(ranks: int) -> list[dict[str, str]]:
+def environments(ranks: int) -> list[dict[str, str]]:
     """Return what torchrun would set for each rank; nothing for one process."""
     if ranks == 1:
         return [{}]
@@ -148,9 +148,12 @@ def _environments(ranks: int) -> list[dict[str, str]]:
     return [{**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)} for rank in range(ranks)]
 
 
-def _run_ranks(function: Callable[..., None], arguments: list[tuple[Any, ...]], *, timeout: float,
-               kill: tuple[int, float] | None = None) -> list[Any]:
-    """Return what each process put into its queue; (-9, "") for one that was killed."""
+def run_processes(function: Callable[..., None], arguments: list[tuple[Any, ...]], *, timeout: float,
+                  kills: Sequence[tuple[int, float]] = ()) -> list[Any]:
+    """Return what each process put into its queue; (-9, "") for one that was killed.
+
+    kills: which of them to kill after how many seconds, whatever it does then.
+    """
     context = _fork_server()
     started = []
     for own in arguments:
@@ -158,9 +161,10 @@ def _run_ranks(function: Callable[..., None], arguments: list[tuple[Any, ...]], 
         process = context.Process(target=function, args=(*own, queue))
         process.start()
         started.append((process, queue))
-    if kill:
-        started[kill[0]][0].join(kill[1])
-        started[kill[0]][0].kill()
+    begin = time.monotonic()
+    for number, seconds in sorted(kills, key=lambda kill: kill[1]):
+        started[number][0].join(max(0.0, begin + seconds - time.monotonic()))
+        started[number][0].kill()
     results = []
     for process, queue in started:
         process.join(timeout)
@@ -176,7 +180,8 @@ def _run_ranks(function: Callable[..., None], arguments: list[tuple[Any, ...]], 
 def _fork_server() -> Any:
     """Return a multiprocessing context whose server has loaded all that a training needs."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["train_helpers", "torch.utils.tensorboard"])
+    context.set_forkserver_preload(["train_helpers", "torch.utils.tensorboard", "lib.sweep.cli", "lib.test",
+                                    "lib.datasets.prepare.__main__"])
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)  # the preload looks nowhere else
     forkserver.ensure_running()

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import sys
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
@@ -60,7 +60,7 @@ def _results(work: Callable[[In], Out], items: Sequence[In], *, jobs: int) -> It
     if jobs == 1:
         yield from map(work, items)
         return
-    pool = ProcessPoolExecutor(jobs, initializer=_start_process, initargs=(os.getpid(),))
+    pool = ProcessPoolExecutor(jobs, initializer=_start_process)
     waiting: set[Future[Out]] = set()
     rest = iter(items)
     try:
@@ -78,13 +78,14 @@ def _results(work: Callable[[In], Out], items: Sequence[In], *, jobs: int) -> It
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _start_process(parent: int) -> None:
+def _start_process() -> None:
     """Prepare a process of the pool: one thread of OpenCV, and an end when the parent has been killed."""
     cv2.setNumThreads(0)
 
     def watch() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
+        parent = multiprocessing.parent_process()
+        assert parent is not None, "a process of a pool has one, however it was started"
+        parent.join()
         os._exit(1)
 
     threading.Thread(target=watch, daemon=True).start()
