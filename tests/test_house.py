@@ -41,6 +41,7 @@ ALLOWED: dict[str, set[str]] = {
     "run_video": TOOL,
     "export": TOOL,
     "tune": TOOL,
+    "vot_toolkit": TOOL,
     "onekey": {"config", "log", "train", "sweep", "tune", "test", "eval_toolkit", "datasets"},
     "demo": {"config", "datasets", "train", "test", "sweep", "eval_toolkit", "checkpoint", "models", "tracker", "log"},
 }

@@ -9,7 +9,7 @@ EAO_INTERVALS = {
     "VOT2015": (108, 371), "VOT2016": (108, 371), "VOT2017": (100, 356), "VOT2018": (100, 356), "VOT2019": (46, 291),
 }  # fmt: skip
 """Lengths in frames, both ends included, over which each year's expected average overlap is averaged (the stacks of the
-official vot-toolkit; the pysot toolkit has the same)."""
+official vot-toolkit, and of the pysot toolkit for 2016 to 2019; a fork of it has 114 to 378 for 2015)."""
 
 _2016 = """
 bag ball1 ball2 basketball birds1 birds2 blanket bmx bolt1 bolt2 book butterfly car1 car2 crossing dinosaur fernando

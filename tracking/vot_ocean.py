@@ -1,0 +1,11 @@
+"""A tracker for the official vot-toolkit, which starts it; see tracking/vot_workspace.py."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from lib.errors import run
+from lib.vot_toolkit.serve import main
+
+run(main)
