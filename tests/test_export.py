@@ -34,6 +34,12 @@ class Exported:
     def __init__(self, root: Path) -> None:
         self.root = root
         self.model = settle(small_model(align=True))
+        with torch.no_grad():  # the same function, with a variance that float16 cannot hold, as trained stems have it
+            stem = self.model.features.features
+            factor = (1e5 / stem.bn1.running_var.max()).sqrt()
+            stem.conv1.weight *= factor
+            stem.bn1.running_mean *= factor
+            stem.bn1.running_var *= factor**2
         self.checkpoint = root / "checkpoint_e1.pth"
         save_checkpoint(self.checkpoint, {"epoch": 1, "arch": "Ocean", "state_dict": self.model.state_dict(),
                                           "model": self.model.spec})
@@ -98,6 +104,15 @@ def test_bf16_halves_the_file_and_rounds_the_weights(exported: Exported, tmp_pat
     assert 1e-6 < rounded.score < 0.05
 
 
+def test_fp16_computes_in_half_the_bits(exported: Exported, tmp_path: Path) -> None:
+    folder = export(exported.graphs, exported.options(tmp_path), "fp16", [], exported.pairs)
+    for graph in ("template.onnx", "search.onnx"):
+        assert (folder / graph).stat().st_size < 0.75 * (exported.folder / graph).stat().st_size
+    rounded = largest_difference(exported.model, load_onnx(folder), exported.pairs)
+    assert 1e-6 < rounded.score < 0.02
+    assert rounded.box < 2
+
+
 def test_int8_keeps_the_head_and_the_correlation_in_float(exported: Exported, tmp_path: Path) -> None:
     import onnx
 
@@ -156,7 +171,7 @@ def test_providers_and_formats_that_are_not_there_are_named(exported: Exported) 
 
 def test_the_branch_needs_an_opset_that_has_deformable_convolution(exported: Exported, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="--opset 18: the object-aware branch needs DeformConv"):
-        Graphs(exported.model, tmp_path / "g", opset=18).copy_to(tmp_path, half=False)
+        Graphs(exported.model, tmp_path / "g", opset=18).copy_to(tmp_path)
 
 
 @pytest.mark.parametrize("features", [

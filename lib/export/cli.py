@@ -22,7 +22,7 @@ from lib.datasets.benchmarks import Benchmark
 from lib.errors import UserError
 from lib.export.check import Difference, Pair, as_input, largest_difference, real_pairs
 from lib.export.graph import write_graphs
-from lib.export.narrow import Feed, quantise, store_as_bf16
+from lib.export.narrow import Feed, compute_in_fp16, quantise, store_as_bf16
 from lib.files import atomic_write, sha256_of
 from lib.log import RunLog
 from lib.measure.cost import Course, commit, load, machine, milliseconds
@@ -112,21 +112,20 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 
 class Graphs:
-    """The graphs of a model as the exporter gives them, in float32 or float16, each made when first asked for."""
+    """The graphs of a model as the exporter gives them, in float32, made when first asked for."""
 
     def __init__(self, model: Ocean_, folder: Path, *, opset: int) -> None:
         self.model, self.folder, self.opset = model, folder, opset
-        self._made: dict[bool, Layout] = {}
+        self._layout: Layout | None = None
 
-    def copy_to(self, folder: Path, *, half: bool) -> Layout:
+    def copy_to(self, folder: Path) -> Layout:
         """Copy both graphs into a folder and return how the template features are laid out."""
-        source = self.folder / ("half" if half else "full")
-        if half not in self._made:
-            source.mkdir(parents=True)
-            self._made[half] = write_graphs(self.model, source, opset=self.opset, half=half)
+        if self._layout is None:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            self._layout = write_graphs(self.model, self.folder, opset=self.opset)
         for graph in GRAPHS:
-            shutil.copyfile(source / f"{graph}.onnx", folder / f"{graph}.onnx")
-        return self._made[half]
+            shutil.copyfile(self.folder / f"{graph}.onnx", folder / f"{graph}.onnx")
+        return self._layout
 
 
 def export(graphs: Graphs, options: argparse.Namespace, precision: str, calibration: Sequence[Pair],
@@ -140,10 +139,12 @@ def export(graphs: Graphs, options: argparse.Namespace, precision: str, calibrat
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     try:
-        layout = graphs.copy_to(part, half=precision == "fp16")
+        layout = graphs.copy_to(part)
         feeds = _feeds(model, calibration) if precision == "int8" else {}
         for graph in GRAPHS:
-            if precision == "bf16":
+            if precision == "fp16":
+                compute_in_fp16(part / f"{graph}.onnx")
+            elif precision == "bf16":
                 store_as_bf16(part / f"{graph}.onnx")
             elif precision == "int8":
                 quantise(part / f"{graph}.onnx", feeds[graph])

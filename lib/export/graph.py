@@ -1,9 +1,8 @@
-"""From a model to its two ONNX graphs, in float32 or with float16 arithmetic."""
+"""From a model to its two ONNX graphs, in float32; `narrow` makes the other number formats of them."""
 
 from __future__ import annotations
 
 import contextlib
-import copy
 import io
 import logging
 import warnings
@@ -24,64 +23,49 @@ EXAMPLE_SIDE = 271  # px of the search crop that the graph is traced with; its s
 
 
 class _Template(nn.Module):
-    """template_crop (1, 3, 127, 127) to the template features, an output each, all float32."""
+    """template_crop (1, 3, 127, 127) to the template features, an output each."""
 
-    def __init__(self, model: Ocean_, dtype: torch.dtype) -> None:
+    def __init__(self, model: Ocean_) -> None:
         super().__init__()
-        self.model, self.dtype = model, dtype
+        self.model = model
 
     def forward(self, z: Tensor) -> tuple[Tensor, ...]:
-        return tuple(part.float() for part in flat_features(self.model.template(z.to(self.dtype))))
+        return tuple(flat_features(self.model.template(z)))
 
 
 class _Search(nn.Module):
     """search_crop (1, 3, H, H) and the template features to (cls, ltrb) or, with the branch, (cls, ltrb, aligned)."""
 
-    def __init__(self, model: Ocean_, dtype: torch.dtype, layout: Layout) -> None:
+    def __init__(self, model: Ocean_, layout: Layout) -> None:
         super().__init__()
-        self.model, self.dtype, self.layout = model, dtype, layout
+        self.model, self.layout = model, layout
 
     def forward(self, x: Tensor, template: list[Tensor]) -> tuple[Tensor, ...]:
-        features = build_features([part.to(self.dtype) for part in template], self.layout)
-        output = self.model.track(x.to(self.dtype), features)
-        return tuple(part.float() for part in (output.cls, output.ltrb, output.cls_aligned) if part is not None)
+        output = self.model.track(x, build_features(template, self.layout))
+        return tuple(part for part in (output.cls, output.ltrb, output.cls_aligned) if part is not None)
 
 
-def write_graphs(model: Ocean_, folder: Path, *, opset: int, half: bool = False) -> Layout:
+def write_graphs(model: Ocean_, folder: Path, *, opset: int) -> Layout:
     """Write `template.onnx` and `search.onnx` of a model in eval mode and return how the features are laid out.
 
-    Inputs and outputs are float32, one crop at a time, with a free search size. half: float16 inside, but for the last
-    layers of the head. Raises UserError where the opset or the exporter cannot express the model.
+    One crop at a time, with a free search size; BatchNorm is folded into the convolutions. Raises UserError where the
+    opset or the exporter cannot express the model.
     """
     if model.align_head is not None and opset < DEFORM_OPSET:
         raise UserError(f"--opset {opset}: the object-aware branch needs DeformConv, which ONNX has from opset "
                         f"{DEFORM_OPSET} on; leave --opset out, or export with --align False")
-    dtype = torch.float16 if half else torch.float32
-    model = _narrowed(model) if half else model
     z, x = (torch.zeros(1, 3, side, side) for side in (TEMPLATE_SIZE, EXAMPLE_SIDE))
     with torch.no_grad():
-        template = model.template(z.to(dtype))
+        template = model.template(z)
     layout = features_layout(template)
-    parts = [part.float() for part in flat_features(template)]
+    parts = flat_features(template)
     names = feature_names(layout)
     outputs = ["cls", "ltrb", *(["cls_aligned"] if model.align_head is not None else [])]
     free = {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
-    _export(_Template(model, dtype), (z,), folder / "template.onnx", opset=opset, inputs=[CROP], outputs=names)
-    _export(_Search(model, dtype, layout), (x, parts), folder / "search.onnx", opset=opset, inputs=[SEARCH, *names],
+    _export(_Template(model), (z,), folder / "template.onnx", opset=opset, inputs=[CROP], outputs=names)
+    _export(_Search(model, layout), (x, parts), folder / "search.onnx", opset=opset, inputs=[SEARCH, *names],
             outputs=outputs, dynamic=(free, [None] * len(parts)))
     return layout
-
-
-def _narrowed(model: Ocean_) -> Ocean_:
-    """Return a copy in float16, but for the layers after the towers: exp turns a rounding into pixels."""
-    narrow = copy.deepcopy(model).half()
-    tower = narrow.connect_model
-    for part in (tower.bbox_pred, tower.cls_pred, narrow.align_head):
-        if part is not None:
-            part.float()
-    for parameter in (tower.adjust, tower.bias):
-        parameter.data = parameter.data.float()
-    return narrow
 
 
 def _export(module: nn.Module, example: tuple[Any, ...], path: Path, *, opset: int, inputs: list[str],

@@ -1,10 +1,11 @@
-"""Exported graphs in narrower numbers: weights stored as bfloat16, or all of it in 8 bits after a calibration."""
+"""Exported graphs in narrower numbers: float16, weights stored as bfloat16, or 8 bits after a calibration."""
 
 from __future__ import annotations
 
 import contextlib
 import io
 import logging
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,22 @@ def store_as_bf16(path: Path) -> None:
     onnx.save(model, path)
 
 
+def compute_in_fp16(path: Path) -> None:
+    """Rewrite a graph in place so that it computes in float16, with float32 inputs and outputs.
+
+    The conversion begins at the float32 graph, whose BatchNorm is folded into the convolutions: the variances behind it
+    can exceed float16's 65504, the folded weights do not. What `kept_in_float` names stays float32.
+    """
+    import onnx
+
+    with _quiet(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # weights below float16's smallest number are rounded up to it, each said
+        from onnxruntime.transformers.float16 import convert_float_to_float16
+
+        model = convert_float_to_float16(onnx.load(path), keep_io_types=True, node_block_list=kept_in_float(path))
+    onnx.save(model, path)
+
+
 def quantise(path: Path, feeds: Sequence[Feed]) -> None:
     """Rewrite a graph in place in 8 bits: weights per channel, activations by their range over `feeds`.
 
@@ -73,7 +90,7 @@ def quantise(path: Path, feeds: Sequence[Feed]) -> None:
 
 
 def kept_in_float(path: Path) -> list[str]:
-    """Return the names of the nodes that stay float32: those of which 8 bits would cost boxes.
+    """Return the names of the nodes that stay float32: those whose rounding would cost boxes.
 
     They are the products of two activations (correlation, attention); the last weighted node before each of the
     search graph's outputs, what lies between it and the output (exp makes a rounding a factor), and all that is

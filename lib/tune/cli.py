@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import warnings
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -52,18 +53,9 @@ _log = logging.getLogger(__name__)
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Tune as the command line says, print the table of before and after; return 0. Raises UserError."""
-    own = list(argv) if argv is not None else sys.argv[1:]
-    options = _parse(own)
-    helpers = [subprocess.Popen([sys.executable, str(SCRIPT), *own, "--workers", "1", "--helper", "True"])
-               for _ in range(options.workers - 1)]
+    options = _parse(list(argv) if argv is not None else sys.argv[1:])
     with RunLog(main=not options.helper):
-        try:
-            text = tune(options)
-        finally:
-            codes = [helper.wait() for helper in helpers]
-    if any(codes):
-        _log.warning("%d of %d helping processes failed; the study goes on without them", np.count_nonzero(codes),
-                     len(codes))
+        text = tune(options)
     if not options.helper:
         print(text)
     return 0
@@ -88,6 +80,7 @@ def _parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--amp", choices=("none", "bf16", "fp16"), default="none", help="number format of the network")
     parser.add_argument("--seed", type=int, help="of the sampler, for a study by one process that can be repeated")
     options = parser.parse_args(argv)
+    options.argv = tuple(argv)
     options.dataset = options.dataset or (load_config(options.cfg).TUNE.DATA if options.cfg else "OTB2015")
     return options
 
@@ -157,9 +150,17 @@ def tune(options: argparse.Namespace) -> str:
     lines = [_baseline(study, task, "untuned", TrackerParams())]
     if replace(start, tuned_on="") != TrackerParams():
         lines.append(_baseline(study, task, "before", start))
+    # Only now, so that not every process measures the settings that the others are compared with.
+    helpers = [subprocess.Popen([sys.executable, str(SCRIPT), *options.argv, "--workers", "1", "--helper", "True"])
+               for _ in range(options.workers - 1)]
+    text = ""
     try:
-        _work(study, task, options.trials)
+        _work(study, task, options.trials, silent=options.helper)
     finally:
+        codes = [helper.wait() for helper in helpers]
+        if any(codes):
+            _log.warning("%d of %d helping processes failed; the study went on without them", np.count_nonzero(codes),
+                         len(codes))
         if not options.helper:
             text = _write(folder, study, task, lines, options, source=source)
     return text
@@ -247,7 +248,7 @@ def _teach(study: Any, task: Task, params: TrackerParams, values: Values, steps:
         _log.info("these settings lie outside of what is searched, so the sampler does not learn from them")
 
 
-def _work(study: Any, task: Task, trials: int) -> None:
+def _work(study: Any, task: Task, trials: int, *, silent: bool = False) -> None:
     """Run trials until the study has as many, those of other processes and earlier starts included."""
     optuna = _optuna()
     ended = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED)
@@ -256,7 +257,8 @@ def _work(study: Any, task: Task, trials: int) -> None:
     def count() -> int:
         return len(study.get_trials(deepcopy=False, states=ended))
 
-    with tqdm(total=trials, initial=min(count(), trials), unit="trial", file=sys.stderr, dynamic_ncols=True) as bar:
+    with tqdm(total=trials, initial=min(count(), trials), unit="trial", file=sys.stderr, dynamic_ncols=True,
+              disable=silent) as bar:
 
         def objective(trial: Any) -> float:
             def on_chunk(done: int, running: Values) -> None:
@@ -287,8 +289,9 @@ def best_trial(study: Any) -> Any | None:
 def _write(folder: Path, study: Any, task: Task, baselines: list[Line], options: argparse.Namespace, *,
            source: str) -> str:
     """Write table, YAML and plots of what is known so far; return the table."""
-    trials = len(study.get_trials(deepcopy=False))
-    made = f"{options.resume.name} on {task.stamp}, {trials} trials"
+    states = Counter(trial.state.name for trial in study.get_trials(deepcopy=False))
+    made = (f"{options.resume.name} on {task.stamp}, {states['COMPLETE']} trials and {states['PRUNED']} that were "
+            "given up early")
     best = best_trial(study)
     if best is None:
         return table(baselines, dataset=task.benchmark.name, notes=[f"{made}, none of them complete."])
