@@ -1,6 +1,7 @@
 """The base network: the reference's outputs and names, the grids, the correlation, the object-aware branch."""
 
 import json
+import math
 import zlib
 from pathlib import Path
 
@@ -217,6 +218,36 @@ def test_offsets_spread_the_kernel_over_the_box(size: int, side: int) -> None:
     offsets = align_offsets(torch.from_numpy(ltrb), search_size=size)
     for row in range(2):
         np.testing.assert_allclose(offsets[row].numpy(), offsets_by_hand(ltrb[row], size), atol=1e-9)
+
+
+def bilinear(feature: np.ndarray, y: float, x: float) -> np.ndarray:
+    """Return the values (C,) of a map (C, S, S) between its cells, zero outside."""
+    side, out = feature.shape[-1], np.zeros(len(feature))
+    for row in (math.floor(y), math.floor(y) + 1):
+        for column in (math.floor(x), math.floor(x) + 1):
+            if 0 <= row < side and 0 <= column < side:
+                out += feature[:, row, column] * (1 - abs(y - row)) * (1 - abs(x - column))
+    return out
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("size", "side"), [(255, 25), (287, 29)])
+def test_the_aligned_score_is_that_of_nine_places_in_the_box(size: int, side: int) -> None:
+    torch.manual_seed(0)
+    head, rng = AlignHead(3, 5).double(), np.random.RandomState(1)
+    feature, ltrb = rng.standard_normal((2, 3, side, side)), rng.uniform(1, 60, (2, 4, side, side))
+    found = head(torch.from_numpy(feature), torch.from_numpy(ltrb), search_size=size)
+    weight, last = head.rpn_conv.conv.weight.numpy(), head.rpn_cls
+    for b, row, column in [(0, 0, 0), (0, 3, 17), (1, 12, 12), (1, 20, 2), (1, side - 1, side - 1)]:
+        left, top, right, bottom = ltrb[b, :, row, column]
+        points = [(i - side // 2) * 8 + size // 2 for i in (column, row)]
+        middle_x, middle_y = points[0] + (right - left) / 2, points[1] + (bottom - top) / 2
+        cell_x, cell_y = ((m - size / 2) / 8 + side // 2 for m in (middle_x, middle_y))
+        half_w, half_h = (left + right + 1) / 8 / 2, (top + bottom + 1) / 8 / 2
+        inner = sum(weight[:, :, dy + 1, dx + 1] @ bilinear(feature[b], cell_y + dy * half_h, cell_x + dx * half_w)
+                    for dy in (-1, 0, 1) for dx in (-1, 0, 1))
+        wanted = last.weight.numpy()[0, :, 0, 0] @ np.maximum(inner, 0) + last.bias.item()
+        assert found[b, 0, row, column].item() == pytest.approx(wanted, abs=1e-9)
 
 
 def test_deformable_convolution_samples_where_the_offsets_say() -> None:
