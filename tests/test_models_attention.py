@@ -1,6 +1,8 @@
 """The Botnet and transformer backbones: the formula, the grids, torchvision's layers, who attends to whom."""
 
+import inspect
 import math
+from pathlib import Path
 
 import pytest
 import torch
@@ -285,6 +287,9 @@ def test_every_backbone_builds_by_its_name(name: str) -> None:
     assert model.spec["backbone"] == name
     assert model.neck.downsample[0].in_channels == model.features.out_channels
     assert BACKBONES[name].__doc__
+    page = (Path(__file__).resolve().parents[1] / "docs" / "MODELS.md").read_text(encoding="utf-8")
+    words = [f"`{name}`", *(f"{option}: " for option in inspect.signature(BACKBONES[name]).parameters)]
+    assert [word for word in words if word not in page] == []
 
 
 def test_untrained_attention_is_not_saturated() -> None:

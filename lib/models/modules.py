@@ -123,7 +123,7 @@ class MHSA(nn.Module):
     def __init__(self, n_dims: int, *, width: int, height: int, heads: int = 1) -> None:
         super().__init__()
         if heads < 1 or n_dims % heads:
-            raise ValueError(f"{heads} heads do not divide {n_dims} channels")
+            raise ValueError(f"{heads} heads do not divide {n_dims} channels; expected a divisor, such as 1 or 4")
         self.heads = heads
         self.query = nn.Conv2d(n_dims, n_dims, kernel_size=1)
         self.key = nn.Conv2d(n_dims, n_dims, kernel_size=1)
