@@ -42,7 +42,7 @@ ALLOWED: dict[str, set[str]] = {
     "export": TOOL,
     "tune": TOOL,
     "vot_toolkit": TOOL,
-    "onekey": {"config", "log", "train", "sweep", "tune", "test", "eval_toolkit", "datasets"},
+    "onekey": {"config", "log", "distributed", "train", "sweep", "tune", "test", "eval_toolkit", "datasets"},
     "demo": {"config", "datasets", "train", "test", "sweep", "eval_toolkit", "checkpoint", "models", "tracker", "log"},
 }
 # Files that belong to a part named otherwise.

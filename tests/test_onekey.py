@@ -1,0 +1,185 @@
+"""One key: which parts run, with which flags, what is skipped, and the whole way on a tiny training."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from argparse import Namespace
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+from tracker_stubs import write_squares
+from train_helpers import run_processes, tiny_yaml
+
+import lib.eval_toolkit.cli
+import lib.onekey as onekey
+import lib.sweep.cli
+import lib.sweep.work
+import lib.test
+import lib.train
+import lib.tune.cli
+from lib.config import load_config
+from lib.errors import UserError
+
+PARTS = {"TRAIN": True, "TEST": True, "TUNE": True}
+
+
+def cfg_of(folder: Path, *, epochs: int = 2, **parts: bool) -> Path:
+    on = {**dict.fromkeys(PARTS, False), **parts}
+    top = {"TEST": {"ISTRUE": on["TEST"], "DATA": "MINE", "THREADS": 1, "START_EPOCH": 1, "END_EPOCH": 50},
+           "TUNE": {"ISTRUE": on["TUNE"], "DATA": "MINE"}}
+    return tiny_yaml(folder, top=top, ISTRUE=on["TRAIN"], END_EPOCH=epochs, UNFIX_EPOCH=0)
+
+
+def options_of(path: Path, **changes: Any) -> Namespace:
+    return Namespace(**{"cfg": path, "dataset_dir": path.parent / "dataset", "result_dir": path.parent / "result",
+                        "nproc": None, "trials": 2, "overrides": ["TRAIN.SEED=3"], **changes})
+
+
+# The parts
+
+
+def test_the_flags_are_those_of_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = cfg_of(tmp_path, **PARTS)
+    cfg, options = load_config(path), options_of(path, nproc=2)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    train = lib.train._parser().parse_intermixed_args(onekey.train_flags(cfg, options, resume=True))
+    assert (train.cfg, train.nproc, train.gpus, train.resume) == (str(path), 2, None, "auto")
+    assert train.overrides == ["TRAIN.SEED=3"]
+    assert lib.train._parser().parse_intermixed_args(onekey.train_flags(cfg, options, resume=False)).resume is None
+    sweep = lib.sweep.cli.parse(onekey.test_flags(cfg, options))
+    assert (sweep.dataset, sweep.start_epoch, sweep.end_epoch, sweep.workers) == ("MINE", 1, 2, 1)
+    assert sweep.snapshot == tmp_path / "snapshot"
+    tune = lib.tune.cli._parse(onekey.tune_flags(cfg, options, Path("c.pth"), tmp_path / "study"))
+    assert (tune.dataset, tune.trials, tune.resume, tune.out) == ("MINE", 2, Path("c.pth"), tmp_path / "study")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    gpus = load_config(path, overrides=["GPUS='0,1,2'"])
+    assert lib.train._parser().parse_intermixed_args(onekey.train_flags(gpus, options, resume=False)).gpus == "0,1,2"
+    assert lib.sweep.cli.parse(onekey.test_flags(gpus, options)).gpus == "0,1,2"
+
+
+def test_the_best_checkpoint_of_the_test_is_tuned(tmp_path: Path) -> None:
+    cfg, options = load_config(cfg_of(tmp_path, **PARTS)), options_of(tmp_path / "tiny.yaml")
+    with pytest.raises(UserError, match="no checkpoint to tune"):
+        onekey.best_checkpoint(cfg, options)
+    summary = tmp_path / "result" / "MINE" / "Ocean_epochs.json"
+    summary.parent.mkdir(parents=True)
+    entries = [{"name": f"Ocean_checkpoint_e{n}", "path": f"s/checkpoint_e{n}.pth"} for n in (1, 2)]
+    summary.write_text(json.dumps({"best": "Ocean_checkpoint_e1", "checkpoints": entries}))
+    assert onekey.best_checkpoint(cfg, options) == Path("s/checkpoint_e1.pth")
+
+
+def test_tuned_results_are_replaced_when_the_tuning_has_gone_on(tmp_path: Path) -> None:
+    path = cfg_of(tmp_path, **PARTS)
+    cfg, options, checkpoint = load_config(path), options_of(path), tmp_path / "checkpoint_e1.pth"
+    checkpoint.write_bytes(b"weights")
+    best = tmp_path / "best.yaml"
+    best.write_text("TEST:\n  lr: 0.5\n  tuned_on: MINE\n")
+    untuned, tuned = (lib.test.parse(f) for f in onekey.tuned_test_flags(cfg, options, checkpoint, best))
+    assert (untuned.tracker_name, untuned.params, untuned.fresh) == ("Ocean_checkpoint_e1", None, False)
+    assert (tuned.tracker_name, tuned.params, tuned.fresh) == ("Ocean_tuned", best, False)
+    settings = {"penalty_k": 0.062, "lr": 0.5, "window_influence": 0.38, "small_sz": 255, "big_sz": 255, "ratio": 0.94}
+    record = tmp_path / "result" / "MINE" / "Ocean_tuned" / "run.json"
+    record.parent.mkdir(parents=True)
+    for lr, fresh in ((0.5, False), (0.4, True)):
+        record.write_text(json.dumps({"identity": {"checkpoint_sha256": onekey.sha256_of(checkpoint),
+                                                   "tracker": {**settings, "lr": lr}}}))
+        assert lib.test.parse(onekey.tuned_test_flags(cfg, options, checkpoint, best)[1]).fresh is fresh
+
+
+@pytest.mark.parametrize(("parts", "changes", "message"), [
+    ({}, [], "all False: nothing to do"),
+    ({"TRAIN": True, "TEST": True}, ["TEST.START_EPOCH=3"], "START_EPOCH is 3, after the training's last epoch 2"),
+    ({"TRAIN": True, "TEST": True}, ["TEST.DATA=GONE"], "GONE"),
+    ({"TRAIN": True, "TEST": True}, ["TEST.DATA=TrackingNet"], "only its server knows"),
+])
+def test_what_would_stop_a_later_part_stops_before_the_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parts: dict[str, bool], changes: list[str], message: str
+) -> None:
+    monkeypatch.setattr(lib.train, "main", lambda _: pytest.fail("the training has begun"))
+    write_squares(tmp_path / "dataset" / "MINE", {"A": 2})
+    with pytest.raises(UserError, match=message):
+        onekey.main(["--cfg", str(cfg_of(tmp_path, **parts)), "--dataset_dir", str(tmp_path / "dataset"), *changes])
+
+
+def test_a_part_that_stops_ends_it_with_its_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_squares(tmp_path / "dataset" / "MINE", {"A": 2})
+    command = ["--cfg", str(cfg_of(tmp_path, TRAIN=True, TEST=True)), "--dataset_dir", str(tmp_path / "dataset")]
+    monkeypatch.setattr(lib.train, "main", lambda _: 75)
+    monkeypatch.setattr(lib.sweep.cli, "main", lambda _: 1)
+    assert onekey.main(command) == 75
+    monkeypatch.setattr(lib.train, "main", lambda _: 0)
+    assert onekey.main(command) == 1
+
+
+# The whole way
+
+
+def _killed_in_the_sweep(count: int) -> Callable[..., Any]:
+    """Return a stand-in for `save` of a sweep's results that is killed at its `count`-th call."""
+    save = lib.test.ResultFolder.save
+    calls = []
+
+    def save_or_die(*arguments: Any, **keywords: Any) -> None:
+        calls.append(1)
+        if len(calls) == count:
+            os.kill(os.getpid(), signal.SIGKILL)
+        save(*arguments, **keywords)
+
+    return save_or_die
+
+
+def _child(folder: str, kill: str, queue: Any) -> None:
+    os.chdir(folder)
+    torch.set_num_threads(1)
+    if kill == "train":
+        step = lib.train.take_step
+
+        def step_or_die(job: Any, *more: Any) -> Any:
+            if job.step == 4:  # in the second epoch
+                os.kill(os.getpid(), signal.SIGKILL)
+            return step(job, *more)
+
+        lib.train.take_step = step_or_die
+    if kill == "test":
+        lib.test.ResultFolder.save = _killed_in_the_sweep(3)  # type: ignore[method-assign]
+    trained: list[int] = []
+    main = lib.train.main
+    lib.train.main = lambda argv: trained.append(1) or main(argv)  # type: ignore[func-returns-value]
+    code = onekey.main(["--cfg", "tiny.yaml", "--trials", "2"])
+    queue.put((code, bool(trained)))
+
+
+def test_it_goes_on_after_kills_and_does_nothing_twice(tmp_path: Path) -> None:
+    pytest.importorskip("optuna", reason="the extra 'tune' is not installed")
+    cfg_of(tmp_path, **PARTS)
+    tree = yaml.safe_load((tmp_path / "tiny.yaml").read_text())
+    tree["OCEAN"]["TRAIN"]["BATCH"] = 4
+    (tmp_path / "tiny.yaml").write_text(yaml.safe_dump(tree))
+    write_squares(tmp_path / "dataset" / "MINE", {"A": 3, "B": 4})
+
+    def run(kill: str = "") -> Any:
+        return run_processes(_child, [(str(tmp_path), kill)], timeout=120)[0]
+
+    assert run("train") == (-signal.SIGKILL, "")
+    assert run("test") == (-signal.SIGKILL, "")
+    assert sorted(path.name for path in (tmp_path / "snapshot").glob("*.pth")) == [
+        "checkpoint_e1.pth", "checkpoint_e2.pth"]
+    results = tmp_path / "result" / "MINE"
+    assert len(list(results.glob("Ocean_checkpoint_e*/?.txt"))) == 2  # of four
+    assert run() == (0, False)  # trained already
+    folders = {"Ocean_checkpoint_e1", "Ocean_checkpoint_e2", "Ocean_tuned"}
+    assert {path.parent.name for path in results.glob("*/?.txt")} == folders
+    scores = json.loads((results / "_onekey" / "scores.json").read_text())
+    assert {tracker["tracker"]: tracker["tuned_on"] for tracker in scores["trackers"]} == {
+        **dict.fromkeys(folders, ""), "Ocean_tuned": "MINE"}
+    assert (results / "_onekey" / "report.html").is_file()
+    kept = [*tmp_path.rglob("*.pth"), *results.glob("*/?.txt"), *(results / "_onekey").iterdir()]
+    before = {path: path.stat().st_mtime_ns for path in kept}
+    assert run() == (0, False)
+    assert {path: path.stat().st_mtime_ns for path in kept} == before
