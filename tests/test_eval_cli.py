@@ -252,3 +252,19 @@ def test_flat_mat_files_of_the_otb_toolkit_join_the_table(home: Path, capsys: py
     trackers = {t["tracker"]: t["success"] for t in json.loads(capsys.readouterr().out)["trackers"]}
     assert trackers["KCF"] == trackers["Ocean"] == pytest.approx(20 / 21)
     assert set(trackers) == {"KCF", "Ocean", "Stone"}
+
+
+def test_results_of_several_folders_come_into_one_table(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (home / "others" / "OTB2015").mkdir(parents=True)
+    (home / "result/OTB2015/Stone").rename(home / "others/OTB2015/Stone")
+    two = [*COMMAND[:4], "--tracker_result_dir", "result/OTB2015", "others", "--allow-missing", "--trackers"]
+    main([*two, "Ocean", "S*", "--vis"])
+    captured = capsys.readouterr()
+    assert [line.split()[0] for line in captured.out.splitlines()[3:5]] == ["Ocean", "Stone"]
+    assert "wrote result/OTB2015/_eval/success.png" in captured.err
+    (home / "others/OTB2015/Ocean").mkdir()
+    with pytest.raises(UserError, match="'Ocean' is both result/OTB2015/Ocean and others/OTB2015/Ocean: rename"):
+        main([*two, "Ocean"])
+    main([*two, "Stone"])  # the name that is there twice is not asked for
+    with pytest.raises(UserError, match="result/OTB2015, others: no results of 'Stne'; .* mean 'Stone'"):
+        main([*two, "Stne"])

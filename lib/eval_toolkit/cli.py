@@ -34,7 +34,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if args.format in ("csv", "json"):
         # The output proper must stay a table that a program can read; what was odd is still said.
         print("\n".join(kind.remarks(benchmark, scores)), file=sys.stderr)
-    out = args.out or (args.tracker_result_dir / "_eval" if args.vis else None)
+    out = args.out or (args.tracker_result_dir[0] / "_eval" if args.vis else None)
     if out is not None:
         for path in _write(out, benchmark, kind, scores, with_plots=args.vis):
             print(f"wrote {path}", file=sys.stderr)
@@ -52,8 +52,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--dataset", required=True,
                         help=f"OTB2015 (= OTB100), OTB50, OTB2013, VOT2015 to VOT2019, {', '.join(KNOWN_LAYOUTS)}, or "
                              "any folder of videos with a ground-truth file")
-    parser.add_argument("--tracker_result_dir", type=Path, required=True,
-                        help="holds <tracker>/<Sequence>.txt, for VOT <tracker>/baseline/<video>/<video>_001.txt")
+    parser.add_argument("--tracker_result_dir", type=Path, nargs="+", required=True, metavar="DIR",
+                        help="holds <tracker>/<Sequence>.txt, for VOT <tracker>/baseline/<video>/<video>_001.txt; with "
+                             "several, such as yours and published ones, their trackers come into one table")
     parser.add_argument("--trackers", nargs="+", default=["*"], metavar="NAME", help="names of folders, or globs")
     parser.add_argument("--convention", choices=list(CONVENTIONS),
                         help="whose rules decide on broken rows, first frames and lengths; "
@@ -71,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--show_video_level", action="store_true", help="print the scores of every sequence")
     parser.add_argument("--vis", action="store_true",
                         help="write success, precision and attribute plots (PNG and PDF) to --out, by default "
-                             "<tracker_result_dir>/_eval")
+                             "_eval in the first --tracker_result_dir")
     parser.add_argument("--html", type=Path, metavar="FILE",
                         help="write one self-contained page: tables, curves and a player of every video")
     parser.add_argument("--embed", type=_positive, nargs="?", default=0, const=EMBEDDED_FRAMES, metavar="FRAMES",
@@ -124,7 +125,7 @@ def _pack_all(benchmark: Benchmark, folders: Sequence[Path], args: argparse.Name
     """Return 0 after writing the archive of every tracker for the benchmark's server."""
     origins = _origins(args.origin, [folder.name for folder in folders])
     for folder, origin in zip(folders, origins, strict=True):
-        archive = (args.out or args.tracker_result_dir) / f"{benchmark.name}_{folder.name}.zip"
+        archive = (args.out or args.tracker_result_dir[0]) / f"{benchmark.name}_{folder.name}.zip"
         said = pack_submission(benchmark, folder, archive, origin=origin, allow_missing=args.allow_missing)
         print("\n".join([f"wrote {archive}", *said]))
     return 0

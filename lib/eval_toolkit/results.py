@@ -132,13 +132,35 @@ def stamped(tracker: str, tuned_on: str) -> str:
     return f"{tracker} (tuned on {tuned_on})" if tuned_on else tracker
 
 
-def find_trackers(result_dir: Path, patterns: Items[str], *, dataset: str) -> list[Path]:
-    """Return the result folders that names or globs pick below `result_dir`, in the order of the patterns.
+def find_trackers(result_dirs: Items[Path], patterns: Items[str], *, dataset: str) -> list[Path]:
+    """Return the result folders that names or globs pick below `result_dirs`, in the order of the patterns.
 
-    `result_dir` may also be the parent of a folder called as the data set, or the OTB toolkit's flat folder. A
+    A result folder may also be the parent of a folder called as the data set, or the OTB toolkit's flat folder. A
     glob skips folders without result files and those whose name starts with "_" or "."; a name that is not there is
-    a UserError with the nearest one.
+    a UserError with the nearest one, and so is a picked name that two of `result_dirs` hold.
     """
+    folders: dict[str, list[Path]] = {}
+    for result_dir in dict.fromkeys(result_dirs):
+        for name, folder in _trackers_below(result_dir, dataset).items():
+            folders.setdefault(name, []).append(folder)
+    picked: dict[str, Path] = {}
+    for pattern in patterns:
+        names = [pattern] if pattern in folders else [
+            name for name in fnmatch.filter(folders, pattern) if any(map(_has_results, folders[name]))]
+        if not names:
+            near = difflib.get_close_matches(pattern, folders, n=1) or list(folders)[:1]
+            raise UserError(f"{', '.join(map(str, result_dirs))}: no results of {pattern!r}; there are "
+                            f"{listed(list(folders))}; did you mean {near[0]!r}?")
+        for name in names:
+            if len(folders[name]) > 1:
+                raise UserError(f"tracker {name!r} is both {folders[name][0]} and {folders[name][1]}: rename one of "
+                                f"the folders, or leave it out of --trackers")
+            picked[name] = folders[name][0]
+    return list(picked.values())
+
+
+def _trackers_below(result_dir: Path, dataset: str) -> dict[str, Path]:
+    """Return the folder of every tracker in a folder of results, by name; UserError when there is none."""
     root = result_dir / dataset if (result_dir / dataset).is_dir() else result_dir
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; expected one folder of result files per tracker")
@@ -148,16 +170,7 @@ def find_trackers(result_dir: Path, patterns: Items[str], *, dataset: str) -> li
     folders |= {name: root / name for name in flat_trackers(root) if name not in folders}
     if not folders:
         raise UserError(f"{root}: no tracker's folder in it; expected {root}/<tracker>/<Sequence>.txt")
-    picked: dict[str, Path] = {}
-    for pattern in patterns:
-        names = [pattern] if pattern in folders else [
-            name for name in fnmatch.filter(folders, pattern) if _has_results(folders[name])]
-        if not names:
-            near = difflib.get_close_matches(pattern, folders, n=1) or list(folders)[:1]
-            raise UserError(f"{root}: no results of {pattern!r}; there are {listed(list(folders))}; "
-                            f"did you mean {near[0]!r}?")
-        picked |= {name: folders[name] for name in names}
-    return list(picked.values())
+    return folders
 
 
 def _has_results(folder: Path) -> bool:
