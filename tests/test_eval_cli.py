@@ -266,5 +266,5 @@ def test_results_of_several_folders_come_into_one_table(home: Path, capsys: pyte
     with pytest.raises(UserError, match="'Ocean' is both result/OTB2015/Ocean and others/OTB2015/Ocean: rename"):
         main([*two, "Ocean"])
     main([*two, "Stone"])  # the name that is there twice is not asked for
-    with pytest.raises(UserError, match="result/OTB2015, others: no results of 'Stne'; .* mean 'Stone'"):
+    with pytest.raises(UserError, match=r"result/OTB2015, others: no results of 'Stne'; .* mean 'Stone'"):
         main([*two, "Stne"])

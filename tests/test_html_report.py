@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import json
 import re
 import shutil
@@ -15,13 +16,17 @@ import numpy as np
 import pytest
 from otb_trees import boxes_of, make_sequence, write_rows
 
+from lib.datasets.benchmarks import load_benchmark
 from lib.errors import UserError
 from lib.eval_toolkit.cli import main
 from lib.eval_toolkit.html_data import NO_BOX, NO_OVERLAP, encode_boxes, encode_overlaps, epoch_of
-from lib.eval_toolkit.html_report import as_html
+from lib.eval_toolkit.html_report import as_html, write_report_of
+from lib.eval_toolkit.report import remarks, warnings
+from lib.eval_toolkit.results import score_tracker
 from lib.eval_toolkit.tables import Table
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+TIMEOUT = 120_000  # ms: a page holds plotly's script, which a busy machine takes long to read
 EVIL = "<img src=x onerror=alert(1)>&'\"</script>$b"
 
 
@@ -111,6 +116,7 @@ def test_the_page_is_whole_and_loads_nothing(results: Path) -> None:
     for expected in ("Tracking results on MINE", "convention pysot", "broken boxes 26", "Lead of Right",
                      "Scores by sequence, worst first", "sequences 2/2"):
         assert expected in text
+    assert '<td class="best" data-value="' in page.read_text(encoding="utf-8")
     content = data_of(page)
     assert content["trackers"][0]["name"] == "Right"
     assert {v["name"]: v["frames"] for v in content["videos"]} == {"walk & run": 40, "still#1": 12}
@@ -158,7 +164,37 @@ def test_without_images_the_page_has_boxes_alone(results: Path, capsys: pytest.C
 def test_one_tracker_needs_no_comparison(results: Path) -> None:
     page = write_page(results, trackers="Right")
     assert data_of(page)["differences"] == []
-    assert "Lead of" not in page.read_text(encoding="utf-8").split('id="data"')[0]
+    text = page.read_text(encoding="utf-8").split('id="data"')[0]
+    assert "Lead of" not in text
+    assert "Mean success" not in text
+    assert '<div class="warnings ">' in text
+    assert "none: nothing is missing, invalid or repaired" in text
+
+
+def test_speeds_and_the_mean_by_which_videos_are_sorted_are_told(results: Path) -> None:
+    benchmark = load_benchmark("MINE", results / "data", images=False)
+    folders = [results / "res" / name for name in ("Ocean_checkpoint_e1", "Right")]
+    text = write_report_of(results / "r.html", benchmark, folders, speeds={"Right": 12.34}).read_text(encoding="utf-8")
+    head, *rows = [[re.sub("<[^>]*>", "", cell) for cell in re.findall(r"<t[hd].*?</t[hd]>", row)]
+                   for row in re.findall(r"<tr>.*?</tr>", text.split('id="summary-table"')[1].split("</table>")[0])]
+    speed = head.index("Frames/s")
+    assert {row[0]: row[speed] for row in rows} == {"Right": "12.3", "Ocean_checkpoint_e1": "-"}
+    means = re.findall(r'</th><td data-value="\d+">\d+</td><td class="bar" style="--v:(.*?)"', text)
+    assert len(means) == 2
+    assert means == sorted(means)
+
+
+def test_warnings_leave_out_what_is_in_order(results: Path) -> None:
+    benchmark = load_benchmark("MINE", results / "data", images=False)
+    (results / "res" / "Ocean_checkpoint_e1" / "still#1.txt").unlink()
+    scores = [score_tracker(benchmark, results / "res" / name, convention="pysot", allow_missing=True)
+              for name in ("Right", "Ocean_checkpoint_e1", "Ocean_checkpoint_e2")]
+    said = warnings(benchmark, scores)
+    assert [text.split(":")[0] for text in said] == [
+        "Ocean_checkpoint_e1", "Ocean_checkpoint_e1", "Ocean_checkpoint_e2",
+        "the trackers are scored on different sequences"]  # fmt: skip
+    assert set(said) < set(remarks(benchmark, scores))
+    assert any(text.startswith("Right: sequences 2/2") for text in remarks(benchmark, scores))
 
 
 # In a real browser
@@ -181,6 +217,7 @@ class View:
 
     def __init__(self, browser: Any, path: Path, **options: Any) -> None:
         self.page = browser.new_context(viewport={"width": 1300, "height": 900}, **options).new_page()
+        self.page.set_default_timeout(TIMEOUT)
         self.trouble: list[str] = []
         self.asked: list[str] = []
         self.page.on("console", lambda m: self.trouble.append(m.text) if m.type in ("error", "warning") else None)
@@ -195,7 +232,7 @@ class View:
 
     def until(self, expression: str) -> None:
         """Wait for an expression to be true, by asking: the page's policy forbids what playwright would do."""
-        for _ in range(100):
+        for _ in range(TIMEOUT // 50):
             if self.page.evaluate(expression):
                 return
             self.page.wait_for_timeout(50)
@@ -227,10 +264,21 @@ def test_the_page_in_a_browser(results: Path, browser: Any) -> None:
 
     # Hovering over a curve says tracker and value.
     page.locator("#plot-success").scroll_into_view_if_needed()
-    area = page.locator("#plot-success .nsewdrag").bounding_box()
-    page.mouse.move(area["x"] + area["width"] * 0.1, area["y"] + 3, steps=4)
-    page.locator("#plot-success .hoverlayer .hovertext").first.wait_for(timeout=5000)
-    assert re.search(r"0\.\d+ ", page.locator("#plot-success .hoverlayer .hovertext").first.text_content())
+    hover = page.locator("#plot-success .hoverlayer .hovertext")
+    for share in itertools.count(0.1, 0.01):  # again, as the page may still be moving
+        area = page.locator("#plot-success .nsewdrag").bounding_box()
+        page.mouse.move(area["x"] + area["width"] * share, area["y"] + 3)
+        page.wait_for_timeout(300)
+        if hover.count():
+            break
+        assert share < 0.8, "no value under the mouse"
+    assert re.search(r"0\.\d+ ", hover.first.text_content())
+
+    # Epochs: the best success is a star, the other one has the interval of the difference.
+    curve = "document.getElementById('plot-epochs').data[0]"
+    marks, bars = (page.evaluate(f"{curve}.{what}") for what in ("marker.symbol", "error_y.arrayminus"))
+    assert sorted(marks) == ["circle", "star"]
+    assert bars[marks.index("star")] == 0 < bars[marks.index("circle")]
 
     # The strip of a video is drawn once it is seen: the still tracker loses the walker, the right one does not.
     strip = page.locator("canvas.strip").first
@@ -286,6 +334,21 @@ def test_the_player(results: Path, browser: Any) -> None:
     strip = page.locator("#plot-strips .nsewdrag").bounding_box()
     page.mouse.click(strip["x"] + strip["width"] / 2, strip["y"] + 5)
     assert page.locator("#position").inner_text() in ("20 / 40", "21 / 40")
+    assert view.trouble == []
+
+
+def test_many_trackers_share_a_legend_and_the_player_starts_with_the_best(results: Path, browser: Any) -> None:
+    for epoch in range(3, 7):
+        shutil.copytree(results / "res" / "Ocean_checkpoint_e1", results / "res" / f"Ocean_checkpoint_e{epoch}")
+    view = View(browser, write_page(results))
+    key = view.page.locator("#curve-keys button", has_text="Ocean e6")
+    place = view.page.locator("#curve-keys button").all_inner_texts().index("Ocean e6")
+    key.click()
+    for metric in ("success", "precision", "norm_precision"):
+        assert view.page.evaluate(f"document.getElementById('plot-{metric}').data[{place}].visible") is False
+    assert view.page.locator("#legend input:checked").count() == 4  # the truth and the best three
+    view.page.locator("#legend button", has_text="all").click()
+    assert view.page.locator("#legend input:checked").count() == 9
     assert view.trouble == []
 
 

@@ -14,7 +14,7 @@ from urllib.parse import quote
 import numpy as np
 
 from lib.boxes import Boxes, iou_xywh
-from lib.datasets.benchmarks import Benchmark, without_origin
+from lib.datasets.benchmarks import Benchmark, attribute_code, without_origin
 from lib.datasets.benchmarks import Sequence as Target
 from lib.errors import UserError
 from lib.eval_toolkit.bootstrap import METRICS, paired_differences
@@ -59,7 +59,8 @@ def page_data(
         "thresholds": {"success": OVERLAP_THRESHOLDS.tolist(), "precision": DISTANCE_THRESHOLDS.tolist(),
                        "norm_precision": NORM_DISTANCE_THRESHOLDS.tolist()},
         "trackers": [_tracker_data(s) for s in scores],
-        "attributes": {"names": attributes,
+        "attributes": {"names": attributes, "codes": [attribute_code(name) for name in attributes],
+                       "sequences": [max(len(p.names) for p in column if p) for column in zip(*parts, strict=True)],
                        "success": [[None if p is None else p.success for p in own] for own in parts],
                        "precision": [[None if p is None else p.precision for p in own] for own in parts]},
         "differences": [d._replace(first=shown[d.first], second=shown[d.second])._asdict()

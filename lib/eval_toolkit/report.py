@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from lib.datasets.benchmarks import Benchmark, attribute_code
@@ -46,12 +46,22 @@ def rank(scores: Sequence[OPEScores]) -> list[OPEScores]:
     return sorted(scores, key=lambda s: (-s.success, -s.precision, s.tracker))
 
 
-def summary_table(scores: Sequence[OPEScores]) -> Table:
-    """Return one row per tracker: its scores and how much of the benchmark they stand on."""
-    columns = ("Tracker", "Success", "Precision", "Norm. prec.", "Sequences", "Frames", "Invalid rows", "Broken boxes",
-               "Repaired", "Length differs")
-    rows = tuple((s.label, s.success, s.precision, s.norm_precision, f"{len(s.names)}/{s.expected}", sum(s.frames),
-                  s.invalid_rows, s.broken_boxes, s.repaired_boxes, len(s.mismatches)) for s in scores)
+def summary_table(scores: Sequence[OPEScores], *, speeds: Mapping[str, float] | None = None) -> Table:
+    """Return one row per tracker: its scores and how much of the benchmark they stand on.
+
+    `speeds`, frames per second by tracker, becomes a column where it is known.
+    """
+    columns: tuple[str, ...] = (
+        "Tracker", "Success", "Precision", "Norm. prec.", "Sequences", "Frames", "Invalid rows", "Broken boxes",
+        "Repaired", "Length differs")
+    rows: tuple[tuple[Cell, ...], ...] = tuple((
+        s.label, s.success, s.precision, s.norm_precision, f"{len(s.names)}/{s.expected}", sum(s.frames),
+        s.invalid_rows, s.broken_boxes, s.repaired_boxes, len(s.mismatches)) for s in scores)
+    if speeds:
+        columns = (*columns[:4], "Frames/s", *columns[4:])
+        # As text: the fastest of several checkpoints of one network is no achievement to be marked.
+        rows = tuple((*row[:4], f"{speeds[s.tracker]:.1f}" if s.tracker in speeds else None, *row[4:])
+                     for s, row in zip(scores, rows, strict=True))
     return Table("Scores", columns, rows, best_in="column")
 
 
@@ -115,25 +125,56 @@ def sequence_table(scores: Sequence[OPEScores]) -> Table:
 
 def remarks(benchmark: Benchmark, scores: Sequence[OPEScores]) -> list[str]:
     """Return what must be said beside the scores: source, convention, and everything missing, invalid or repaired."""
+    said = [*conditions(benchmark, scores), *_of_benchmark(benchmark)]
+    for s in scores:
+        said += [_counts(s, s.invalid_rows), *_of_tracker(benchmark, s)]
+    return said + _of_all(scores)
+
+
+def conditions(benchmark: Benchmark, scores: Sequence[OPEScores]) -> list[str]:
+    """Return what the scores were made of and by which rules."""
     rules = scores[0].convention
-    said = [f"{benchmark.name}: {len(benchmark.sequences)}/{benchmark.expected} sequences, "
+    return [f"{benchmark.name}: {len(benchmark.sequences)}/{benchmark.expected} sequences, "
             f"{benchmark.num_frames} frames, from {benchmark.source}",
             f"convention {rules.name} ({rules.toolkit}); results of another length: {rules.length}"]
-    if benchmark.missing:
-        said.append(f"missing in the data set: {listed(benchmark.missing)}")
-    said += benchmark.notes
+
+
+def warnings(benchmark: Benchmark, scores: Sequence[OPEScores]) -> list[str]:
+    """Return the remarks without what is in order: only what is missing, invalid, repaired or not comparable."""
+    said = _of_benchmark(benchmark)
+    same = len({s.invalid_rows for s in scores}) == 1
+    if same and (count := scores[0].invalid_rows):
+        said.append(f"ground truth: {count} invalid rows, which count as the convention says")
     for s in scores:
-        lacking = [name for name in s.missing if name not in benchmark.missing]
-        said.append(f"{s.tracker}: sequences {len(s.names)}/{s.expected}, invalid ground-truth rows {s.invalid_rows}, "
-                    f"broken boxes {s.broken_boxes}, repaired boxes {s.repaired_boxes}, "
-                    f"length mismatches {len(s.mismatches)}")
-        said += [f"{s.tracker}: no result of {listed(lacking)}"] if lacking else []
-        said += [f"{s.tracker}: {m.sequence} has {m.found} rows for {m.expected} frames: {m.action}"
-                 for m in s.mismatches]
-        said += s.notes
-    if len({s.names for s in scores}) > 1:
-        said.append("the trackers are scored on different sequences: their scores cannot be compared")
-    return said
+        invalid = 0 if same else s.invalid_rows
+        counts = (invalid, s.broken_boxes, s.repaired_boxes, len(s.mismatches))
+        whole = len(s.names) == len(benchmark.sequences)
+        said += [] if whole and not any(counts) else [_counts(s, invalid)]
+        said += _of_tracker(benchmark, s)
+    return said + _of_all(scores)
+
+
+def _of_benchmark(benchmark: Benchmark) -> list[str]:
+    missing = [f"missing in the data set: {listed(benchmark.missing)}"] if benchmark.missing else []
+    return [*missing, *benchmark.notes]
+
+
+def _counts(s: OPEScores, invalid_rows: int) -> str:
+    return (f"{s.tracker}: sequences {len(s.names)}/{s.expected}, invalid ground-truth rows {invalid_rows}, broken "
+            f"boxes {s.broken_boxes}, repaired boxes {s.repaired_boxes}, length mismatches {len(s.mismatches)}")
+
+
+def _of_tracker(benchmark: Benchmark, s: OPEScores) -> list[str]:
+    lacking = [name for name in s.missing if name not in benchmark.missing]
+    said = [f"{s.tracker}: no result of {listed(lacking)}"] if lacking else []
+    said += [f"{s.tracker}: {m.sequence} has {m.found} rows for {m.expected} frames: {m.action}" for m in s.mismatches]
+    return [*said, *s.notes]
+
+
+def _of_all(scores: Sequence[OPEScores]) -> list[str]:
+    if len({s.names for s in scores}) == 1:
+        return []
+    return ["the trackers are scored on different sequences: their scores cannot be compared"]
 
 
 def _csv_rows(scores: Sequence[OPEScores]) -> list[list[Cell]]:

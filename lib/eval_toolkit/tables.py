@@ -90,12 +90,12 @@ def _csv_safe(cell: str | int) -> str | int:
 
 def _marked(table: Table, *, escape: Callable[[str], str], mark: Callable[[str], str]) -> list[list[str]]:
     """Return the escaped cells with the highest score of each column or row marked."""
-    best = _best_cells(table)
+    best = best_cells(table)
     return [[mark(escape(_shown(cell))) if (r, c) in best else escape(_shown(cell)) for c, cell in enumerate(row)]
             for r, row in enumerate(table.rows)]
 
 
-def _best_cells(table: Table) -> set[tuple[int, int]]:
+def best_cells(table: Table) -> set[tuple[int, int]]:
     """Return the positions of the highest scores, none where there is nothing to compare with."""
     scores = {(r, c): cell for r, row in enumerate(table.rows) for c, cell in enumerate(row) if isinstance(cell, float)}
     axis = {"column": 1, "row": 0}.get(table.best_in)

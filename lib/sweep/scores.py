@@ -170,7 +170,8 @@ class Scoreboard:
         stem = self._stem()
         folders = [self._sweep.folder(scored.entry).path for scored in self._in_order()]
         return write_report_of(stem.with_name(f"{stem.name}.html"), benchmark, folders, convention=self._convention,
-                               allow_missing=bool(benchmark.missing), frames=benchmark)
+                               allow_missing=bool(benchmark.missing), frames=benchmark,
+                               speeds={s.entry.name: s.frames_per_second for s in self.scored.values()})
 
     def _stem(self) -> Path:
         options = self._sweep.options

@@ -5,14 +5,51 @@
   const byId = (id) => document.getElementById(id);
   // Okabe and Ito's colours, which the colour-blind can tell apart; then dashes.
   const PALETTE = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000"];
+  const MANY = 6; // trackers, from which on legends stand apart and the player starts with the best of them
   const DASHES = ["solid", "dash", "dashdot", "dot"];
+  // Epochs of one training run through a scale from early to late (plasma's first part, so that it shows on white).
+  const SCALE = [[13, 8, 135], [126, 3, 168], [204, 71, 120], [248, 149, 64]];
   const TRUTH = "#39ff14";
-  const color = (i) => PALETTE[i % PALETTE.length];
-  const dash = (i) => DASHES[Math.floor(i / PALETTE.length) % DASHES.length];
+  const METRICS = ["success", "precision", "norm_precision"];
+
+  function onScale(share) {
+    const place = Math.min(share * (SCALE.length - 1), SCALE.length - 1.001);
+    const [low, part] = [Math.floor(place), place % 1];
+    return `rgb(${SCALE[low].map((from, c) => Math.round(from + part * (SCALE[low + 1][c] - from))).join(",")})`;
+  }
+
+  const families = new Map(); // of trackers that are epochs of one training, in the order of epochs
+  for (const tracker of data.trackers.filter((t) => t.epoch !== null)) {
+    families.set(tracker.family, [...(families.get(tracker.family) || []), tracker]);
+  }
+  for (const [family, members] of families) {
+    if (members.length < 2) families.delete(family);
+    else members.sort((a, b) => a.epoch - b.epoch);
+  }
+
+  let others = 0;
+  const looks = data.trackers.map((tracker) => {
+    const members = families.get(tracker.family);
+    if (members && families.size === 1 && members.length > 2) {
+      return { color: onScale(members.indexOf(tracker) / (members.length - 1)), dash: "solid" };
+    }
+    const i = others++;
+    return { color: PALETTE[i % PALETTE.length], dash: DASHES[Math.floor(i / PALETTE.length) % DASHES.length] };
+  });
+  const color = (i) => looks[i].color;
+  const dash = (i) => looks[i].dash;
   // plotly reads some HTML tags in labels; a name is shown as it is.
   const plain = (text) => text.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
   // A named list: no button of a future plotly that would send data somewhere can join it.
   const CONFIG = { displaylogo: false, responsive: true, modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]] };
+
+  // In plots, an epoch's name is short where that is no other tracker's.
+  const short = (tracker) => `${tracker.family} e${tracker.epoch}`;
+  const shortName = (tracker) => (
+    tracker.epoch === null || data.trackers.filter((t) => short(t) === short(tracker)).length > 1 ? tracker.name : short(tracker)
+  );
+  const label = (tracker) => plain(shortName(tracker));
+  const crowded = data.trackers.length > MANY || data.trackers.some((t) => shortName(t).length > 24);
 
   for (const element of document.querySelectorAll(".scripted")) element.hidden = false;
 
@@ -28,8 +65,7 @@
 
   function compare(a, b) {
     if (typeof a === "number" && typeof b === "number") return a - b;
-    if (typeof a !== typeof b) return typeof a === "number" ? -1 : 1;
-    return a.localeCompare(b);
+    return String(a).localeCompare(String(b));
   }
 
   function sortTable(table, column) {
@@ -38,7 +74,8 @@
     for (const cell of head) cell.removeAttribute("aria-sort");
     head[column].setAttribute("aria-sort", ascending ? "ascending" : "descending");
     const rows = [...table.tBodies[0].rows];
-    rows.sort((a, b) => compare(cellValue(a, column), cellValue(b, column)) * (ascending ? 1 : -1));
+    const isScore = (row) => typeof cellValue(row, column) === "number"; // a dash comes last in either direction
+    rows.sort((a, b) => isScore(b) - isScore(a) || compare(cellValue(a, column), cellValue(b, column)) * (ascending ? 1 : -1));
     table.tBodies[0].append(...rows);
   }
 
@@ -53,17 +90,29 @@
     });
   }
 
+  const places = new Map(data.trackers.map((tracker, i) => [tracker.name, i]));
+  for (const row of byId("summary-table").tBodies[0].rows) {
+    const key = Object.assign(document.createElement("span"), { className: "key" });
+    key.style.background = color(places.get(row.cells[0].textContent));
+    row.cells[0].prepend(key);
+  }
+
   // ---- Difference of two trackers
+
+  // Returns how far tracker a leads over tracker b, given by their places, with the interval; undefined if unknown.
+  function lead(a, b, metric) {
+    const [first, second] = [data.trackers[Math.min(a, b)].name, data.trackers[Math.max(a, b)].name];
+    const d = data.differences.find((one) => one.metric === metric && one.first === first && one.second === second);
+    return d && (a < b ? { value: d.value, low: d.low, high: d.high } : { value: -d.value, low: -d.high, high: -d.low });
+  }
 
   function showDifference() {
     const [a, b] = [byId("first").selectedIndex, byId("second").selectedIndex];
-    const sign = a < b ? 1 : -1;
-    const [first, second] = [data.trackers[Math.min(a, b)].name, data.trackers[Math.max(a, b)].name];
-    const parts = data.differences.filter((d) => d.first === first && d.second === second).map((d) => {
-      const [low, high] = sign > 0 ? [d.low, d.high] : [-d.high, -d.low];
+    const parts = ["success", "precision"].filter((metric) => lead(a, b, metric)).map((metric) => {
+      const { value, low, high } = lead(a, b, metric);
       const clear = low > 0 || high < 0 ? "" : ", no clear difference";
       const signed = (x) => (x < 0 ? "−" : "+") + Math.abs(x).toFixed(3);
-      return `${d.metric} ${signed(sign * d.value)} (95% interval ${signed(low)} to ${signed(high)}${clear})`;
+      return `${metric} ${signed(value)} (95% interval ${signed(low)} to ${signed(high)}${clear})`;
     });
     byId("difference").textContent = a === b ? "the same tracker" : parts.join("; ") || "no sequence in common";
   }
@@ -90,49 +139,94 @@
   function plotCurves(metric, title, x, y, legend) {
     const traces = data.trackers.map((tracker, i) => ({
       x: data.thresholds[metric], y: tracker.curves[metric], mode: "lines", legendrank: 1000 - tracker[metric],
-      name: `${tracker[metric].toFixed(3)} ${plain(tracker.name)}`, line: { color: color(i), dash: dash(i), width: 2 },
+      name: `${tracker[metric].toFixed(3)} ${label(tracker)}`,
+      line: { color: color(i), dash: dash(i), width: i ? 1.8 : 3 },
     }));
     const place = layout(title, x, y);
+    place.showlegend = !crowded;
     Object.assign(place.legend, legend);
     Plotly.newPlot(`plot-${metric}`, traces, place, CONFIG);
   }
 
+  // More or longer names than fit beside the curves stand below the three plots, once, and switch their curves on and off.
+  function sharedLegend() {
+    byId("curve-keys").hidden = !crowded;
+    data.trackers.forEach((tracker, i) => {
+      const button = Object.assign(document.createElement("button"), { type: "button" });
+      const key = Object.assign(document.createElement("span"), { className: "key" });
+      key.style.background = color(i);
+      button.setAttribute("aria-pressed", "true");
+      button.append(key, shortName(tracker));
+      button.addEventListener("click", () => {
+        const on = button.getAttribute("aria-pressed") !== "true";
+        button.setAttribute("aria-pressed", String(on));
+        for (const metric of METRICS) Plotly.restyle(`plot-${metric}`, { visible: on }, [i]);
+      });
+      byId("curve-keys").append(button);
+    });
+  }
+
   function plotEpochs() {
-    const families = new Map();
-    for (const tracker of data.trackers.filter((t) => t.epoch !== null)) {
-      families.set(tracker.family, [...(families.get(tracker.family) || []), tracker]);
-    }
-    const traces = [];
-    for (const [family, members] of families) {
-      if (members.length < 2) continue;
-      members.sort((a, b) => a.epoch - b.epoch);
-      for (const metric of ["success", "precision"]) {
-        traces.push({
+    const [traces, shapes] = [[], []];
+    const one = families.size === 1;
+    [...families].forEach(([family, members], f) => {
+      const own = members.map((t) => places.get(t.name));
+      const best = Math.min(...own); // trackers come ranked by success
+      const leads = own.map((i) => (i === best ? { value: 0, low: 0, high: 0 } : lead(i, best, "success")));
+      shapes.push({ type: "line", xref: "paper", x0: 0, x1: 1, line: { color: "#8a93a6", width: 1, dash: "dot" },
+        y0: data.trackers[best].success, y1: data.trackers[best].success });
+      for (const [m, metric] of ["success", "precision"].entries()) {
+        const trace = {
           x: members.map((t) => t.epoch), y: members.map((t) => t[metric]), mode: "lines+markers",
-          name: `${plain(family)} ${metric}`, line: { dash: metric === "success" ? "solid" : "dash" },
-        });
+          name: one ? metric : `${plain(family)} ${metric}`, hovertemplate: `epoch %{x}<br>${metric} %{y:.3f}<extra></extra>`,
+          line: { color: PALETTE[(one ? m : f) % PALETTE.length], dash: m ? "dash" : "solid", width: 2 },
+          marker: { size: own.map((i) => (i === best && !m ? 13 : 7)), symbol: own.map((i) => (i === best && !m ? "star" : "circle")) },
+        };
+        if (!m && leads.every(Boolean)) {
+          trace.error_y = {
+            type: "data", symmetric: false, thickness: 1.2, width: 4,
+            array: leads.map((d) => Math.max(0, d.high - d.value)), arrayminus: leads.map((d) => Math.max(0, d.value - d.low)),
+          };
+        }
+        traces.push(trace);
       }
-    }
+    });
+    byId("epochs").hidden = !traces.length;
     if (!traces.length) return;
-    byId("plot-epochs").hidden = false;
-    Plotly.newPlot("plot-epochs", traces, layout("Scores by epoch", "Epoch", "Score"), CONFIG);
+    const place = { ...layout("Scores by epoch", "Epoch", "Score"), hovermode: "x", shapes };
+    Object.assign(place.xaxis, traces[0].x.length < 25 ? { dtick: 1 } : {}, { tickformat: "d" });
+    delete place.yaxis.range; // the differences are small: the axis shows them
+    Plotly.newPlot("plot-epochs", traces, place, CONFIG);
   }
 
   function plotAttributes() {
-    const { names, success } = data.attributes;
+    const { names, codes, sequences } = data.attributes;
     byId("plot-attributes").hidden = !names.length;
     if (!names.length) return;
     const traces = data.trackers.map((tracker, i) => ({
-      type: "bar", x: names.map(plain), y: success[i], name: plain(tracker.name), marker: { color: color(i) },
+      type: "bar", x: codes.map((code, n) => `${plain(code)} (${sequences[n]})`), y: data.attributes.success[i],
+      name: label(tracker), marker: { color: color(i) }, customdata: names.map(plain),
+      hovertemplate: "%{customdata}<br>%{fullData.name} %{y:.3f}<extra></extra>",
     }));
-    Plotly.newPlot("plot-attributes", traces, { ...layout("Success by attribute", "", "Success"), barmode: "group" }, CONFIG);
+    const place = { ...layout("Success by attribute (number of sequences)", "", "Success"), barmode: "group" };
+    const buttons = ["success", "precision"].map((metric) => ({
+      label: metric, method: "update", args: [
+        { y: data.attributes[metric] },
+        { "title.text": `${metric === "success" ? "Success" : "Precision"} by attribute (number of sequences)`,
+          "yaxis.title.text": metric === "success" ? "Success" : "Precision" }],
+    }));
+    place.updatemenus = [{ type: "buttons", direction: "left", x: 0, xanchor: "left", y: 1.02, yanchor: "bottom", buttons }];
+    Plotly.newPlot("plot-attributes", traces, place, CONFIG);
   }
 
-  const right = { x: 1, xanchor: "right", y: 1 };
-  const below = { x: 1, xanchor: "right", y: 0 };
-  plotCurves("success", "Success", "Overlap threshold", "Success rate", right);
+  const above = { x: 1, xanchor: "right", y: 1 };
+  const below = { x: 1, xanchor: "right", y: 0, yanchor: "bottom" };
+  // Good success curves leave their lower left corner empty, poor ones their upper right.
+  const free = data.trackers[0].success > 0.55 && data.trackers.at(-1).success > 0.35 ? { x: 0, xanchor: "left", y: 0, yanchor: "bottom" } : above;
+  plotCurves("success", "Success", "Overlap threshold", "Success rate", free);
   plotCurves("precision", "Precision", "Location error threshold (px)", "Precision", below);
   plotCurves("norm_precision", "Normalised precision", "Location error / target size", "Precision", below);
+  sharedLegend();
   plotEpochs();
   plotAttributes();
 
@@ -175,6 +269,7 @@
     const columns = 160;
     canvas.width = columns;
     canvas.height = 5 * runs.length;
+    canvas.style.height = `${Math.min(48, Math.max(20, 4 * runs.length))}px`;
     canvas.setAttribute("aria-hidden", "true");
     const context = canvas.getContext("2d");
     runs.forEach((run, i) => {
@@ -201,21 +296,21 @@
 
   // ---- Player
 
-  const state = { video: null, frame: 0, timer: null, image: null, shown: data.trackers.map(() => true), truth: true };
+  const state = { video: null, frame: 0, timer: null, shown: data.trackers.map((_, i) => data.trackers.length <= MANY || i < 3), truth: true };
   const canvas = byId("screen");
   const context = canvas.getContext("2d");
   const cache = new Map();
   const values = [];
 
-  function legendEntry(text, swatch, change) {
-    const label = document.createElement("label");
-    const box = Object.assign(document.createElement("input"), { type: "checkbox", checked: true });
+  function legendEntry(text, swatch, checked, change) {
+    const entry = document.createElement("label");
+    const box = Object.assign(document.createElement("input"), { type: "checkbox", checked });
     const mark = Object.assign(document.createElement("span"), { className: "swatch" });
     mark.style.background = swatch;
     const value = Object.assign(document.createElement("span"), { className: "value" });
     box.addEventListener("change", () => { change(box.checked); draw(); });
-    label.append(box, mark, text, value);
-    byId("legend").append(label);
+    entry.append(box, mark, text, value);
+    byId("legend").append(entry);
     return value;
   }
 
@@ -267,8 +362,9 @@
     context.clearRect(0, 0, width, height);
     if (ready) context.drawImage(image, 0, 0, width, height);
     const line = Math.max(1.5, width / 320);
-    if (state.truth) drawBox(truth, frame, TRUTH, line);
-    runs.forEach((run, i) => { if (run && state.shown[i]) drawBox(run.boxes, frame, color(i), line); });
+    // The truth is broad and lies below, so that it shows where a tracker's box covers it; the best tracker is on top.
+    if (state.truth) drawBox(truth, frame, TRUTH, 2 * line);
+    for (let i = runs.length - 1; i >= 0; i -= 1) if (runs[i] && state.shown[i]) drawBox(runs[i].boxes, frame, color(i), line);
     runs.forEach((run, i) => {
       const value = run ? overlapOf(run.overlaps[frame]) : null;
       values[i].textContent = value === null ? "–" : value.toFixed(3);
@@ -302,14 +398,15 @@
     const { runs } = decode(video);
     const frames = Array.from({ length: video.frames }, (_, i) => i + 1);
     const trace = {
-      type: "heatmap", x: frames, y: data.trackers.map((t) => plain(t.name)), zmin: 0, zmax: 1, colorscale: "Cividis",
+      type: "heatmap", x: frames, y: data.trackers.map(label), zmin: 0, zmax: 1, colorscale: "Cividis",
       z: runs.map((run) => frames.map((_, i) => (run ? overlapOf(run.overlaps[i]) : null))),
       hovertemplate: "frame %{x}<br>%{y}<br>overlap %{z:.3f}<extra></extra>", colorbar: { thickness: 12 },
     };
     const cursor = { type: "line", yref: "paper", y0: 0, y1: 1, x0: 1, x1: 1, line: { color: "#d00", width: 2 } };
     const place = {
-      height: 110 + 28 * runs.length, margin: { l: 10, r: 10, t: 10, b: 45 }, shapes: [cursor],
-      xaxis: { title: { text: "Frame (click to go there)" } }, yaxis: { autorange: "reversed", automargin: true },
+      height: 110 + (runs.length > 8 ? 20 : 28) * runs.length, margin: { l: 10, r: 10, t: 10, b: 45 }, shapes: [cursor],
+      xaxis: { title: { text: "Frame (click to go there); grey: no box" }, showgrid: false, range: [0.5, video.frames + 0.5] },
+      yaxis: { autorange: "reversed", automargin: true, showgrid: false }, plot_bgcolor: "#bbb",
     };
     Plotly.react("plot-strips", [trace], place, CONFIG);
   }
@@ -326,10 +423,23 @@
     show(0);
   }
 
-  legendEntry("ground truth", TRUTH, (on) => { state.truth = on; });
+  legendEntry("ground truth", TRUTH, true, (on) => { state.truth = on; });
   data.trackers.forEach((tracker, i) => {
-    values.push(legendEntry(tracker.name, color(i), (on) => { state.shown[i] = on; }));
+    values.push(legendEntry(tracker.name, color(i), state.shown[i], (on) => { state.shown[i] = on; }));
   });
+  if (data.trackers.length > MANY) {
+    const bar = Object.assign(document.createElement("div"), { className: "all" });
+    for (const [text, on] of [["all", true], ["none", false]]) {
+      const button = Object.assign(document.createElement("button"), { type: "button", textContent: text });
+      button.addEventListener("click", () => {
+        state.shown.fill(on);
+        for (const box of [...byId("legend").querySelectorAll("input")].slice(1)) box.checked = on;
+        draw();
+      });
+      bar.append(button);
+    }
+    byId("legend").prepend(bar);
+  }
   byId("play").addEventListener("click", () => play(state.timer === null));
   byId("frame").addEventListener("input", (event) => { play(false); show(Number(event.target.value) - 1); });
   byId("speed").addEventListener("change", () => { if (state.timer !== null) play(true); });
