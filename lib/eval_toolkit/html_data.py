@@ -25,7 +25,7 @@ from lib.eval_toolkit.ope import (
     mean_curve,
 )
 from lib.eval_toolkit.report import attributes_of
-from lib.eval_toolkit.results import OPEScores, Rows
+from lib.eval_toolkit.results import OPEScores, Rows, stamped
 
 BOX_UNIT = 0.25
 """Boxes travel as 16-bit integers in quarters of a pixel, which reach to 8191 px; finer than a screen shows."""
@@ -74,8 +74,9 @@ def page_data(
 def _tracker_data(s: OPEScores) -> dict[str, Any]:
     family, epoch = epoch_of(s.tracker)
     curves = {name: mean_curve(curve, s.convention).round(5).tolist() for name, curve in s.curves._asdict().items()}
-    return {"name": s.label, "success": s.success, "precision": s.precision, "norm_precision": s.norm_precision,
-            "curves": curves, "family": family, "epoch": epoch}
+    short = s.label if epoch is None else stamped(f"{family} e{epoch}", s.tuned_on)
+    return {"name": s.label, "short": short, "success": s.success, "precision": s.precision,
+            "norm_precision": s.norm_precision, "curves": curves, "family": stamped(family, s.tuned_on), "epoch": epoch}
 
 
 def epoch_of(tracker: str) -> tuple[str, int | None]:

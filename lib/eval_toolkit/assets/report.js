@@ -44,9 +44,8 @@
   const CONFIG = { displaylogo: false, responsive: true, modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]] };
 
   // In plots, an epoch's name is short where that is no other tracker's.
-  const short = (tracker) => `${tracker.family} e${tracker.epoch}`;
   const shortName = (tracker) => (
-    tracker.epoch === null || data.trackers.filter((t) => short(t) === short(tracker)).length > 1 ? tracker.name : short(tracker)
+    data.trackers.filter((t) => t.short === tracker.short).length > 1 ? tracker.name : tracker.short
   );
   const label = (tracker) => plain(shortName(tracker));
   const crowded = data.trackers.length > MANY || data.trackers.some((t) => shortName(t).length > 24);
@@ -193,7 +192,7 @@
     });
     byId("epochs").hidden = !traces.length;
     if (!traces.length) return;
-    const place = { ...layout("Scores by epoch", "Epoch", "Score"), hovermode: "x", shapes };
+    const place = { ...layout(one ? `Scores of ${plain([...families.keys()][0])} by epoch` : "Scores by epoch", "Epoch", "Score"), hovermode: "x", shapes };
     Object.assign(place.xaxis, traces[0].x.length < 25 ? { dtick: 1 } : {}, { tickformat: "d" });
     delete place.yaxis.range; // the differences are small: the axis shows them
     Plotly.newPlot("plot-epochs", traces, place, CONFIG);
