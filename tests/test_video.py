@@ -1,5 +1,6 @@
 """Following a target in one's own video: sources, the box, the result file and the video, with a perfect network."""
 
+import re
 import time
 from argparse import Namespace
 from pathlib import Path
@@ -44,9 +45,11 @@ def test_the_result_file_holds_the_true_boxes_and_the_video_every_frame(tmp_path
     np.testing.assert_allclose(rows[:, 1:5], true, atol=1.5)
     assert rows[0, 1:5].tolist() == [60, 50, 30, 30]
     assert (rows[:, 6] == 0).all()
-    film = open_source(str(tmp_path / "clip.mp4"))
-    assert len(list(film.frames)) == 8
-    film.close()
+    path = tmp_path / "clip.mp4"
+    for source, name in ((str(path), "clip"), (path.as_uri(), re.sub(r"\W+", "_", str(path)).strip("_"))):
+        film = open_source(source)
+        assert (film.name, film.count, len(list(film.frames))) == (name, 8, 8)
+        film.close()
 
 
 class Blind(Oracle):

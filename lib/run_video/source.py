@@ -40,15 +40,14 @@ class Source:
 def open_source(text: str) -> Source:
     """Return the source called `text`: digits are a camera, an address with :// a stream, else a folder or a file.
 
-    A camera and a stream give their newest frame each time, so a slow tracker falls behind by frames, not by minutes.
-    Raises UserError when there is no such thing or no frame in it.
+    A camera and a live stream give their newest frame each time, so a slow tracker falls behind by frames, not by
+    minutes; a recording behind an address is read frame by frame. Raises UserError when there is no such thing or no
+    frame in it.
     """
     if text.isdecimal():
         return _live(cv2.VideoCapture(int(text)), name=f"camera{int(text)}", what=f"camera {text}")
     if "://" in text:
-        parts = urlsplit(text)  # a password in the address must not end in a file's name or a message
-        name = re.sub(r"\W+", "_", f"{parts.hostname or ''}{parts.path}").strip("_") or "stream"
-        return _live(cv2.VideoCapture(text), name=name, what=f"{parts.scheme}://{parts.hostname or ''}{parts.path}")
+        return _address(text)
     path = Path(text)
     if path.is_dir():
         return _folder(path)
@@ -78,12 +77,30 @@ def _file(path: Path) -> Source:
     capture = cv2.VideoCapture(str(path))
     if not capture.isOpened():
         raise UserError(f"{path}: not a video that can be decoded ({path.stat().st_size} bytes); is it whole?")
-    count = capture.get(cv2.CAP_PROP_FRAME_COUNT)
-    total = int(count) if math.isfinite(count) and 0 < count < 1e9 else None
-    return Source(path.stem, _decoded(capture, path, total), _rate(capture), total, capture.release)
+    return _recorded(capture, name=path.stem, what=str(path), total=_length(capture))
 
 
-def _decoded(capture: Any, path: Path, total: int | None) -> Iterator[Image]:
+def _address(text: str) -> Source:
+    parts = urlsplit(text)  # a password in the address must not end in a file's name or a message
+    name = re.sub(r"\W+", "_", f"{parts.hostname or ''}{parts.path}").strip("_") or "stream"
+    what = f"{parts.scheme}://{parts.hostname or ''}{parts.path}"
+    capture = cv2.VideoCapture(text)
+    if (total := _length(capture)) is not None:  # a recording, which waits for its reader
+        return _recorded(capture, name=name, what=what, total=total)
+    return _live(capture, name=name, what=what)
+
+
+def _length(capture: Any) -> int | None:
+    """Return the number of frames that a recording promises, None where nothing is open or it is live."""
+    count = capture.get(cv2.CAP_PROP_FRAME_COUNT) if capture.isOpened() else 0
+    return int(count) if math.isfinite(count) and 0 < count < 1e9 else None
+
+
+def _recorded(capture: Any, *, name: str, what: str, total: int | None) -> Source:
+    return Source(name, _decoded(capture, what, total), _rate(capture), total, capture.release)
+
+
+def _decoded(capture: Any, what: str, total: int | None) -> Iterator[Image]:
     read = 0
     while True:
         good, frame = capture.read()
@@ -92,9 +109,9 @@ def _decoded(capture: Any, path: Path, total: int | None) -> Iterator[Image]:
         read += 1
         yield np.asarray(frame, np.uint8)
     if not read:
-        raise UserError(f"{path}: no frame of it can be decoded; is it a video, and whole?")
+        raise UserError(f"{what}: no frame of it can be decoded; is it a video, and whole?")
     if total is not None and read < total - 1:  # a container's count is often one too high
-        _log.warning("%s: ends after %d frames; its header promises %d", path, read, total)
+        _log.warning("%s: ends after %d frames; its header promises %d", what, read, total)
 
 
 def _rate(capture: Any) -> float:
