@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections import Counter
 from collections.abc import Iterator
@@ -97,15 +98,14 @@ def write_preview(folder: Path, journal: Journal, *, root: Path | None = None) -
     names = sorted(journal.places)
     rng = np.random.default_rng(0)
     cells: list[Image] = []
-    chosen = [names[k] for k in rng.permutation(len(names))[: 4 * _SHEET[0] * _SHEET[1]]]
-    for record in journal.records(chosen):
+    for record in journal.records([names[k] for k in rng.permutation(len(names))]):
         rows = [(int(track), int(frame)) for track, frames in record["tracks"].items() for frame in frames]
-        if rows and len(cells) < _SHEET[0] * _SHEET[1]:
+        if rows:
             track, frame = rows[int(rng.integers(len(rows)))]
-            try:
+            with contextlib.suppress(OSError, ValueError, UnreadableCrop):  # lost since: `prepare check` names it
                 cells.append(_preview_cell(record, track, frame, crops=folder / CROPS, root=root))
-            except (OSError, ValueError, UnreadableCrop):
-                continue  # lost since it was made: `prepare check` names it
+        if len(cells) == _SHEET[0] * _SHEET[1]:
+            break
     if cells:
         sheet = np.zeros((_SHEET[1] * _CELL, _SHEET[0] * _CELL, 3), np.uint8)
         for k, cell in enumerate(cells):
