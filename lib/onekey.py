@@ -130,16 +130,20 @@ def _data_flags(dataset: str, options: argparse.Namespace) -> list[str]:
 
 def best_checkpoint(cfg: Config, options: argparse.Namespace) -> Path:
     """Return the checkpoint that the test found best, or the last one where nothing was tested; UserError for none."""
-    summary = options.result_dir / cfg.TEST.DATA / f"{cfg.TRAIN.MODEL}_epochs.json"
-    if cfg.TEST.ISTRUE and summary.is_file():
-        there = read_json(summary)
-        for entry in there["checkpoints"]:
-            if entry["name"] == there["best"]:
-                return Path(entry["path"])
+    there = _tested(cfg, options)
+    for entry in there["checkpoints"]:
+        if entry["name"] == there["best"]:
+            return Path(entry["path"])
     last = newest_intact(Path(cfg.CHECKPOINT_DIR))
     if last is None:
         raise UserError(f"{cfg.CHECKPOINT_DIR}: no checkpoint to tune; train first, or set CHECKPOINT_DIR")
     return last
+
+
+def _tested(cfg: Config, options: argparse.Namespace) -> dict[str, Any]:
+    """Return what test_epochs.py has written of the checkpoints that it scored; none where nothing is tested."""
+    summary = options.result_dir / cfg.TEST.DATA / f"{cfg.TRAIN.MODEL}_epochs.json"
+    return dict(read_json(summary)) if cfg.TEST.ISTRUE and summary.is_file() else {"best": None, "checkpoints": []}
 
 
 def tune_flags(cfg: Config, options: argparse.Namespace, checkpoint: Path, out: Path) -> list[str]:
@@ -174,20 +178,37 @@ def tuned_test_flags(cfg: Config, options: argparse.Namespace, checkpoint: Path,
     return [[*shared, "--tracker_name", f"{arch}_{checkpoint.stem}"], tuned]
 
 
+def reported(dataset: str, cfg: Config, options: argparse.Namespace) -> list[str]:
+    """Return the result folders of a data set that the report is about: the tested epochs, untuned and tuned."""
+    names = [entry["name"] for entry in _tested(cfg, options)["checkpoints"]] if dataset == cfg.TEST.DATA else []
+    if cfg.TUNE.ISTRUE and dataset == cfg.TUNE.DATA:
+        names += [f"{cfg.TRAIN.MODEL}_{best_checkpoint(cfg, options).stem}", f"{cfg.TRAIN.MODEL}_tuned"]
+    return list(dict.fromkeys(names))
+
+
 def _report(dataset: str, cfg: Config, options: argparse.Namespace) -> None:
     """Score what was tested on a data set: tables, plots and, for one-pass sets, a page; unless nothing is new."""
-    results = options.result_dir / dataset
+    results, names = options.result_dir / dataset, reported(dataset, cfg, options)
     out = results / REPORT
-    trackers = sorted(path for path in results.glob(f"{cfg.TRAIN.MODEL}_*") if (path / RUN_FILE).is_file())
-    made = [path.stat().st_mtime_ns for folder in trackers for path in folder.rglob("*.txt")]
-    if (out / "scores.json").is_file() and (out / "scores.json").stat().st_mtime_ns > max(made, default=0):
+    last = out / ("report.html" if is_one_pass(dataset) else "scores.json")  # what a report writes last
+    if last.is_file() and _is_reported(out / "scores.json", [results / name for name in names]):
         _say("report", f"done already: {out}")
         return
     _say("report", str(out))
-    flags = [*_data_flags(dataset, options), "--tracker_result_dir", str(options.result_dir), "--trackers",
-             *(path.name for path in trackers), "--vis", "--out", str(out)]
+    flags = [*_data_flags(dataset, options), "--tracker_result_dir", str(options.result_dir), "--trackers", *names,
+             "--vis", "--out", str(out)]
     if load_benchmark(dataset, options.dataset_dir, images=False).missing:
         flags.append("--allow-missing")
     if is_one_pass(dataset):
-        flags += ["--html", str(out / "report.html")]
+        flags += ["--html", str(last)]
     lib.eval_toolkit.cli.main(flags)
+
+
+def _is_reported(scores: Path, folders: list[Path]) -> bool:
+    """Return whether the report is of these folders and newer than every result in them."""
+    if not scores.is_file():
+        return False
+    files = [path for folder in folders for path in [*folder.rglob("*.txt"), folder / RUN_FILE]]
+    newest = max((path.stat().st_mtime_ns for path in files), default=0)
+    told = {tracker["tracker"] for tracker in read_json(scores)["trackers"]}
+    return scores.stat().st_mtime_ns > newest and told == {folder.name for folder in folders}

@@ -72,6 +72,10 @@ def test_the_best_checkpoint_of_the_test_is_tuned(tmp_path: Path) -> None:
     entries = [{"name": f"Ocean_checkpoint_e{n}", "path": f"s/checkpoint_e{n}.pth"} for n in (1, 2)]
     summary.write_text(json.dumps({"best": "Ocean_checkpoint_e1", "checkpoints": entries}))
     assert onekey.best_checkpoint(cfg, options) == Path("s/checkpoint_e1.pth")
+    (summary.parent / "Ocean_checkpoint_e7").mkdir()  # of an earlier, wider test: no part of this report
+    assert onekey.reported("MINE", cfg, options) == ["Ocean_checkpoint_e1", "Ocean_checkpoint_e2", "Ocean_tuned"]
+    only = load_config(tmp_path / "tiny.yaml", overrides=["TUNE.ISTRUE=False"])
+    assert onekey.reported("MINE", only, options) == ["Ocean_checkpoint_e1", "Ocean_checkpoint_e2"]
 
 
 def test_tuned_results_are_replaced_when_the_tuning_has_gone_on(tmp_path: Path) -> None:
@@ -183,3 +187,28 @@ def test_it_goes_on_after_kills_and_does_nothing_twice(tmp_path: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in kept}
     assert run() == (0, False)
     assert {path: path.stat().st_mtime_ns for path in kept} == before
+
+
+def test_a_report_is_of_just_these_results_and_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = cfg_of(tmp_path, TEST=True)
+    cfg, options, results = load_config(path), options_of(path), tmp_path / "result" / "MINE"
+    write_squares(tmp_path / "dataset" / "MINE", {"A": 2})
+    (results / "Ocean_checkpoint_e1").mkdir(parents=True)
+    (results / "Ocean_checkpoint_e1" / "A.txt").touch()
+    (results / "Ocean_checkpoint_e1" / "run.json").write_text("{}")
+    entry = {"name": "Ocean_checkpoint_e1", "path": "checkpoint_e1.pth"}
+    (results / "Ocean_epochs.json").write_text(json.dumps({"best": None, "checkpoints": [entry]}))
+    written: list[str] = []
+    monkeypatch.setattr(lib.eval_toolkit.cli, "main", lambda flags: written.append(flags[flags.index("--html") + 1]))
+    page, scores = results / "_onekey" / "report.html", results / "_onekey" / "scores.json"
+    page.parent.mkdir()
+    mine = "Ocean_checkpoint_e1"
+    for name, has_page, count in ((mine, True, 0), (mine, False, 1), ("Other", True, 2)):
+        scores.write_text(json.dumps({"trackers": [{"tracker": name}]}))
+        page.touch() if has_page else page.unlink()
+        onekey._report("MINE", cfg, options)
+        assert written == [str(page)] * count
+    scores.write_text(json.dumps({"trackers": [{"tracker": "Ocean_checkpoint_e1"}]}))
+    os.utime(scores, ns=(0, 0))  # older than the results
+    onekey._report("MINE", cfg, options)
+    assert len(written) == 3
