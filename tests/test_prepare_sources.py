@@ -170,6 +170,7 @@ def ytb_tree(root: Path) -> None:
     rows = ["AAA_-1,0,3,bird,0,present,0.125,0.375,0.25,0.5", "AAA_-1,1000,3,bird,0,present,0.25,0.5,0.25,0.5",
             "AAA_-1,2000,3,bird,0,absent,-1.0,-1.0,-1.0,-1.0", "AAA_-1,3000,3,bird,0,present,0.25,0.5,0.25,0.5",
             "BBB,5000,3,bird,0,present,0.2,0.6,0.2,0.6",
+            "AAA_-1,1040,3,bird,0,present,0.1,0.5,0.1,0.5",
             "AAA_-1,1000,3,bird,1,present,0.5,0.9,0.5,0.9", "AAA_-1,1000,0,person,0,present,0.5,0.5,0.5,0.9"]
     write(root / "yt_bb_detection_train.csv", "\n".join(rows) + "\n")
     for name in ("3/AAA_-1_0_3_0", "3/AAA_-1_1000_3_0", "3/AAA_-1_2000_3_0", "3/AAA_-1_1000_3_1", "0/AAA_-1_1000_0_0"):
@@ -182,7 +183,7 @@ def test_youtube_bb(tmp_path):
     index, dropped = prepare("ytb", root)
     assert index == {"yt_bb_detection_train/3/AAA_-1": {
         "00": {"000000": [20, 30, 60, 60], "000001": [40, 30, 80, 60]}, "01": {"000001": [80, 60, 144, 108]}}}
-    assert dropped == {"absent": 1, "picture missing": 2, "no area": 1}
+    assert dropped == {"absent": 1, "picture missing": 2, "no area": 1, "a second box in the same second": 1}
 
 
 def test_youtube_bb_that_is_not_in_form(tmp_path):

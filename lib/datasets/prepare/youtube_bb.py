@@ -34,7 +34,7 @@ class YoutubeTask:
 
     def read(self) -> Video:
         """Return the frames at hand; frame numbers are whole seconds, so RANGE counts seconds."""
-        frames, dropped = [], Counter[str]()
+        frames, dropped, seen = [], Counter[str](), set[tuple[int, int]]()
         for place, row in self._rows():
             stem = f"{row['youtube_id']}_{row['timestamp_ms']}_{row['class_id']}_{row['object_id']}"
             picture = safe_name(f"{self.split}/{row['class_id']}/{stem}.jpg", place=place)
@@ -43,6 +43,10 @@ class YoutubeTask:
                 second, track = int(row["timestamp_ms"]) // 1000, int(row["object_id"])
             except ValueError as error:
                 raise UserError(f"{place}: {error}; expected {', '.join(_COLUMNS)}") from error
+            if (track, second) in seen:
+                dropped["a second box in the same second"] += 1
+                continue
+            seen.add((track, second))
             absent = row["object_presence"] == "absent"
             if (self.root / picture).is_file():
                 box = Box(track, (x1, y1, x2, y2), absent=absent)
