@@ -26,7 +26,7 @@ def test_the_advice_names_a_key_that_can_still_help(monkeypatch, workers, local_
 @pytest.mark.parametrize(("wait", "said"), [(0.02, 1), (0.0, 0)])
 def test_a_run_bound_by_data_says_so_once(monkeypatch, caplog, wait, said):
     monkeypatch.setattr(watch, "DATA_BOUND_AFTER", 0.0)
-    watched = Watch(World(), max_unreadable=0)
+    watched = Watch(World(), max_unreadable=0.0, pairs_per_epoch=1, pairs_per_step=1)
     with caplog.at_level(logging.WARNING):
         for step in range(3):
             watched.add(step, {"total": torch.tensor(1.0)}, torch.tensor(1.0))
