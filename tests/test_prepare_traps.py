@@ -7,8 +7,11 @@ from typing import NamedTuple
 
 import cv2
 import pytest
+import yaml
 from raw_trees import picture, write_cmyk, write_picture
 
+from lib.config import load_config
+from lib.datasets.ocean import build_dataset
 from lib.datasets.prepare.__main__ import main
 
 Box = tuple[float, float, float, float]
@@ -191,3 +194,20 @@ def test_absent_objects_can_be_kept(source, tmp_path):
     assert sorted(map(int, tracks["00"])) == [FORMATS[source].first + k for k in (*KEPT[:-1], 7, KEPT[-1])]
     assert json.loads((tmp_path / "data" / "manifest.json").read_text(encoding="utf-8"))["dropped"] == DROPPED
     assert cv2.imread(str(tmp_path / "data" / "preview.png")) is not None, "the sheet needs no crops"
+
+
+def test_the_lines_that_prepare_prints_are_a_training_with_all_sources(tmp_path, capsys):
+    lines = ""
+    for source, form in FORMATS.items():
+        form.tree(tmp_path / source)
+        raw = ["--no-crops"] if source in ("voc", "lasot") else []
+        main([source, "--root", str(tmp_path / source), "--out", str(tmp_path / "data: all" / source), "--jobs", "1", *raw])
+        lines += capsys.readouterr().out.partition("below DATASET of the training's YAML:\n")[2]
+    sources = yaml.safe_load(lines)
+    assert set(sources) == {source.upper() for source in FORMATS}
+    path = tmp_path / "train.yaml"
+    path.write_text(f"OCEAN:\n  TRAIN: {{WHICH_USE: [{', '.join(sources)}]}}\n  DATASET:\n{lines}", encoding="utf-8")
+    dataset = build_dataset(load_config(path))
+    assert len(dataset) == sum(source["USE"] for source in sources.values())
+    seen = {dataset.mixture[n].source for n in range(len(dataset)) if dataset[n].search.shape == (3, 255, 255)}
+    assert seen == set(range(len(FORMATS))), "a pair of every source"

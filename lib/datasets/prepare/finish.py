@@ -133,5 +133,6 @@ def _preview_cell(record: dict[str, Any], track: int, frame: int, *, crops: Path
 def yaml_snippet(name: str, path: Path, folder: Path, *, form: str, crops: int) -> str:
     """Return the lines to paste under DATASET for this folder; RANGE and USE are the source's own where it has any."""
     known = DatasetConfig().SOURCES.get(name, SourceConfig(USE=crops))
-    return (f"    {name}:\n      PATH: {path}\n      ANNOTATION: {folder / INDEX}\n      RANGE: {known.RANGE}\n"
+    where, index = (json.dumps(str(place), ensure_ascii=False) for place in (path, folder / INDEX))  # quoted, as YAML
+    return (f"    {name}:\n      PATH: {where}\n      ANNOTATION: {index}\n      RANGE: {known.RANGE}\n"
             f"      USE: {min(known.USE, crops)}\n      FORMAT: {form}\n")
