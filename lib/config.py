@@ -173,6 +173,7 @@ class DatasetConfig(_Section):
     CLS_TARGET: Literal["box", "reference"] = "box"
     MAX_UNREADABLE: Probability = 0.001
     PAIRS: Count = 0
+    JITTER: Annotated[float, Field(ge=0, lt=1)] = 0.05
     NEGATIVE: Probability = 0.0
     NEGATIVE_FROM: Literal["any", "source", "video"] = "any"
     SOURCES: dict[str, SourceConfig] = _SOURCES  # in YAML each source is a child of DATASET

@@ -22,7 +22,7 @@ from lib.datasets.benchmarks import Benchmark, Sequence, load_benchmark
 from lib.datasets.benchmarks.vot import VOTSequence
 from lib.errors import UserError, did_you_mean
 from lib.log import RunLog, duration
-from lib.testing.opening import check_arch, open_tracker, params_arch, weights_file
+from lib.testing.opening import check_arch, open_tracker, params_arch, params_beside, weights_file
 from lib.testing.restart import RestartRuns, RestartTrack
 from lib.testing.results import ResultFolder, record_of
 from lib.testing.video import GREEN, YELLOW, BoxVideo
@@ -63,7 +63,8 @@ def add_common_flags(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dataset_dir", type=Path, default=Path("dataset"), help="its folder, or that folder's parent")
     parser.add_argument("--result_dir", type=Path, default=Path("result"), help="results go to DIR/<dataset>/<tracker>")
     parser.add_argument("--align", **flag, help="with the object-aware branch; default: if the checkpoint has it")
-    parser.add_argument("--params", type=Path, help="tracking hyper-parameters; default experiments/test/<dataset>/...")
+    parser.add_argument("--params", type=Path, help="tracking hyper-parameters; default: the YAML of the "
+                        "checkpoint's name beside it, or experiments/test/<dataset>/...")
     parser.add_argument("--device", default="", help="cpu, cuda or cuda:N; default: cuda where there is one")
     parser.add_argument("--amp", choices=("none", "bf16", "fp16"), default="none", help="number format of the network")
     parser.add_argument("--compile", nargs="?", const=True, default=False, **flag, help="torch.compile the network")
@@ -189,7 +190,7 @@ class Candidate:
 
 def load_candidate(checkpoint: Path, options: argparse.Namespace, *, name: str, benchmark: Benchmark) -> Candidate:
     """Return a checkpoint as a tracker, with the hyper-parameters of the test set and the folder of its results."""
-    params, source = params_for(options.params, benchmark.name, arch=options.arch)
+    params, source = params_for(options.params, benchmark.name, arch=options.arch, checkpoint=checkpoint)
     tracker = open_tracker(options.arch, checkpoint, params, align=options.align, device=options.device,
                            amp=options.amp, compiled=options.compile)
     _log.info("tracker %s: %s", source, params)
@@ -198,8 +199,14 @@ def load_candidate(checkpoint: Path, options: argparse.Namespace, *, name: str, 
     return Candidate(tracker, ResultFolder(options.result_dir / options.dataset / name, record))
 
 
-def params_for(given: Path | None, dataset: str, *, arch: str) -> tuple[TrackerParams, str]:
-    """Return the tracking hyper-parameters and where they come from: the given file, or that of the test set."""
+def params_for(given: Path | None, dataset: str, *, arch: str, checkpoint: Path | None = None,
+               ) -> tuple[TrackerParams, str]:
+    """Return the tracking hyper-parameters and where they come from.
+
+    That is the given file, or the one beside the checkpoint, or that of the test set.
+    """
+    if given is None and checkpoint is not None:
+        given = params_beside(checkpoint)
     if given is not None:
         return load_tracker_params(given), str(given)
     return find_tracker_params(dataset, root=PARAMS_ROOT, arch=params_arch(arch))

@@ -165,6 +165,9 @@ def test_the_jitter_stays_small_and_differs_between_the_two_crops():
     assert np.abs(values[:, 3]).max() <= 0.05
     assert np.abs(values[:, 3]).max() > 0.045
     assert all(pair.search.jitter != pair.template.jitter for pair in drawn)
+    strong = np.array([pair.search.jitter for pair in looks(500, jitter=0.3)])
+    assert 0.27 < np.abs(strong[:, :3] - 1).max() <= 0.3
+    assert np.array_equal(strong[:, 3], values[:, 3]), "the hue is left as it is"
 
 
 def test_a_cutout_hides_one_square():
@@ -181,8 +184,8 @@ def test_a_cutout_hides_one_square():
 
 def test_the_config_sets_every_switch():
     config = DatasetConfig(SHIFT=1.0, SCALE=0.02, SHIFTs=3.0, SCALEs=0.04, COLOR=0.5, FLIP=0.6, ROTATION=0.7, GRAY=0.8,
-                           BLUR=0.9, CUTOUT=0.1)
-    assert Augmentation.from_config(config) == Augmentation(1.0, 0.02, 3.0, 0.04, 0.5, 0.6, 0.7, 0.8, 0.9, 0.1)
+                           BLUR=0.9, CUTOUT=0.1, JITTER=0.3)
+    assert Augmentation.from_config(config) == Augmentation(1.0, 0.02, 3.0, 0.04, 0.5, 0.6, 0.7, 0.8, 0.9, 0.1, 0.3)
     assert Augmentation.from_config(DatasetConfig()) == Augmentation(), "one default, written in two places"
 
 

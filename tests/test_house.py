@@ -39,6 +39,7 @@ ALLOWED: dict[str, set[str]] = {
     "measure": {"models", "datasets", "tracker", "eval_toolkit", "boxes", "crops"},
     "compare": TOOL,
     "run_video": TOOL,
+    "release": TOOL,
     "export": TOOL,
     "tune": TOOL,
     "vot_toolkit": TOOL,

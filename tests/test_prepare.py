@@ -314,3 +314,16 @@ def test_the_real_sample(tmp_path):
     (few / "list.txt").write_text("\n".join(names) + "\n", encoding="utf-8")
     assert prepare("got10k", few, tmp_path / "data", jobs=2) == 0
     assert load_index(tmp_path / "data" / "train.json").num_tracks == 2
+
+
+def test_select_keeps_the_videos_that_a_pattern_names(tmp_path):
+    index, out = tmp_path / "train.json", tmp_path / "part.json"
+    index.write_text(json.dumps({name: {"00": {"000001": [0, 0, 9, 9]}} for name in ("a_1", "a_2", "b_1")}))
+    assert main(["select", str(index), "--out", str(out), "--only", "a_*", "--without", "a_2"]) == 0
+    assert json.loads(out.read_text()) == {"a_1": {"00": {"000001": [0, 0, 9, 9]}}}
+    with pytest.raises(UserError, match="no video is called 'a_3'"):
+        main(["select", str(index), "--out", str(out), "--without", "a_3"])
+    with pytest.raises(UserError, match="leaves none"):
+        main(["select", str(index), "--out", str(out), "--without", "*"])
+    with pytest.raises(UserError, match="is the index itself"):
+        main(["select", str(index), "--out", str(index)])

@@ -187,10 +187,10 @@ def test_the_command_on_a_real_sequence(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_wrong_flags_are_refused_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lib.run_video.cli.WEIGHTS", tmp_path / "absent.pth")
+    monkeypatch.setattr("lib.run_video.cli.WEIGHTS", "Absent")
     with pytest.raises(UserError, match=r"--lost 1.5"):
         main(["0", "--lost", "1.5"])
     with pytest.raises(UserError, match="--show"):
         main(["0", "--show", "no"])
-    with pytest.raises(UserError, match="--resume is not given"):
+    with pytest.raises(UserError, match="Absent: no such checkpoint"):
         main(["0", "--init", "1,2,3,4"])

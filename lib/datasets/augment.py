@@ -20,7 +20,8 @@ from lib.datasets.pairs import Crop, CropReader
 
 Matrix = NDArray[Any]
 
-JITTER = 0.05  # of brightness, contrast, saturation and hue: the reference's ColorJitter(0.05, 0.05, 0.05, 0.05)
+JITTER = 0.05  # of brightness, contrast and saturation: the reference's ColorJitter(0.05, 0.05, 0.05, 0.05)
+HUE = 0.05  # turns, whatever JITTER: light changes in brightness, hardly in hue
 MAX_ANGLE = 10.0  # degrees
 BLUR_SIGMA = 1.0  # px
 CUTOUT_SIDE = 16  # px
@@ -75,13 +76,14 @@ class Augmentation:
     gray: float = 0.0
     blur: float = 0.0
     cutout: float = 0.0
+    jitter: float = JITTER
 
     @classmethod
     def from_config(cls, config: DatasetConfig) -> Augmentation:
         """Return the augmentation that a configuration's DATASET asks for."""
         return cls(
             config.SHIFT, config.SCALE, config.SHIFTs, config.SCALEs, config.COLOR, config.FLIP, config.ROTATION,
-            config.GRAY, config.BLUR, config.CUTOUT,
+            config.GRAY, config.BLUR, config.CUTOUT, config.JITTER,
         )
 
     def draw(self, rng: np.random.Generator, *, template_size: int, search_size: int) -> Looks:
@@ -102,7 +104,7 @@ class Augmentation:
                 *view,
                 flip=on[1],
                 angle=_signed(u[14 + k]) * MAX_ANGLE if on[2] else 0.0,
-                jitter=_jitter(u[16 + 4 * k : 20 + 4 * k]) if on[0] else None,
+                jitter=_jitter(u[16 + 4 * k : 20 + 4 * k], self.jitter) if on[0] else None,
                 gray=on[3],
                 blur=on[4],
                 cutout=(u[24 + 2 * k], u[25 + 2 * k]) if on[5] else None,
@@ -116,9 +118,9 @@ def _signed(u: float) -> float:
     return 2.0 * u - 1.0
 
 
-def _jitter(u: list[float]) -> tuple[float, float, float, float]:
-    brightness, contrast, saturation, hue = (JITTER * _signed(v) for v in u)
-    return 1 + brightness, 1 + contrast, 1 + saturation, hue
+def _jitter(u: list[float], most: float) -> tuple[float, float, float, float]:
+    brightness, contrast, saturation = (1 + most * _signed(v) for v in u[:3])
+    return brightness, contrast, saturation, HUE * _signed(u[3])
 
 
 def _view(u: list[float], *, shift: float, scale: float, size: int) -> tuple[Boxes, tuple[float, float]]:

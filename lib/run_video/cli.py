@@ -27,14 +27,14 @@ from lib.log import RunLog
 from lib.run_video.select_box import select_box
 from lib.run_video.source import Source, open_source
 from lib.test import Parser, boolean, positive
-from lib.testing.opening import open_tracker
+from lib.testing.opening import open_tracker, params_beside
 from lib.testing.video import YELLOW, BoxVideo, Colour
 from lib.tracker.ocean import OceanTracker
 from lib.tracker.params import TrackerParams, load_tracker_params
 from lib.tracker.scoring import NonFiniteOutput
 
 RED: Colour = (60, 60, 255)  # BGR; a target that is lost
-WEIGHTS = Path(__file__).resolve().parents[2] / "weights" / "Ocean.pth"
+WEIGHTS = "OceanSmall"  # of experiments/weights
 SMOOTHING = 0.1  # weight of the newest frame in the shown speed
 _WINDOW = "OceanKit"
 _log = logging.getLogger(__name__)
@@ -44,8 +44,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Follow the target that the command line names; return 0. Raises UserError."""
     options = _parse(argv)
     with RunLog(main=True):
-        params = load_tracker_params(options.params) if options.params else TrackerParams()
-        tracker = open_tracker(options.arch, options.resume or _default_weights(), params, align=options.align,
+        weights = options.resume or Path(WEIGHTS)
+        settings = options.params or params_beside(weights)
+        params = load_tracker_params(settings) if settings else TrackerParams()
+        tracker = open_tracker(options.arch, weights, params, align=options.align,
                                device=options.device, amp=options.amp)
         source = open_source(options.source)
         try:
@@ -61,7 +63,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("source", help="video file, folder of images, camera number, or stream such as rtsp://...")
     parser.add_argument("--init", default="", metavar="x,y,w,h",
                         help="target's box in the first frame, px from the upper left corner; default: draw it")
-    parser.add_argument("--resume", type=Path, help="checkpoint; default weights/Ocean.pth if it is there")
+    parser.add_argument("--resume", type=Path, help=f"checkpoint; default {WEIGHTS}, which comes along")
     parser.add_argument("--arch", default="Ocean", help="architecture; OceanONNX takes an exported folder as --resume")
     parser.add_argument("--align", **flag, help="with the object-aware branch; default: if the checkpoint has it")
     parser.add_argument("--params", type=Path, help="tracking hyper-parameters, a file as in experiments/test")
@@ -76,13 +78,6 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     if not 0 <= options.lost <= 1:
         raise UserError(f"--lost {options.lost}: a score lies between 0 and 1; expected a number in that range")
     return options
-
-
-def _default_weights() -> Path:
-    if not WEIGHTS.is_file():
-        raise UserError(f"--resume is not given and there is no {WEIGHTS.parent.name}/{WEIGHTS.name}; "
-                        f"name a checkpoint such as --resume snapshot/checkpoint_e20.pth")
-    return WEIGHTS
 
 
 def parse_box(text: str, image: Image) -> Boxes:

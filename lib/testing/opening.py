@@ -15,6 +15,7 @@ from lib.tracker.ocean import Amp, OceanTracker
 from lib.tracker.onnx import default_device, load_onnx, record_file
 from lib.tracker.params import TrackerParams
 
+WEIGHTS_ROOT = Path(__file__).resolve().parents[2] / "experiments" / "weights"
 EXPORTED = {"OceanONNX": False, "OceanTRT": True}  # whether ONNX Runtime shall use TensorRT
 _log = logging.getLogger(__name__)
 
@@ -30,9 +31,21 @@ def params_arch(arch: str) -> str:
     return "Ocean" if arch in EXPORTED else arch
 
 
+def find_weights(path: Path) -> Path:
+    """Return `path`, or the weights of that name that come with the project (experiments/weights/<name>.pth)."""
+    shipped = WEIGHTS_ROOT / f"{path}.pth"
+    return shipped if not path.exists() and shipped.is_file() else path
+
+
 def weights_file(arch: str, path: Path) -> Path:
     """Return the file that stands for the weights: the checkpoint, or the export.json of an exported folder."""
-    return record_file(path) if arch in EXPORTED else path
+    return record_file(path) if arch in EXPORTED else find_weights(path)
+
+
+def params_beside(path: Path) -> Path | None:
+    """Return the file of tracking hyper-parameters that belongs to weights: of their name, beside them."""
+    beside = find_weights(path).with_suffix(".yaml")
+    return beside if beside.is_file() else None
 
 
 def pick_device(text: str) -> torch.device:
@@ -50,11 +63,12 @@ def open_tracker(arch: str, path: Path, params: TrackerParams, *, align: bool | 
                  amp: Amp = "none", compiled: bool = False) -> OceanTracker:
     """Return the tracker of a checkpoint or, with `arch` in EXPORTED, of an exported folder.
 
-    device: as in `pick_device`, "" for a GPU where there is one that the architecture can use. Raises UserError.
+    path: also a name that `find_weights` knows. device: as in `pick_device`, "" for a GPU where there is one that the
+    architecture can use. Raises UserError.
     """
     check_arch(arch)
     if arch not in EXPORTED:
-        model = load_model(path, align=align)
+        model = load_model(find_weights(path), align=align)
         _log.info("%s", model.load_report)
         return OceanTracker(model, params, device=pick_device(device), amp=amp, compiled=compiled)
     if amp != "none" or compiled:

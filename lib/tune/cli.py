@@ -136,7 +136,7 @@ def tune(options: argparse.Namespace) -> str:
     check_scored_here(options.dataset)
     benchmark = load_videos(options.dataset, options.dataset_dir, only=options.videos)
     say_what_is_there(benchmark)
-    start, source = params_for(None, benchmark.name, arch=options.arch)
+    start, source = params_for(None, benchmark.name, arch=options.arch, checkpoint=options.resume)
     tracker = open_tracker(options.arch, options.resume, start, align=options.align, device=options.device,
                            amp=options.amp)
     record = record_of(weights_file(options.arch, options.resume), model=tracker.model.spec, params=start,

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, fields
 from pathlib import Path
 
-from lib.datasets.prepare import check, coco, pack, pascal, videos, youtube_bb
+from lib.datasets.prepare import check, coco, pack, pascal, select, videos, youtube_bb
 from lib.datasets.prepare.cut import Cutter
 from lib.datasets.prepare.finish import CROPS, INDEX, MANIFEST, Summary, finish, write_preview, yaml_snippet
 from lib.datasets.prepare.journal import Journal
@@ -37,14 +37,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Return 0 when the data are prepared; raise UserError for what only the user can mend."""
     words = list(sys.argv[1:] if arguments is None else arguments)
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
-    other = {"check": check.main, "pack": pack.main}.get(words[0] if words else "")
+    other = {"check": check.main, "pack": pack.main, "select": select.main}.get(words[0] if words else "")
     return other(words[1:]) if other else prepare(parse(words))
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Return the checked command line."""
     parser = argparse.ArgumentParser(prog="python -m lib.datasets.prepare", description=__doc__,
-                                     epilog="also: prepare check FOLDER, prepare pack FOLDER; see their --help")
+                                     epilog="also: prepare check FOLDER, pack FOLDER, select INDEX; see their --help")
     parser.add_argument("source", type=str.upper, choices=sorted(READERS), help="the data set")
     parser.add_argument("--root", type=Path, required=True, help="the raw data, as its archive unpacks")
     parser.add_argument("--out", type=Path, required=True, help="folder for crops, index and manifest, e.g. data/coco")

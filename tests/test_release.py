@@ -1,0 +1,57 @@
+"""Weights for others to use: what is written, how it is found by name, and which settings come along."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from tracker_stubs import small_checkpoint
+
+from lib.checkpoint import load_model, read_checkpoint
+from lib.errors import UserError
+from lib.release import main
+from lib.test import params_for
+from lib.testing.opening import find_weights, open_tracker
+from lib.tracker.params import TrackerParams
+
+
+@pytest.fixture
+def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "weights"
+    monkeypatch.setattr("lib.testing.opening.WEIGHTS_ROOT", folder)
+    return folder
+
+
+def test_a_release_is_half_as_large_predicts_the_same_and_is_found_by_its_name(tmp_path: Path, shelf: Path) -> None:
+    checkpoint = small_checkpoint(tmp_path / "checkpoint_e1.pth")
+    assert main([str(checkpoint), "--name", "Mine", "--out", str(shelf)]) == 0
+    assert find_weights(Path("Mine")) == shelf / "Mine.pth"
+    assert find_weights(checkpoint) == checkpoint, "a file that is there is that file"
+    assert "optimizer" not in read_checkpoint(shelf / "Mine.pth")
+    z, x = torch.rand(1, 3, 127, 127) * 255, torch.rand(1, 3, 255, 255) * 255
+    with torch.inference_mode():
+        before = load_model(checkpoint)(z, x)
+        after = open_tracker("Ocean", Path("Mine"), TrackerParams(), device="cpu").model(z, x)
+    torch.testing.assert_close(after.cls, before.cls, rtol=0.02, atol=0.01)
+    torch.testing.assert_close(after.ltrb, before.ltrb, rtol=0.02, atol=0.2)
+    plain = sum(tensor.nbytes for tensor in read_checkpoint(checkpoint)["state_dict"].values())
+    assert sum(tensor.nbytes for tensor in read_checkpoint(shelf / "Mine.pth")["state_dict"].values()) < 0.55 * plain
+
+
+def test_settings_beside_the_weights_come_before_those_of_the_test_set(tmp_path: Path, shelf: Path) -> None:
+    shelf.mkdir()
+    (shelf / "Mine.pth").touch()
+    assert params_for(None, "OTB2015", arch="Ocean", checkpoint=Path("Mine"))[0].tuned_on == "OTB2015"
+    (shelf / "Mine.yaml").write_text("TEST:\n  lr: 0.25\n  tuned_on: elsewhere\n", encoding="utf-8")
+    found, source = params_for(None, "OTB2015", arch="Ocean", checkpoint=Path("Mine"))
+    assert (found.lr, found.tuned_on, source) == (0.25, "elsewhere", str(shelf / "Mine.yaml"))
+    given = tmp_path / "given.yaml"
+    given.write_text("TEST:\n  lr: 0.5\n", encoding="utf-8")
+    assert params_for(given, "OTB2015", arch="Ocean", checkpoint=Path("Mine"))[0].lr == 0.5
+
+
+def test_weights_too_large_for_a_repository_are_refused(tmp_path: Path, shelf: Path,
+                                                        monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lib.release.MOST_BYTES", 1000)
+    with pytest.raises(UserError, match="MB in half precision, more than"):
+        main([str(small_checkpoint(tmp_path / "c.pth")), "--name", "Mine", "--out", str(shelf)])
+    assert not list(shelf.glob("*"))
