@@ -163,8 +163,9 @@ class Board:
         self._call("add_custom_scalars", {
             "training": {"losses": ["Multiline", ["loss/.*"]], "rates": ["Multiline", ["rate/.*"]],
                          "speed": ["Multiline", ["pairs_per_second", "data_wait"]]},
-            "test": {"success by epoch": ["Multiline", ["test_.*/success"]],
-                     "precision by epoch": ["Multiline", ["test_.*/precision"]]}})
+            "test": {"success by epoch": ["Multiline", [".*/success"]],
+                     "precision by epoch": ["Multiline", [".*/precision"]],
+                     "VOT and GOT-10k by epoch": ["Multiline", [".*/(eao|ao)"]]}})
 
     def picture(self, name: str, image_rgb: NDArray[np.uint8], step: int) -> None:
         """Write a picture (H, W, 3)."""

@@ -315,8 +315,10 @@ def test_scores_go_once_to_the_board_of_the_run_that_trained(here: Path) -> None
     events.Reload()
     table = json.loads((here / "result" / "OTB2015" / "Ocean_epochs.json").read_text(encoding="utf-8"))
     for name in ("success", "precision"):
-        told = [(event.step, event.value) for event in events.Scalars(f"test_OTB2015/{name}")]
+        told = [(event.step, event.value) for event in events.Scalars(f"OTB2015/{name}")]
         assert told == [(row["epoch"], pytest.approx(row[name], abs=1e-6)) for row in table["checkpoints"]]
+    # The HParams tab shows five scalars only, in this order.
+    assert sorted([*events.Tags()["scalars"], "data_wait", "loss/total"]).index("OTB2015/success") < 5
     # A checkpoint that does not know its run, or tells of a folder elsewhere, is scored all the same.
     for run_name in ("../../up", 3, None):
         save_checkpoint(path, {"state_dict": small_model().state_dict(), "config": config, "run": run_name})

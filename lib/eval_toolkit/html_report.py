@@ -31,6 +31,8 @@ from lib.eval_toolkit.results import OPEScores, Rows, read_rows, rules_of, score
 from lib.eval_toolkit.tables import Cell, Table, best_cells
 from lib.files import atomic_write
 
+_NO_ATTRIBUTES = "<p>The data set names no attributes of its sequences.</p>"
+
 
 def write_report(
     path: Path, benchmark: Benchmark, scores: Sequence[OPEScores], rows: Sequence[Mapping[str, Rows]], *,
@@ -104,7 +106,7 @@ def _page(benchmark: Benchmark, scores: Sequence[OPEScores], worst: Table, data:
         summary=as_html(summary_table(scores, speeds=speeds), identity="summary-table"),
         differences="\n".join(as_html(table, identity="lead-table") for table in difference_tables(scores)),
         attributes="\n".join(as_html(table, identity=f"attribute-table-{index}")
-                             for index, table in enumerate(attribute_tables(scores))),
+                             for index, table in enumerate(attribute_tables(scores))) or _NO_ATTRIBUTES,
         videos=as_html(worst, identity="video-table", first_as_button=True, bars=True),
         style=_asset("report.css"), script=_asset("report.js"), plotly=_plotly_script(),
         # "<" would end the script element early wherever a name holds "</script"; in JSON its escape means the same.

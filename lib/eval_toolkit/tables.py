@@ -44,7 +44,7 @@ def _text_table(table: Table) -> str:
 
 
 def _is_count(cell: Cell) -> bool:
-    return isinstance(cell, str) and cell.replace("/", "").isdigit()
+    return isinstance(cell, str) and cell.replace("/", "").replace(".", "", 1).isdigit()
 
 
 def as_markdown(tables: Sequence[Table], remarks: Sequence[str]) -> str:

@@ -92,7 +92,7 @@ def _run(options: argparse.Namespace, argv: list[str], *, speaks: bool) -> int:
     convention = options.convention or default_convention(options.dataset)
     scoreboard = Scoreboard(sweep, bar, convention=convention, board_dir=options.log_dir)
     with bar:
-        if len(devices) > 1:
+        if len(devices) > 1 and not sweep.is_finished():
             code = run_workers(argv, devices, tick=lambda: _look(sweep, scoreboard))
         else:
             code = _work_here(sweep, scoreboard, bar, speaks=speaks)
