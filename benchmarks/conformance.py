@@ -34,8 +34,10 @@ from lib.tracker.ocean import OceanTracker, TrackerState
 from lib.tracker.onnx import load_onnx
 
 BATCH = 4  # sequences that advance together in the row "batched"
-CUDA = {"CUDA, float32": {}, "CUDA, bf16": {"amp": "bf16"}, "CUDA, fp16": {"amp": "fp16"},
-        "CUDA, float32, compiled": {"compiled": True}}
+CUDA: dict[str, dict[str, Any]] = {
+    "CUDA, float32": {}, "CUDA, bf16": {"amp": "bf16"}, "CUDA, fp16": {"amp": "fp16"},
+    "CUDA, float32, compiled": {"compiled": True},
+}
 
 
 class Answer(NamedTuple):
@@ -84,9 +86,11 @@ def ways(args: argparse.Namespace, benchmark: Benchmark, sequence: Sequence) -> 
         "CPU, float32, compiled": torch_way(compiled=True),
         "CPU, bf16": torch_way(amp="bf16"),
     }
+    def onnx_way(folder: Path) -> Callable[[], Answer]:
+        return lambda: follow(OceanTracker(load_onnx(folder), params), [sequence])
+
     for folder in args.onnx:
-        found[f"ONNX Runtime, CPU, {folder.name}"] = lambda folder=folder: follow(
-            OceanTracker(load_onnx(folder), params), [sequence])
+        found[f"ONNX Runtime, CPU, {folder.name}"] = onnx_way(folder)
     for name, options in CUDA.items():
         found[name] = torch_way(device="cuda", **options) if torch.cuda.is_available() else None
     return found

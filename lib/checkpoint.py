@@ -7,10 +7,12 @@ resume needs; the reference code reads it too.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import pickle
 import re
 import warnings
+import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +29,7 @@ from lib.models.pretrained import LAST_BLOCK, split_last_block, torchvision_resn
 
 PREFIXES = ("module.", "_orig_mod.", "feature_extractor.")
 ALIGN_PREFIX = "align_head."
+_SPARE = 10**8  # parameters that a checkpoint may lack before it is refused without its names being compared
 NEW_PARTS = (ALIGN_PREFIX, "features_mhsa.", "features_mhsa_z.")  # what may be added to a trained Ocean
 
 
@@ -94,6 +97,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     path = Path(path)
     if not path.is_file():
         raise UserError(f"{path}: no such checkpoint file; check the path (snapshot/{checkpoint_name(20)}, say)")
+    _check_stored(path)
     try:
         with torch.serialization.safe_globals(_numpy_scalars()), warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # of old pickle protocols: read or refused all the same
@@ -114,6 +118,16 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if "state_dict" not in content:
         content = {"state_dict": content}
     return content
+
+
+def _check_stored(path: Path) -> None:
+    """Raise UserError for an archive with compressed records: torch writes none; a few bytes could fill the memory."""
+    records: list[zipfile.ZipInfo] = []
+    with contextlib.suppress(Exception), zipfile.ZipFile(path) as file:  # what is wrong with it the loader will say
+        records = file.infolist()
+    for record in records:
+        if record.file_size > record.compress_size:
+            raise UserError(f"{path}: holds compressed records, which no checkpoint has; nothing in it was executed")
 
 
 def _unreadable(path: Path) -> UserError:
@@ -173,9 +187,14 @@ def load_model(path: str | Path, *, align: bool | None = None, device: str | tor
     spec = checkpoint.get("model") or {}
     if not isinstance(spec, dict) or not all(isinstance(key, str) for key in spec):
         raise UserError(f"{path}: its 'model' is {spec!r}; expected the keywords of a model")
+    options = {**spec, "align": has_branch if align is None else align}
     try:
-        model = build_model(**{**spec, "align": has_branch if align is None else align})
-    except (UserError, TypeError) as error:
+        with torch.device("meta"):  # takes no memory: first see whether that is what the file holds
+            asked = sum(parameter.numel() for parameter in build_model(**options).parameters())
+        if asked > 2 * sum(tensor.numel() for tensor in weights.values()) + _SPARE:
+            raise UserError(f"its 'model' describes {asked} parameters, which its weights are not")
+        model = build_model(**options)
+    except (UserError, TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"{path}: {error}") from error
     model.load_report = load_weights(model, checkpoint["state_dict"], source=str(path), ignore=_unwanted(model))
     return model.to(device).eval()

@@ -19,8 +19,9 @@ from lib.yaml_text import load_yaml, parse_value
 Probability = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-PositiveInt = Annotated[int, Field(ge=1)]
-Count = Annotated[int, Field(ge=0)]
+PositiveInt = Annotated[int, Field(ge=1, le=10**9)]
+Count = Annotated[int, Field(ge=0, le=10**9)]
+Epochs = Annotated[int, Field(ge=1, le=100_000)]
 
 
 class _Section(BaseModel):
@@ -55,11 +56,11 @@ class TrainConfig(_Section):
     MODEL: str = "Ocean"
     ALIGN: bool = False
     START_EPOCH: Count = 0
-    END_EPOCH: PositiveInt = 20
+    END_EPOCH: Epochs = 20
     TEMPLATE_SIZE: Literal[127] = 127
     SEARCH_SIZE: Literal[255, 271, 287] = 255
     STRIDE: Literal[8] = 8
-    BATCH: PositiveInt = 32
+    BATCH: Annotated[int, Field(ge=1, le=65536)] = 32
     RESUME: bool | str = False
     PRETRAIN: bool | str = False
     LR_POLICY: str = "log"

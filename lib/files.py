@@ -146,7 +146,7 @@ def _read(handle: int, *, max_bytes: int) -> bytes:
         status = os.fstat(handle)
         if status.st_size > max_bytes:
             raise OSError(errno.EFBIG, f"{status.st_size} bytes; at most {max_bytes} are expected of such a file")
-        return file.read(status.st_size or max_bytes)  # a file under /proc says 0 bytes and holds more
+        return file.read(status.st_size or min(max_bytes, 2**20))  # a file under /proc says 0 bytes and holds more
 
 
 def read_text(path: str | Path, *, max_bytes: int = MAX_TEXT_BYTES) -> str:

@@ -12,8 +12,9 @@ import yaml
 from lib.errors import UserError
 from lib.files import read_text
 
-MAX_YAML_BYTES = 2**20
+MAX_YAML_BYTES = 2**17  # the longest file here has 9,000; PyYAML reads some 100,000 a second
 MAX_ALIASES = 64
+MAX_DEPTH = 50  # of nesting; PyYAML takes time with the square of it
 
 
 class _Loader(yaml.SafeLoader):
@@ -38,7 +39,7 @@ _Loader.add_implicit_resolver(
 
 
 def load_yaml(path: str | Path) -> Any:
-    """Return the data of a YAML file of at most 1 MiB and 64 aliases; UserError if it is missing, empty or not YAML."""
+    """Return the data of a YAML file of at most 128 KiB, 64 aliases and 50 levels; UserError if it is anything else."""
     data = _parse(read_text(path, max_bytes=MAX_YAML_BYTES), place=str(path))
     if data is None:
         raise UserError(f"{path}: empty; expected a YAML file with keys (see experiments/train/Ocean.yaml)")
@@ -50,12 +51,26 @@ def parse_value(text: str, *, place: str) -> Any:
     return _parse(text, place=place)
 
 
-def _parse(text: str, *, place: str) -> Any:
-    # An alias may repeat a large node again and again ("billion laughs"); no configuration needs many.
-    try:
-        aliases = sum(isinstance(token, yaml.AliasToken) for token in yaml.scan(text, Loader=_Loader))
+_OPENING = (yaml.FlowSequenceStartToken, yaml.FlowMappingStartToken, yaml.BlockSequenceStartToken,
+            yaml.BlockMappingStartToken)
+_CLOSING = (yaml.FlowSequenceEndToken, yaml.FlowMappingEndToken, yaml.BlockEndToken)
+
+
+def _check_size(text: str, *, place: str) -> None:
+    """Refuse what would take hours or all memory: an alias may repeat a large node again and again."""
+    aliases = depth = 0
+    for token in yaml.scan(text, Loader=_Loader):
+        aliases += isinstance(token, yaml.AliasToken)
+        depth += isinstance(token, _OPENING) - isinstance(token, _CLOSING)
         if aliases > MAX_ALIASES:
-            raise UserError(f"{place}: {aliases} aliases; at most {MAX_ALIASES} are read")
+            raise UserError(f"{place}: more than {MAX_ALIASES} aliases; write the values out")
+        if depth > MAX_DEPTH:
+            raise UserError(f"{place}: nested deeper than {MAX_DEPTH} levels; expected keys and plain values")
+
+
+def _parse(text: str, *, place: str) -> Any:
+    try:
+        _check_size(text, place=place)
         return yaml.load(text, Loader=_Loader)  # _Loader is a SafeLoader: no object is ever constructed
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None) or getattr(error, "context_mark", None)

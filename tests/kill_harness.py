@@ -155,16 +155,19 @@ def enter(name: str, arguments: list[str], log: Path, environment: dict[str, str
 
 
 def digest(part: Any) -> str:
-    """Return a digest of nested dicts, lists, tensors and plain values: equal only for the same bits."""
+    """Return a digest of nested dicts (in whatever order), lists, tensors, plain values: equal only for the same bits.
+
+    The order of an optimizer's state is that in which its parameters first trained in this life of the process.
+    """
     found = hashlib.sha256()
 
     def add(value: Any) -> None:
         if isinstance(value, torch.Tensor):
             found.update(f"{value.dtype} {tuple(value.shape)}".encode() + value.contiguous().numpy().tobytes())
         elif isinstance(value, dict):
-            for key, inner in value.items():
+            for key in sorted(value, key=str):
                 found.update(str(key).encode())
-                add(inner)
+                add(value[key])
         elif isinstance(value, list | tuple):
             for inner in value:
                 add(inner)

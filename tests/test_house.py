@@ -1,6 +1,7 @@
 """The house rules: who may import whom, how long a file or a function may be, and that ruff and mypy are clean."""
 
 import ast
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -172,3 +173,15 @@ def test_public_functions_have_docstrings() -> None:
 def test_the_tools_are_clean(command: list[str]) -> None:
     done = subprocess.run([sys.executable, "-m", *command], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_no_file_of_a_stranger_can_run_code() -> None:
+    """Nothing in lib unpickles, evaluates, extracts archives or starts a shell; torch.load reads weights only."""
+    forbidden = re.compile(r"\bpickle\.loads?\(|\b(?<!\.)eval\(|\bexec\(|extractall|allow_pickle=True|os\.system|"
+                           r"shell=True|torch\.jit\.load|joblib|\bdill\b|cloudpickle|yaml\.(unsafe_load|full_load)|shelve")
+    for path in LIB:
+        text = path.read_text(encoding="utf-8")
+        assert not forbidden.search(text), f"{path}: {forbidden.search(text)}"
+        for call in re.finditer(r"torch\.load\(.*|(?<!\.)np\.load\(.*|yaml\.load\(.*", text):
+            safe = "weights_only=True" in call[0] or "Loader=_Loader" in call[0]
+            assert safe, f"{path}: {call[0]}"

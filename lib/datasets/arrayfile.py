@@ -8,6 +8,7 @@ dtype, shape and offset of each array), then each array's bytes, aligned to 64.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lib.files import atomic_write
+from lib.files import atomic_write, open_regular
 
 _MAGIC = b"OKARRAY1"
 _ALIGN = 64
+_MOST_HEADER = 2**20  # bytes
 
 
 def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]], *, note: Mapping[str, Any]) -> None:
@@ -42,21 +44,26 @@ def read_arrays(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
 
     The bytes of an array are read from the disk when they are first looked at.
     """
-    with path.open("rb") as file:
+    with open_regular(path) as file:
         start = file.read(len(_MAGIC) + 8)
         if start[: len(_MAGIC)] != _MAGIC:
             raise ValueError(f"{path}: not a file of arrays")
         length = int.from_bytes(start[len(_MAGIC) :], "little")
-        if length > path.stat().st_size:
+        if length > min(path.stat().st_size, _MOST_HEADER):
             raise ValueError(f"{path}: cut short")
-        header = json.loads(file.read(length))
+        header = file.read(length)
     mapped = np.asarray(np.memmap(path, np.uint8, mode="r"))  # plain arrays: a memmap's slices are slow to make
-    arrays = {}
-    for name, (dtype, shape, offset) in header["arrays"].items():
-        kind = np.dtype(dtype)
-        begin = len(start) + length + int(offset)
-        size = kind.itemsize * int(np.prod(shape, dtype=np.int64))
-        if kind.hasobject or begin + size > len(mapped):
-            raise ValueError(f"{path}: cut short")
-        arrays[name] = mapped[begin : begin + size].view(kind).reshape(shape)
-    return arrays, header["note"]
+    try:
+        tree = json.loads(header)
+        entries, note = dict(tree["arrays"]), dict(tree["note"])
+        return {name: _array(mapped[len(start) + length :], *entry) for name, entry in entries.items()}, note
+    except (ValueError, KeyError, TypeError, OverflowError, RecursionError) as error:
+        raise ValueError(f"{path}: cut short or damaged ({error})") from error
+
+
+def _array(mapped: NDArray[np.uint8], dtype: str, shape: list[int], offset: int) -> NDArray[Any]:
+    """Return the array at `offset` bytes; raise ValueError or TypeError if it is not within what is mapped."""
+    kind, count = np.dtype(dtype), math.prod(shape)
+    if kind.kind not in "iuf" or min([offset, *shape]) < 0 or offset + count * kind.itemsize > len(mapped):
+        raise ValueError(f"{dtype} {shape} at {offset}")
+    return mapped[offset : offset + count * kind.itemsize].view(kind).reshape(shape)

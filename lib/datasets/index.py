@@ -11,7 +11,7 @@ import logging
 from array import array
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from itertools import chain
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -99,7 +99,7 @@ def load_index(path: Path) -> TrackIndex:
     try:
         arrays, found = read_arrays(cache)
         if found == note:
-            return _MappedIndex(**arrays, cache=cache)
+            return _checked(_MappedIndex(**arrays, cache=cache))
     except FileNotFoundError:
         pass
     except (ValueError, KeyError, TypeError, OSError) as error:
@@ -112,6 +112,25 @@ def load_index(path: Path) -> TrackIndex:
         logger.warning("%s: each start reads the JSON again", error)
         return index
     return _open(cache)
+
+
+def _checked(index: _MappedIndex) -> _MappedIndex:
+    """Return arrays from a file beside the JSON, which may be a stranger's as that is; raise ValueError if they lie."""
+    frames, tracks, videos = len(index.frames), index.num_tracks, len(index.name_starts) - 1
+    for starts, parts, total in ((index.starts, tracks, frames), (index.name_starts, videos, len(index.name_bytes))):
+        if len(starts) != parts + 1 or starts[0] != 0 or starts[-1] != total or (np.diff(starts) <= 0).any():
+            raise ValueError("its parts do not follow one another")
+    numbers = (index.track_numbers, index.video_of_track, index.frames)
+    if any(part.ndim != 1 or part.dtype != np.int32 or (part < 0).any() for part in numbers) or not tracks:
+        raise ValueError("a number is none")
+    if len(index.track_numbers) != tracks or (index.video_of_track >= videos).any() or (
+            index.boxes_xyxy.shape != (frames, 4) or index.boxes_xyxy.dtype != np.float32):
+        raise ValueError("its parts do not belong together")
+    names = index.name_bytes.tobytes()
+    for first, end in pairwise(index.name_starts.tolist()):
+        if not is_below(names[first:end].decode()):
+            raise ValueError(f"{names[first:end]!r:.100} is no name below the crop folder")
+    return index
 
 
 def _open(cache: Path) -> _MappedIndex:

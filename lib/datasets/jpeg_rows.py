@@ -39,7 +39,10 @@ def cut_rows(data: bytes, top: int, bottom: int) -> Rows:
     It is `data` itself if that is no JPEG with a restart mark at the end of each row of blocks.
     """
     start = _scan_start(data)
-    layout = _layout(data[:start]) if start else None
+    try:
+        layout = _layout(data[:start]) if start else None
+    except (IndexError, ValueError, ZeroDivisionError):
+        return Rows(data)  # a damaged header: the decoder says so
     if layout is None:
         return Rows(data)
     first = max((top - _MARGIN) // layout.block, 0)

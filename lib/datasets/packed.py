@@ -7,6 +7,7 @@ mapping answers a lost connection by killing the process, a read by an error tha
 
 from __future__ import annotations
 
+import errno
 import os
 import zlib
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from lib.datasets.arrayfile import read_arrays
 from lib.datasets.index import TrackIndex
 from lib.datasets.pairs import Crop, UnreadableCrop, crop_name, decode_crop
 from lib.errors import UserError
+from lib.files import MAX_PICTURE_BYTES
 
 TABLE = "crops.arrays"
 
@@ -50,6 +52,11 @@ class PackedCrops:
                 from error
         if note.get("fingerprint") != fingerprint(index):
             raise UserError(f"{path}: belongs to another index than ANNOTATION; give the train.json that was packed")
+        rows, archives = (len(index.frames),), arrays.get("first_rows", np.empty(0)).shape
+        shapes = {"offsets": rows, "sizes": rows, "crcs": rows, "first_rows": archives, "bytes": archives}
+        if archives == (0,) or any(name not in arrays or arrays[name].shape != shapes[name]
+                                   or arrays[name].dtype.kind not in "iu" for name in shapes):
+            raise UserError(f"{path}: damaged, its parts do not belong together; pack the folder again")
         self._offsets: NDArray[Any] = arrays["offsets"]
         self._sizes: NDArray[Any] = arrays["sizes"]
         self._crcs: NDArray[Any] = arrays["crcs"]
@@ -66,8 +73,11 @@ class PackedCrops:
         number = int(np.searchsorted(self._first_rows, row, side="right")) - 1
         record = f"{index.video(track)}/{crop_name(int(index.frames[row]), int(index.track_numbers[track]))}"
         place = f"{self.folder / archive_name(number)}: {record}"
+        size, offset = int(self._sizes[row]), int(self._offsets[row])
         try:
-            data = os.pread(self._file(number), int(self._sizes[row]), int(self._offsets[row]))
+            if number < 0 or not 0 <= size <= MAX_PICTURE_BYTES or not 0 <= offset < 2**63:
+                raise OSError(errno.EINVAL, f"{size} bytes at {offset} of archive {number} are no place")
+            data = os.pread(self._file(number), size, offset)
         except OSError as error:
             raise UnreadableCrop(f"{place}: {error.strerror}") from error
         if zlib.crc32(data) != int(self._crcs[row]):

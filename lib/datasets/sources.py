@@ -25,6 +25,7 @@ _HOLDS = {  # what PATH holds
     "raw": "original pictures, the --root that was given to `python -m lib.datasets.prepare`",
 }
 _SYNTHETIC_LEAST = {"seed": 0, "tracks": 1, "length": 2, "size_wh": 64}  # its options and their least values
+_SYNTHETIC_MOST = {"seed": 2**63 - 1, "tracks": 10**7, "length": 100_000, "size_wh": 8192}
 
 
 def build_source(name: str, config: SourceConfig, *, place: str) -> Source:
@@ -68,9 +69,10 @@ def _synthetic_options(options: dict[str, Any], *, place: str) -> dict[str, Any]
         pair = key == "size_wh"
         numbers = value if pair and isinstance(value, list | tuple) else [value]
         whole = all(isinstance(v, int) and not isinstance(v, bool) for v in numbers)
-        if not whole or len(numbers) != 1 + pair or min(numbers) < _SYNTHETIC_LEAST[key]:
+        least, most = _SYNTHETIC_LEAST[key], _SYNTHETIC_MOST[key]
+        if not whole or len(numbers) != 1 + pair or not least <= min(numbers) <= max(numbers) <= most:
             form = "[width, height], whole and" if pair else "a whole number,"
-            raise UserError(f"{place}.OPTIONS.{key} is {value!r}; expected {form} at least {_SYNTHETIC_LEAST[key]}")
+            raise UserError(f"{place}.OPTIONS.{key} is {value!r:.60}; expected {form} at least {least}, at most {most}")
         checked[key] = tuple(numbers) if pair else value
     return checked
 

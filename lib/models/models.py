@@ -50,6 +50,8 @@ class Ocean(Ocean_):
         return layers
 
 
+_LARGEST = 8192  # of any number that describes a network here
+
 ARCHS: dict[str, Callable[..., Ocean]] = {"Ocean": Ocean}
 
 
@@ -58,7 +60,20 @@ def build_model(*, arch: str = "Ocean", **options: Any) -> Ocean:
 
     `build_model(**model.spec)` makes another of the same kind. Raises UserError for a name that does not exist.
     """
+    _check_sizes(options, place="")
     return ARCHS[_known(arch, ARCHS, what="arch")](**options)
+
+
+def _check_sizes(value: Any, *, place: str) -> None:
+    """Raise UserError for a number no network has: a stranger's checkpoint or YAML could ask for all memory."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            _check_sizes(inner, place=f"{place}.{key}" if place else str(key))
+    elif isinstance(value, list | tuple):
+        for inner in value:
+            _check_sizes(inner, place=place)
+    elif isinstance(value, int) and not -_LARGEST <= value <= _LARGEST:
+        raise UserError(f"{place} is {str(value)[:20]}; expected at most {_LARGEST}")
 
 
 def _build_backbone(name: str, options: dict[str, Any]) -> Backbone:

@@ -82,7 +82,7 @@ def _known_targets(folder: Path, names: tuple[str, ...]) -> dict[str, Path]:
 def _ground_truth_files(folder: Path) -> dict[int | None, Path]:
     """Return the ground-truth files of a folder that are not empty, by target number (None: the plain name)."""
     return {int(match[1]) if match[1] else None: path for path in sorted(folder.glob("groundtruth_rect*.txt"))
-            if (match := _GROUND_TRUTH.fullmatch(path.name)) and path.stat().st_size > 0}
+            if (match := _GROUND_TRUTH.fullmatch(path.name)) and path.is_file() and path.stat().st_size > 0}
 
 
 def _no_ground_truth(folder: Path) -> UserError:

@@ -280,6 +280,8 @@ def find_trajectories(folder: Path, name: str) -> list[Path]:
 def read_trajectory(path: Path) -> Trajectory:
     """Return a result of the restart protocol; UserError with the line that is no code, box or polygon."""
     rows = read_rows(path, widths=(1, 4, 8))
+    if not rows:
+        raise UserError(f"{path}: empty; expected a code or a region per frame")
     codes = np.array([int(row[0]) if len(row) == 1 else REGION for row in rows], np.int8)
     odd = [i for i, row in enumerate(rows) if len(row) == 1 and row[0] not in (UNKNOWN, INIT, FAILURE)]
     if odd:
