@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import struct
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +12,10 @@ import numpy as np
 
 from lib.boxes import Boxes
 from lib.errors import UserError
+from lib.files import read_regular
+
+MAX_BYTES = 32 * 2**20  # of a file, and of what it unpacks to: a million frames
+_COMPRESSED = 15  # miCOMPRESSED, the type of an element
 
 
 def read_mat_boxes(path: Path) -> Boxes:
@@ -23,7 +30,11 @@ def read_mat_boxes(path: Path) -> Boxes:
         raise UserError(f"{path}: reading .mat files needs scipy; pip install scipy, or save the results "
                         "as text") from error
     try:
-        content = loadmat(path, simplify_cells=True)
+        data = read_regular(path, max_bytes=MAX_BYTES)
+        _check_inflated(data)
+        content = loadmat(io.BytesIO(data), simplify_cells=True)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error}); expected a MATLAB 5 file") from error
     except Exception as error:  # scipy raises a dozen unrelated types for a broken or a newer (HDF5) file
         raise UserError(f"{path}: cannot be read as a MATLAB 5 file ({type(error).__name__}: {error})") from error
     result = content.get("results")
@@ -35,6 +46,18 @@ def read_mat_boxes(path: Path) -> Boxes:
     if kind != "rect":
         raise UserError(f"{path}: result of type {str(kind)!r}; only 'rect' (x, y, w, h) can be scored")
     return _rows(path, result["res"])
+
+
+def _check_inflated(data: bytes) -> None:
+    """Raise ValueError where a compressed element would fill more than MAX_BYTES."""
+    order = ">" if data[126:128] == b"MI" else "<"
+    at = 128
+    while at + 8 <= len(data):
+        kind, size = struct.unpack_from(f"{order}II", data, at)
+        packed = data[at + 8 : at + 8 + size] if kind == _COMPRESSED else b""
+        if len(zlib.decompressobj().decompress(packed, MAX_BYTES)) == MAX_BYTES:
+            raise ValueError(f"more than {MAX_BYTES} bytes once unpacked")
+        at += 8 + size
 
 
 def _rows(path: Path, value: Any) -> Boxes:
