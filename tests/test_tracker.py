@@ -2,6 +2,7 @@
 
 import math
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -395,6 +396,15 @@ def test_every_frame_is_watched_once(tmp_path: Path) -> None:
     lockstep = Lockstep([tracker], batch=2, watcher=lambda job, i, image, states: seen.append((job.name, i)))
     assert len(list(lockstep.follow(iter(jobs)))) == 2
     assert sorted(seen) == [("a", 0), ("a", 1), ("a", 2), *(("b", i) for i in range(5))]
+
+
+def test_every_image_is_decoded_once_for_all_trackers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded: list[Path] = []
+    monkeypatch.setattr("lib.tracker.frames.read_image", lambda path: decoded.append(path) or read_image(path))
+    jobs = [replace(job, trackers=(0, 1, 2)) for job in jobs_of(tmp_path, {"a": 3, "b": 5})]
+    tracks = list(Lockstep([OceanTracker(Oracle(), PLAIN) for _ in range(3)], batch=2).follow(iter(jobs)))
+    assert len(tracks) == 6
+    assert sorted(decoded) == sorted(path for job in jobs for path in job.frames)
 
 
 def test_lockstep_names_sequence_and_frame_of_what_is_wrong(tmp_path: Path) -> None:
