@@ -108,6 +108,8 @@ def run_benchmark(options: argparse.Namespace) -> Path:
     candidate = load_candidate(options.resume, options, name=name, benchmark=benchmark)
     if thrown_away := candidate.folder.open(replace=options.fresh, replace_unknown=options.fresh):
         _log.info("%s", thrown_away)
+    if outdated := candidate.folder.outdated(sequences):
+        _log.warning("%s", outdated)
     if options.fresh:
         candidate.folder.discard(sequence.name for sequence in sequences)
     todo = [sequence for sequence in sequences if not candidate.folder.is_done(sequence)]

@@ -262,6 +262,13 @@ def test_a_changed_checkpoint_or_setting_is_redone_and_said(here: Path, capfd: p
     main(["--params", "mine.yaml"])
     assert "tracker.lr 0.408 instead of 0.5" in capfd.readouterr().err
     assert not set(times(here).items()) & set(after.items())
+    # Another image in the data set: that sequence alone is done again, for every checkpoint.
+    settled = times(here)
+    for image in (here / "dataset" / "OTB2015" / "Deer" / "img").iterdir():
+        image.write_bytes(image.read_bytes() + b" ")
+    main(["--params", "mine.yaml"])
+    assert "Ocean_checkpoint_e1: Deer changed in the data set since, to be done again" in capfd.readouterr().err
+    assert {Path(path).name for path in settled if settled[path] != times(here)[path]} == {"Deer.txt"}
     # Results that nothing accounts for are not ours to delete.
     folder = here / "result" / "OTB2015" / "Ocean_checkpoint_e3"
     folder.mkdir()
@@ -317,6 +324,8 @@ def test_scores_go_once_to_the_board_of_the_run_that_trained(here: Path) -> None
     for name in ("success", "precision"):
         told = [(event.step, event.value) for event in events.Scalars(f"OTB2015/{name}")]
         assert told == [(row["epoch"], pytest.approx(row[name], abs=1e-6)) for row in table["checkpoints"]]
+    main(["--log_dir", "elsewhere"])  # made, as it is asked for by name
+    assert list((here / "elsewhere").glob("events*"))
     # The HParams tab shows five scalars only, in this order.
     assert sorted([*events.Tags()["scalars"], "data_wait", "loss/total"]).index("OTB2015/success") < 5
     # A checkpoint that does not know its run, or tells of a folder elsewhere, is scored all the same.

@@ -125,6 +125,8 @@ class Sweep:
         # What another checkpoint, setting or data set made is done again; what no run.json accounts for is not ours.
         if thrown_away := folder.open(replace=True, replace_unknown=self.options.fresh):
             _log.warning("%s, to be done again", thrown_away)
+        if outdated := folder.outdated(self.sequences):
+            _log.warning("%s", outdated)
         return folder
 
     def _spec(self, entry: Entry, sha256: str, kept: Path) -> dict[str, Any]:

@@ -94,7 +94,7 @@ class Scoreboard:
         """Add the scores at their epoch to the training run's TensorBoard, once."""
         entry, dataset = scored.entry, self._sweep.options.dataset
         run = self._board_dir or training_run(entry.path)
-        if entry.epoch is None or run is None or not run.is_dir():
+        if entry.epoch is None or run is None or (self._board_dir is None and not run.is_dir()):
             return
         folder = self._sweep.folder(entry)
         values = scored.outcome.values

@@ -86,6 +86,16 @@ class ResultFolder:
                 json.dump(self.record.as_json(), file, indent=1)
         return f"{self.path}: {difference}; {removed} result(s) removed" if difference else ""
 
+    def outdated(self, sequences: Iterable[Sequence]) -> str:
+        """Return which results are this run's but were made before the data set changed, "" if none."""
+        found = []
+        for sequence in sequences:
+            receipt = _read_receipt(self._receipt_path(sequence.name))
+            changed = receipt.get("run") == self._key and receipt.get("sequence") != self._fingerprint(sequence)
+            if changed and self.result_path(sequence.name).is_file():
+                found.append(sequence.name)
+        return f"{self.path}: {', '.join(found)} changed in the data set since, to be done again" if found else ""
+
     def is_done(self, sequence: Sequence) -> bool:
         """Return whether this run's result of the sequence, as it is now, is there."""
         return self.seconds(sequence) is not None
