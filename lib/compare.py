@@ -27,7 +27,7 @@ from lib.datasets.benchmarks import RUN_FILE, Benchmark, load_benchmark
 from lib.errors import UserError
 from lib.eval_toolkit.kinds import default_convention
 from lib.files import atomic_write, read_json
-from lib.measure.cost import Cost, Course, commit, count_cost, load, machine, milliseconds, resident_bytes, settle
+from lib.measure.cost import Cost, Course, commit, count_cost, load, machine, milliseconds, settle, watch_memory
 from lib.models.models import build_model
 from lib.sweep.outcome import score_folder
 from lib.test import PARAMS_ROOT, Parser, positive
@@ -163,7 +163,9 @@ _course: list[Course] = []
 
 
 def _set_up(model_options: dict[str, Any], search_size: int, device: str, amp: Amp) -> tuple[Cost, int | None]:
-    before = resident_bytes()
+    with torch.device("meta"):
+        build_model(**model_options)  # for the modules it imports, which are not the model's memory
+    before = watch_memory()
     torch.manual_seed(0)
     model = build_model(**model_options)
     params = TrackerParams(small_sz=search_size, big_sz=search_size)

@@ -13,7 +13,7 @@ from lib.compare import Cost, Entry, Figures, Score, find_score, main, read_entr
 from lib.config import load_config
 from lib.datasets.benchmarks import Benchmark, load_benchmark, write_result
 from lib.errors import UserError
-from lib.measure.cost import Course, count_cost, milliseconds, settle
+from lib.measure.cost import Course, count_cost, milliseconds, most_memory, settle, watch_memory
 from lib.models.models import build_model
 from lib.tracker.ocean import OceanTracker
 from lib.tracker.params import TrackerParams
@@ -79,6 +79,15 @@ def test_a_settled_model_gives_finite_frames_and_keeps_its_settings() -> None:
     low, median, high = milliseconds([0.001, 0.002, 0.003])
     assert median == pytest.approx(2.0)
     assert low < median < high
+
+
+@pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux forgets an earlier peak")
+def test_memory_is_the_most_since_it_was_watched() -> None:
+    for wanted in (64, 0, 32):  # MiB; a smaller use after a larger one is seen too
+        before = watch_memory()
+        block = np.ones(wanted * 2**17)
+        del block
+        assert wanted <= (most_memory() - before) / 2**20 + 1 < wanted + 8
 
 
 def write_run(root: Path, name: str, benchmark: Benchmark, *, model: dict, checkpoint: str, shift: float,

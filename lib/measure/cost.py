@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import platform
 import subprocess
@@ -82,7 +83,7 @@ class Course:
         self.state = tracker.init(self.image, self.box_xywh)
 
     def peak_bytes(self, before: int | None) -> int | None:
-        """Return the most memory that model and frame take: on a GPU, or of the process beyond the `before` it had.
+        """Return the most memory that model and frame take: on a GPU, or of the process beyond `watch_memory`'s before.
 
         None where the system does not tell. Weights that give no finite numbers are fine here.
         """
@@ -90,8 +91,8 @@ class Course:
             self.tracker.predict([self.state], [search_crop(self.state, self.image)]).result()
         if self.tracker.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.tracker.device)
-        now = resident_bytes()
-        return None if before is None or now is None else now - before
+        most = most_memory()
+        return None if before is None or most is None else most - before
 
     def seconds(self, frames: int) -> list[float]:
         """Return the seconds that each of `frames` took: cutting the crop, the network, and scoring; no decoding.
@@ -106,14 +107,30 @@ class Course:
         return taken[1:]
 
 
-def resident_bytes() -> int | None:
-    """Return the most memory this process has held so far, None where the system does not tell."""
+def watch_memory() -> int | None:
+    """Return the memory this process holds, and forget what it held before; None where the system does not tell."""
+    with contextlib.suppress(OSError):  # elsewhere than on Linux
+        Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
+        return _memory_line("VmRSS")
+    return most_memory()
+
+
+def most_memory() -> int | None:
+    """Return the most memory this process has held since `watch_memory`, None where the system does not tell."""
+    with contextlib.suppress(OSError):
+        return _memory_line("VmHWM")  # not getrusage's: a new process begins with that of the one that started it
     try:
         import resource  # not on Windows
     except ImportError:
         return None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def _memory_line(name: str) -> int:
+    """Return the bytes of a line of Linux's account of this process."""
+    text = Path("/proc/self/status").read_text(encoding="utf-8", errors="replace")
+    return next(int(line.split()[1]) * 1024 for line in text.splitlines() if line.startswith(f"{name}:"))
 
 
 def machine(device: torch.device, *, busy: float = 0.0) -> str:
