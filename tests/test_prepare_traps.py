@@ -201,7 +201,8 @@ def test_the_lines_that_prepare_prints_are_a_training_with_all_sources(tmp_path,
     for source, form in FORMATS.items():
         form.tree(tmp_path / source)
         raw = ["--no-crops"] if source in ("voc", "lasot") else []
-        main([source, "--root", str(tmp_path / source), "--out", str(tmp_path / "data: all" / source), "--jobs", "1", *raw])
+        out = tmp_path / "data: all" / source
+        main([source, "--root", str(tmp_path / source), "--out", str(out), "--jobs", "1", *raw])
         lines += capsys.readouterr().out.partition("below DATASET of the training's YAML:\n")[2]
     sources = yaml.safe_load(lines)
     assert set(sources) == {source.upper() for source in FORMATS}
