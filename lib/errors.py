@@ -9,13 +9,16 @@ from typing import NoReturn
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
+_LONGEST = 1500  # characters of a message
 
 
 class UserError(Exception):
     """A mistake of the user's, told in one line: the place, what was found, what was expected and how to mend it."""
 
     def __init__(self, message: str) -> None:
-        super().__init__(one_line(message))
+        line = one_line(message)
+        # A stranger's name of a megabyte must not drown the rest.
+        super().__init__(line if len(line) <= _LONGEST else f"{line[: _LONGEST // 2]} ... {line[-_LONGEST // 3 :]}")
 
 
 def run(main: Callable[[], int | None]) -> NoReturn:
