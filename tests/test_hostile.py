@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import signal
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
@@ -16,6 +18,13 @@ import pytest
 from hostile import ALLOWED, Reader, odd_files, readers, spoilt
 from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
+from tracker_stubs import small_checkpoint, write_squares
+
+from lib.checkpoint import load_model, read_checkpoint, save_checkpoint
+from lib.config import load_config
+from lib.datasets.benchmarks import load_benchmark
+from lib.errors import UserError
+from lib.tracker.frames import read_image
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "120"))  # of each of the 20 readers
 MEMORY = 2**30  # bytes that reading any file may take on top of what the process has
@@ -94,3 +103,60 @@ def test_what_is_no_such_file_at_all_is_refused_in_one_line(hostile: dict[str, R
         # Arrays beside an index are made again; a label that is no file is said to be missing in a note.
         assert said or name in ("index arrays", "GOT-10k label"), f"{name}: {what} was accepted"
     reader.path.write_bytes(reader.good)
+
+
+@pytest.mark.parametrize("name", ["../../evil", "/etc/cron", "..", ".hidden", "a\\b", "a\nb", "x" * 300, ""])
+def test_a_sequence_cannot_name_its_results_out_of_their_folder(tmp_path: Path, name: str) -> None:
+    entry = {"gt_rect": [[1, 2, 30, 40]], "img_names": ["s/img/0001.jpg"]}
+    (tmp_path / "mine.json").write_text(json.dumps({name: entry}), encoding="utf-8")
+    with pytest.raises(UserError, match=r"a sequence is called .* a plain one"):
+        load_benchmark("mine", tmp_path, images=False)
+
+
+def test_frames_and_folders_that_are_links_out_of_the_data_set_are_refused(tmp_path: Path) -> None:
+    write_squares(tmp_path / "elsewhere", {"far": 3})
+    write_squares(tmp_path / "mine", {"near": 3})
+    (tmp_path / "mine" / "far").symlink_to(tmp_path / "elsewhere" / "far")
+    for images in (True, False):
+        with pytest.raises(UserError, match=r"far: a link that leads out of the data set"):
+            load_benchmark("mine", tmp_path / "mine", images=images)
+    (tmp_path / "mine" / "far").unlink()
+    frame = tmp_path / "mine" / "near" / "img" / "0002.jpg"
+    frame.rename(tmp_path / "frame.jpg")
+    frame.symlink_to(tmp_path / "frame.jpg")
+    with pytest.raises(UserError, match=r"0002.jpg: a link that leads out of the data set"):
+        load_benchmark("mine", tmp_path / "mine", images=True)
+    frame.unlink()
+    frame.symlink_to("0001.jpg")  # within the data set
+    (tmp_path / "linked").symlink_to(tmp_path / "mine")  # the user's own link to the whole
+    assert len(load_benchmark("mine", tmp_path / "linked", images=True).sequences) == 1
+
+
+def test_a_frame_that_is_a_device_is_not_read(tmp_path: Path) -> None:
+    (tmp_path / "0001.jpg").symlink_to("/dev/zero")
+    with pytest.raises(UserError, match="not a regular file"):
+        read_image(tmp_path / "0001.jpg")
+
+
+def test_a_checkpoint_cannot_ask_for_all_memory(tmp_path: Path) -> None:
+    path = small_checkpoint(tmp_path / "good.pth")
+    content = read_checkpoint(path)
+    for spec, words in (({"channels": 10**9}, "channels is 1000000000; expected at most 8192"),
+                        ({"channels": 8192, "towernum": 90}, "which its weights are not")):
+        save_checkpoint(tmp_path / "hungry.pth", {**content, "model": {**content["model"], **spec}})
+        with pytest.raises(UserError, match=words):
+            load_model(tmp_path / "hungry.pth")
+    with zipfile.ZipFile(path) as good, zipfile.ZipFile(tmp_path / "bomb.pth", "w", zipfile.ZIP_DEFLATED) as bomb:
+        for record in good.infolist():
+            bomb.writestr(record.filename, good.read(record) if "data/0" not in record.filename else bytes(10**7))
+    with pytest.raises(UserError, match="compressed records"):
+        load_model(tmp_path / "bomb.pth")
+
+
+def test_settings_with_absurd_numbers_are_refused(tmp_path: Path) -> None:
+    for words in ("OCEAN.TRAIN.BATCH=10000000000", "OCEAN.TRAIN.END_EPOCH=1000000000", "OCEAN.TRAIN.BASE_LR=1e999",
+                  "OCEAN.DATASET.SYN.USE=-1", "OCEAN.TRAIN.SEED=" + "9" * 30):
+        path = tmp_path / "tiny.yaml"
+        path.write_text("OCEAN:\n  DATASET:\n    SYN: {FORMAT: synthetic}\n", encoding="utf-8")
+        with pytest.raises(UserError, match=words.partition("=")[0].replace(".", r"\.")):
+            load_config(path, overrides=[words])
