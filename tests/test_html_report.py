@@ -374,5 +374,6 @@ def test_the_tables_are_readable_without_javascript(results: Path, browser: Any)
     view = View(browser, write_page(results), java_script_enabled=False)
     assert view.page.locator("#summary-table tbody tr").count() == 4
     assert view.page.locator("#video-table tbody tr").count() == 2
-    assert view.page.locator("noscript").inner_text().startswith("Without JavaScript")
+    assert view.page.locator("body noscript").inner_text().startswith("Without JavaScript")
     assert view.page.locator("#player").is_hidden()
+    assert view.page.locator("#curves").is_hidden()
