@@ -112,7 +112,7 @@ def _read(path: Path, index: TrackIndex) -> Pictures:
 
 def _example(packed: Any) -> Any:
     """Return the path that frame 0 would have, None if the short form is none."""
-    whole = isinstance(packed, list) and len(packed) == 3 and isinstance(packed[1], int)
+    whole = isinstance(packed, list) and len(packed) == 3 and type(packed[1]) is int
     if isinstance(packed, str) or (whole and 0 < packed[1] <= _MOST_DIGITS):
         return picture_path(packed, 0)
     return None

@@ -79,7 +79,7 @@ def got10k_absent(video: Video) -> Flags | None:
 def got10k_size(video: Video) -> tuple[int, int] | None:
     """Return width and height of the images, at which the got10k toolkit cuts both boxes: `resolution: (w, h)`."""
     path = video.truth.with_name("meta_info.ini")
-    match = re.search(r"resolution\s*[:=]\s*\((\d+),\s*(\d+)\)", read_text(path)) if path.is_file() else None
+    match = re.search(r"resolution\s*[:=]\s*\((\d{1,6}),\s*(\d{1,6})\)", read_text(path)) if path.is_file() else None
     return (int(match[1]), int(match[2])) if match else None
 
 

@@ -19,6 +19,7 @@ from lib.files import read_json
 ORIGIN = 1
 """Boxes of OTB files are 1-based, in all three forms."""
 
+_HUGE = 1e300  # px; NaN is not below it either
 _GROUND_TRUTH = re.compile(r"groundtruth_rect(?:\.(\d+))?\.txt")
 _IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp"})
 
@@ -169,13 +170,13 @@ def _json_boxes(place: str, entry: Mapping[str, Any]) -> Boxes:
         raise UserError(f"{place}: no gt_rect; expected a list with one [x, y, w, h] per frame")
     try:
         boxes = np.array(rows, np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         boxes = np.empty(0)
     if boxes.shape == (len(rows), 4) and np.isfinite(boxes).all():
         return boxes
     for number, row in enumerate(rows, start=1):
         if not (isinstance(row, list) and len(row) == 4
-                and all(isinstance(value, (int, float)) and np.isfinite(value) for value in row)):
+                and all(isinstance(value, (int, float)) and abs(value) < _HUGE for value in row)):
             raise UserError(f"{place}: gt_rect row {number}: {str(row)[:60]} is not a box; expected [x, y, w, h]")
     raise UserError(f"{place}: gt_rect is not a list of boxes; expected one [x, y, w, h] per frame")
 
@@ -193,7 +194,7 @@ def _json_frames(
         raise UserError(f"{place}: {num_boxes} boxes for {len(files)} frames; expected one box per frame")
     relative = [PurePosixPath(file) for file in files]
     for file in relative:
-        if file.is_absolute() or ".." in file.parts:
+        if file.is_absolute() or ".." in file.parts or len(str(file)) > 250:
             raise UserError(f"{place}: image name {str(file)!r} leads out of the data set; expected a name below it")
     folder = relative[0].parent
     base = next((root for root in image_roots if (root / folder).is_dir()), None)

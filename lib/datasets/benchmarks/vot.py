@@ -134,7 +134,9 @@ def _from_json(path: Path, names: Items[str], image_roots: Items[Path], *, image
         entry, place = content[name], path / name
         regions, upright = _as_regions(place, _json_rows(place, entry.get("gt_rect")))
         listed = entry.get("img_names", [])
-        if images and (not isinstance(listed, list) or len(listed) != len(regions)):
+        if images and not isinstance(listed, list):
+            raise UserError(f"{place}: img_names is {listed!r:.60}; expected a list of one name per frame")
+        if images and len(listed) != len(regions):
             raise UserError(f"{place}: {len(regions)} rows of gt_rect for {len(listed)} img_names; expected as many")
         present = _images_of(image_roots, name)
         by_name = {image.name: image for image in present}
@@ -206,7 +208,7 @@ def read_rows(path: Path, *, widths: tuple[int, ...]) -> list[list[float]]:
 def _json_rows(place: Path, value: Any) -> list[list[float]]:
     try:
         rows = [[float(number) for number in row] for row in value]
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, OverflowError) as error:
         raise UserError(f"{place}: gt_rect is not a list of rows of 8 (or 4) numbers") from error
     for index, row in enumerate(rows):
         if len(row) not in (4, 8) or not np.isfinite(row).all():
@@ -245,7 +247,7 @@ def _declared_size(folder: Path) -> tuple[int, int] | None:
     path = folder / "sequence"
     if not path.is_file():
         return None
-    values = dict(re.findall(r"(?m)^\s*(width|height)\s*=\s*(\d+)\s*$", read_text(path)))
+    values = dict(re.findall(r"(?m)^\s*(width|height)\s*=\s*(\d{1,6})\s*$", read_text(path)))
     return (int(values["width"]), int(values["height"])) if len(values) == 2 else None
 
 
@@ -282,11 +284,11 @@ def read_trajectory(path: Path) -> Trajectory:
     rows = read_rows(path, widths=(1, 4, 8))
     if not rows:
         raise UserError(f"{path}: empty; expected a code or a region per frame")
-    codes = np.array([int(row[0]) if len(row) == 1 else REGION for row in rows], np.int8)
     odd = [i for i, row in enumerate(rows) if len(row) == 1 and row[0] not in (UNKNOWN, INIT, FAILURE)]
     if odd:
         raise UserError(f"{path} line {odd[0] + 1}: code {rows[odd[0]][0]:g}; expected 0 (skipped), 1 (start), "
                         "2 (failure), or a region")
+    codes = np.array([int(row[0]) if len(row) == 1 else REGION for row in rows], np.int8)
     regions = np.full((len(rows), 4, 2), np.nan)
     if (codes == REGION).any():
         regions[codes == REGION] = _as_regions(path, [row for row in rows if len(row) > 1])[0]
