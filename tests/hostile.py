@@ -13,6 +13,7 @@ from typing import Any
 
 import cv2
 import numpy as np
+import pytest
 import yaml
 from crop_trees import write_source
 from hypothesis import strategies as st
@@ -158,8 +159,7 @@ def _frames(folder: Path, count: int) -> None:
 
 
 def _mat() -> bytes:
-    from scipy.io import savemat
-
+    savemat = pytest.importorskip("scipy.io", reason="scipy is not installed").savemat
     file = io.BytesIO()
     savemat(file, {"results": {"res": boxes_of(6), "type": "rect", "len": 6}}, do_compression=True)
     return file.getvalue()
