@@ -22,7 +22,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from lib.checkpoint import load_model
 from lib.models.models import build_model
+from lib.testing.opening import find_weights
 from lib.tracker.ocean import OceanTracker, TrackerState, search_crop
 from lib.tracker.params import TrackerParams
 
@@ -55,13 +57,14 @@ def main() -> None:
     parser.add_argument("--amp", default="none", choices=("none", "bf16", "fp16"))
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--small", action="store_true", help="the demonstration's size instead of the full Ocean")
+    parser.add_argument("--resume", type=Path, help="a checkpoint's model, or OceanSmall, instead")
     args = parser.parse_args()
     logging.basicConfig(level=logging.WARNING)
     rng = np.random.default_rng(0)
     image = rng.integers(0, 255, (480, 640, 3), dtype=np.uint8)
     params = TrackerParams(small_sz=args.search, big_sz=args.search)
-    tracker = OceanTracker(build_model(**(_SMALL if args.small else {})), params, device=args.device, amp=args.amp,
-                           compiled=args.compile)
+    model = load_model(find_weights(args.resume)) if args.resume else build_model(**(_SMALL if args.small else {}))
+    tracker = OceanTracker(model, params, device=args.device, amp=args.amp, compiled=args.compile)
     states = [tracker.init(image, [100 + 10 * i % 300, 120, 60, 80]) for i in range(args.batch)]
     measure(tracker, states, image, frames=3)  # kernels are chosen, memory is taken, code is compiled
     spent = measure(tracker, states, image, frames=args.frames)
@@ -71,6 +74,7 @@ def main() -> None:
         "benchmark": "tracker", "frames_per_second": round(args.frames * args.batch / whole, 2),
         "share": {part: round(seconds / whole, 4) for part, seconds in spent.items()},
         "search": args.search, "batch": args.batch, "amp": args.amp, "compile": args.compile, "small": args.small,
+        "resume": str(args.resume or ""),
         "device": name, "threads": torch.get_num_threads(), "torch": torch.__version__,
     }))
 

@@ -2,16 +2,24 @@
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from tracker_stubs import small_checkpoint
 
+from lib.boxes import iou_xywh
 from lib.checkpoint import load_model, read_checkpoint
+from lib.config import load_config
+from lib.datasets.synthetic import held_out_scene
 from lib.errors import UserError
+from lib.files import sha256_of
+from lib.models.models import build_model
 from lib.release import main
 from lib.test import params_for
 from lib.testing.opening import find_weights, open_tracker
 from lib.tracker.params import TrackerParams
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture
@@ -55,3 +63,34 @@ def test_weights_too_large_for_a_repository_are_refused(tmp_path: Path, shelf: P
     with pytest.raises(UserError, match="MB in half precision, more than"):
         main([str(small_checkpoint(tmp_path / "c.pth")), "--name", "Mine", "--out", str(shelf)])
     assert not list(shelf.glob("*"))
+
+
+def test_the_weights_that_come_along_are_small_described_and_made_by_their_recipe() -> None:
+    path = find_weights(Path("OceanSmall"))
+    assert path.stat().st_size <= 8_000_000
+    content = torch.load(path, weights_only=True)
+    card = path.with_suffix(".md").read_text(encoding="utf-8")
+    assert sha256_of(path) in card
+    assert "research use" in card
+    recipe = load_config(ROOT / "experiments" / "train" / "OceanSmall.yaml")
+    made, told = content["config"]["OCEAN"], recipe.as_dict()["OCEAN"]
+    made["DATASET"].pop("MAX_UNREADABLE")  # no crop was unreadable, and its default has changed since
+    for part in ("TRAIN", "DATASET"):  # a key added since then has no part in them
+        assert made[part] == {key: told[part][key] for key in made[part]}
+    assert load_model(path).spec == build_model(**recipe.model_options()).spec
+    params, _ = params_for(None, "OTB2015", arch="Ocean", checkpoint=Path("OceanSmall"))
+    assert params.tuned_on
+    assert "OTB" not in params.tuned_on, "what is reported on OTB was not tuned on it"
+
+
+def test_the_weights_that_come_along_follow_a_rendered_target() -> None:
+    """A weight file that was written wrongly, or settings that do not fit it, would lose a target that hardly moves."""
+    params, _ = params_for(None, "", arch="Ocean", checkpoint=Path("OceanSmall"))
+    tracker = open_tracker("Ocean", Path("OceanSmall"), params, device="cpu")
+    scene = held_out_scene(1, 1, length=60, difficulty=0.2)
+    state = tracker.init(scene.frame(0), scene.box_xywh(0))
+    overlaps = []
+    for t in range(1, 25):
+        state = tracker.track(state, scene.frame(t))
+        overlaps.append(float(iou_xywh(state.box_xywh, scene.box_xywh(t))))
+    assert np.mean(overlaps) > 0.5
