@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from lib.files import atomic_write, open_regular
 
 _MAGIC = b"OKARRAY1"
 _ALIGN = 64
+_DTYPE = re.compile(r"[<>|]?[iuf][1248]")
 _MOST_HEADER = 2**20  # bytes
 
 
@@ -63,7 +65,9 @@ def read_arrays(path: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
 
 def _array(mapped: NDArray[np.uint8], dtype: str, shape: list[int], offset: int) -> NDArray[Any]:
     """Return the array at `offset` bytes; raise ValueError or TypeError if it is not within what is mapped."""
+    if not _DTYPE.fullmatch(dtype):  # numpy would read a small language here
+        raise ValueError(f"{dtype!r:.40} is no type of numbers")
     kind, count = np.dtype(dtype), math.prod(shape)
-    if kind.kind not in "iuf" or min([offset, *shape]) < 0 or offset + count * kind.itemsize > len(mapped):
+    if min([offset, *shape]) < 0 or offset + count * kind.itemsize > len(mapped):
         raise ValueError(f"{dtype} {shape} at {offset}")
     return mapped[offset : offset + count * kind.itemsize].view(kind).reshape(shape)
