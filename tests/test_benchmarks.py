@@ -1,6 +1,7 @@
 """Reading OTB in every form it comes in, and reading and writing result files."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from lib.datasets.benchmarks import (
     find_results,
     flat_trackers,
     load_benchmark,
+    mat_boxes,
     read_result,
     result_file,
     write_result,
@@ -470,3 +472,17 @@ def test_a_file_that_is_no_mat(tmp_path: Path) -> None:
     (tmp_path / "text.mat").write_text("1,2,3,4\n" * 60, encoding="utf-8")
     with pytest.raises(UserError, match=r"text.mat: cannot be read as a MATLAB 5 file"):
         read_result(tmp_path / "text.mat", dataset="OTB2015")
+
+
+def test_a_mat_that_crashes_its_reader_costs_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    savemat = pytest.importorskip("scipy.io", reason="scipy is not installed").savemat
+    savemat(tmp_path / "good.mat", {"results": {"res": [[1, 2, 3, 4]], "type": "rect"}})
+    with monkeypatch.context() as patch:
+        patch.setattr(mat_boxes, "_load", _crash)
+        with pytest.raises(UserError, match=r"good.mat: .*crashes scipy's reader"):
+            mat_boxes.read_mat_boxes(tmp_path / "good.mat")
+    assert mat_boxes.read_mat_boxes(tmp_path / "good.mat").tolist() == [[1, 2, 3, 4]]
+
+
+def _crash(data: bytes) -> None:
+    os.abort()
