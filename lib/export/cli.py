@@ -30,7 +30,7 @@ from lib.measure.trial import Scores, follow, load_videos, score
 from lib.models.ocean import Ocean_
 from lib.sweep.outcome import is_one_pass
 from lib.test import Parser, boolean, params_for, positive, progress_bar, say_what_is_there
-from lib.testing.opening import pick_device
+from lib.testing.opening import find_weights, pick_device
 from lib.tracker.ocean import OceanTracker
 from lib.tracker.onnx import (
     CROP,
@@ -92,7 +92,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = Parser("export.py", description="Export a checkpoint to ONNX and compare it with PyTorch.",
                     allow_abbrev=False)
-    parser.add_argument("checkpoint", type=Path, help="e.g. snapshot/checkpoint_e20.pth")
+    parser.add_argument("checkpoint", type=Path,
+                        help="e.g. snapshot/checkpoint_e20.pth, or shipped weights by name: OceanSmall")
     parser.add_argument("--out", type=Path, required=True, help="each number format goes to DIR/<format>")
     parser.add_argument("--precision", nargs="+", choices=tuple(TOLERANCE), default=["fp32"], help="number formats")
     parser.add_argument("--align", type=boolean, metavar="True|False", help="default: as the checkpoint")
@@ -105,10 +106,12 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--opset", type=positive, default=OPSET, help="ONNX operator set")
     parser.add_argument("--score", type=boolean, default=True, metavar="True|False",
                         help="False: do not track the whole test set with each format")
-    parser.add_argument("--params", type=Path, help="tracking hyper-parameters; default experiments/test/<dataset>/...")
+    parser.add_argument("--params", type=Path, help="tracking hyper-parameters; default: as test_ocean.py's")
     parser.add_argument("--frames", type=positive, default=50, help="frames timed for each format")
     parser.add_argument("--device", default="", help="where both run: cpu, cuda or cuda:N")
-    return parser.parse_args(argv)
+    options = parser.parse_args(argv)
+    options.checkpoint = find_weights(options.checkpoint)
+    return options
 
 
 class Graphs:
@@ -201,7 +204,7 @@ def _feeds(model: Ocean_, pairs: Sequence[Pair]) -> dict[str, list[Feed]]:
 
 def _report(model: Ocean_, options: argparse.Namespace, benchmark: Benchmark, folders: dict[str, Path]) -> str:
     """Return the table of PyTorch and each exported format: size, differences, speed in turns, scores."""
-    params, source = params_for(options.params, benchmark.name, arch="Ocean")
+    params, source = params_for(options.params, benchmark.name, arch="Ocean", checkpoint=options.checkpoint)
     device, busy = pick_device(options.device), load()
     exported = [load_onnx(folder, device=str(device), threads=torch.get_num_threads()) for folder in folders.values()]
     trackers = [OceanTracker(model, params, device=device), *(OceanTracker(other, params) for other in exported)]
