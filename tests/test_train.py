@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -274,6 +274,28 @@ def test_a_failing_dying_or_hanging_loader_process_is_one_line(deed: str, messag
     feed.close()
     assert "\n" not in str(caught.value)
     assert time.monotonic() - begin < 20
+
+
+@pytest.mark.parametrize("error", [EOFError(), ConnectionResetError(104, "reset")])
+def test_a_loader_process_that_dies_while_it_gives_a_batch_is_named(error: Exception) -> None:
+    def lost() -> Iterator[Sample]:
+        raise error
+        yield
+
+    feed = Feed(CheapPairs(), [[0]], workers=1, device=torch.device("cpu"), timeout=30)
+    (process,) = feed._processes
+    feed._iterator, kept = lost(), feed._iterator
+    with pytest.raises(type(error)):  # no process is gone, so it is something else
+        feed._fetch()
+    handler = signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch's would tell of it too, at any line of this test
+    os.kill(process.pid, signal.SIGKILL)
+    process.join()
+    signal.signal(signal.SIGCHLD, handler)
+    feed._iterator = lost()
+    with pytest.raises(UserError, match=rf"DataLoader worker \(pid\(s\) {process.pid}\) exited .*--resume auto"):
+        feed._fetch()
+    feed._iterator = kept
+    feed.close()
 
 
 def test_batches_do_not_depend_on_the_number_of_loader_processes() -> None:

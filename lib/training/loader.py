@@ -89,7 +89,7 @@ class Feed:
     def _fetch(self) -> Sample | None:
         """Return the loader's next batch, None at its end; a dying or hanging worker becomes a UserError."""
         try:
-            batch = next(self._iterator)
+            batch = self._next()
         except StopIteration:
             return None
         except RuntimeError as error:
@@ -107,6 +107,19 @@ class Feed:
             raise batch
         assert isinstance(batch, Sample)
         return batch
+
+    def _next(self) -> Any:
+        """Return what torch's iterator gives; a process that dies while its batch is fetched is a RuntimeError too."""
+        try:
+            return next(self._iterator)
+        except (EOFError, OSError) as error:  # a batch's memory is asked of its process, which may be gone by then
+            end = time.monotonic() + 1  # granted to a process that is about to end
+            for child in self._processes:
+                child.join(max(0.0, end - time.monotonic()))
+            dead = ", ".join(str(child.pid) for child in self._processes if not child.is_alive())
+            if not dead:
+                raise
+            raise RuntimeError(f"DataLoader worker (pid(s) {dead}) exited unexpectedly") from error
 
     def _mark(self) -> Any:
         """Return an event at the end of all work given to the device so far; None on the CPU."""
