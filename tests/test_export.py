@@ -18,7 +18,8 @@ from lib.export.narrow import kept_in_float
 from lib.measure.cost import settle
 from lib.measure.trial import Scores, load_videos
 from lib.models.ocean import OceanOutput, TemplateFeatures
-from lib.testing.opening import open_tracker
+from lib.test import params_for
+from lib.testing.opening import open_tracker, params_beside
 from lib.tracker.ocean import OceanTracker
 from lib.tracker.onnx import build_features, feature_names, features_layout, flat_features, load_onnx, read_record
 from lib.tracker.params import TrackerParams
@@ -66,6 +67,16 @@ def test_one_graph_answers_for_every_search_size_as_pytorch_does(exported: Expor
     z, x = as_input(exported.pairs[0].template), as_input(exported.pairs[0].search)
     with torch.inference_mode():
         torch.testing.assert_close(onnx(z, x), exported.model(z, x), atol=1e-4, rtol=1e-4)
+
+
+def test_settings_beside_the_weights_go_along(exported: Exported, tmp_path: Path) -> None:
+    assert params_beside(exported.folder) is None
+    checkpoint = Path(shutil.copy(exported.checkpoint, tmp_path / "mine.pth"))
+    (tmp_path / "mine.yaml").write_text("TEST: {lr: 0.25, tuned_on: held-out videos}")
+    options = Namespace(out=tmp_path / "out", checkpoint=checkpoint, opset=19, tolerance=None)
+    folder = export(exported.graphs, options, "fp32", [], exported.pairs[:3])
+    params, source = params_for(None, "OTB2015", arch="OceanONNX", checkpoint=folder)
+    assert (params.lr, params.tuned_on, source) == (0.25, "held-out videos", str(folder / "tracker.yaml"))
 
 
 def test_the_same_tracker_runs_it_one_target_or_several(exported: Exported) -> None:

@@ -247,6 +247,21 @@ def test_a_test_set_that_only_its_server_scores_cannot_be_swept(here: Path) -> N
         main(["--dataset", "GOT10K"])
 
 
+def test_settings_beside_a_checkpoint_are_those_of_its_results(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (here / "snapshot" / "checkpoint_e2.yaml").write_text("TEST: {lr: 0.25, tuned_on: held-out videos}")
+    assert main([]) == 0
+    results = here / "result" / "OTB2015"
+    runs = [json.loads((results / f"Ocean_checkpoint_e{n}" / "run.json").read_text()) for n in (1, 2)]
+    assert [(run["identity"]["tracker"]["lr"], run["tuned_on"]) for run in runs] == [
+        (0.408, "OTB2015"), (0.25, "held-out videos")]
+    table = json.loads((results / "Ocean_epochs.json").read_text())
+    assert {row["epoch"]: row["tuned_on"] for row in table["checkpoints"]} == {1: "OTB2015", 2: "held-out videos"}
+    assert "checkpoint_e2.yaml" in capsys.readouterr().out
+    before = times(here)
+    assert main([]) == 0
+    assert times(here) == before
+
+
 def test_a_changed_checkpoint_or_setting_is_redone_and_said(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
     main([])
     before = times(here)

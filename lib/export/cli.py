@@ -30,7 +30,7 @@ from lib.measure.trial import Scores, follow, load_videos, score
 from lib.models.ocean import Ocean_
 from lib.sweep.outcome import is_one_pass
 from lib.test import Parser, boolean, params_for, positive, progress_bar, say_what_is_there
-from lib.testing.opening import find_weights, pick_device
+from lib.testing.opening import EXPORTED_PARAMS, find_weights, params_beside, pick_device
 from lib.tracker.ocean import OceanTracker
 from lib.tracker.onnx import (
     CROP,
@@ -161,6 +161,8 @@ def export(graphs: Graphs, options: argparse.Namespace, precision: str, calibrat
                   len(check), found.score, found.box)
         _judge(found, options, precision)
         _write_record(part, ExportRecord(**record, differences=found._asdict()))
+        if beside := params_beside(options.checkpoint):
+            shutil.copyfile(beside, part / EXPORTED_PARAMS)
         shutil.rmtree(folder, ignore_errors=True)
         part.replace(folder)
     finally:

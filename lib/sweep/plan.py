@@ -99,7 +99,7 @@ class Sweep:
         # The longest first: at the end the workers then wait for short ones only.
         self.sequences = sorted(benchmark.sequences, key=len, reverse=True)
         self.by_name = {sequence.name: sequence for sequence in self.sequences}
-        self.params = params_for(options.params, benchmark.name, arch=options.arch)
+        params_for(options.params, benchmark.name, arch=options.arch)  # a mistake in them is told at once
         self.entries: list[Entry] = []
         self._folders: dict[Entry, ResultFolder] = {}
         self._candidates: dict[Entry, Candidate] = {}
@@ -117,7 +117,8 @@ class Sweep:
 
     def _open(self, entry: Entry) -> ResultFolder:
         path = self.options.result_dir / self.options.dataset / entry.name
-        params, source = self.params
+        params, source = params_for(self.options.params, self.benchmark.name, arch=self.options.arch,
+                                    checkpoint=entry.path)
         sha256 = sha256_of(entry.path)
         record = RunRecord(entry.path, sha256, self._spec(entry, sha256, path / RECEIPTS / SPEC_FILE), params, source,
                            self.options.dataset, self.benchmark.source, self.options.amp)

@@ -84,7 +84,7 @@ class Scoreboard:
         benchmark, folder = self._sweep.benchmark, self._sweep.folder(entry)
         outcome = score_folder(benchmark, folder.path, convention=self._convention)
         speed = benchmark.num_frames / max(seconds, 1e-9)
-        self.scored[entry] = Scored(entry, outcome, speed, folder.record.sha256, self._sweep.params[0].tuned_on)
+        self.scored[entry] = Scored(entry, outcome, speed, folder.record.sha256, folder.record.params.tuned_on)
         values = ", ".join(f"{name} {value:.3f}" for name, value in outcome.values.items())
         _log.info("%s: %s, %.1f frames/s", self.scored[entry].label, values, speed)
         self._to_board(self.scored[entry])
@@ -132,10 +132,11 @@ class Scoreboard:
 
     def remarks(self) -> list[str]:
         """Return what must be said beside the table: what was scored, how, and what is missing."""
-        benchmark, params = self._sweep.benchmark, self._sweep.params
+        benchmark = self._sweep.benchmark
+        sources = sorted({self._sweep.folder(entry).record.params_source for entry in self._sweep.entries})
         rules = f", convention {self._convention}" if is_one_pass(benchmark.name) else ""
         said = [f"{benchmark.name}: {len(benchmark.sequences)}/{benchmark.expected} sequences, {benchmark.num_frames} "
-                f"frames{rules}; tracker settings: {params[1]}"]
+                f"frames{rules}; tracker settings: {', '.join(sources) or 'none yet'}"]
         if benchmark.missing:
             said.append(f"missing in the data set: {listed(benchmark.missing)}")
         unfinished = [entry.name for entry in self._sweep.entries if entry not in self.scored]

@@ -17,6 +17,7 @@ from lib.tracker.params import TrackerParams
 
 WEIGHTS_ROOT = Path(__file__).resolve().parents[2] / "experiments" / "weights"
 EXPORTED = {"OceanONNX": False, "OceanTRT": True}  # whether ONNX Runtime shall use TensorRT
+EXPORTED_PARAMS = "tracker.yaml"
 _log = logging.getLogger(__name__)
 
 
@@ -43,8 +44,12 @@ def weights_file(arch: str, path: Path) -> Path:
 
 
 def params_beside(path: Path) -> Path | None:
-    """Return the file of tracking hyper-parameters that belongs to weights: of their name, beside them."""
-    beside = find_weights(path).with_suffix(".yaml")
+    """Return the file of tracking hyper-parameters that belongs to weights, None if there is none.
+
+    It has their name and lies beside them; an exported folder holds it.
+    """
+    weights = find_weights(path)
+    beside = weights / EXPORTED_PARAMS if weights.is_dir() else weights.with_suffix(".yaml")
     return beside if beside.is_file() else None
 
 

@@ -128,7 +128,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         ["rectangle", "polygon", "mask"], ["path"], tracker_name=options.arch, tracker_family="OceanKit",
         multiobject=True,
     ) as server:
-        params, source = params_for(options.params, options.dataset, arch=options.arch)
+        params, source = params_for(options.params, options.dataset, arch=options.arch, checkpoint=options.resume)
         tracker = open_tracker(options.arch, options.resume, params, align=options.align, device=options.device,
                                amp=options.amp)
         _log.info("tracker %s: %s", source, params)

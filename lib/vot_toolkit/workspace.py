@@ -28,7 +28,7 @@ from lib.errors import UserError, did_you_mean
 from lib.files import atomic_write, read_text
 from lib.log import RunLog
 from lib.test import Parser, params_for
-from lib.testing.opening import check_arch
+from lib.testing.opening import check_arch, find_weights
 from lib.vot_toolkit.serve import INSTALL, add_tracker_flags
 from lib.yaml_text import load_yaml
 
@@ -74,10 +74,11 @@ def _check(options: argparse.Namespace) -> None:
     """Raise UserError for what the toolkit would refuse later, or for ever be silent about."""
     if not re.fullmatch(r"[a-zA-Z0-9_-]+", options.name):
         raise UserError(f"--name {options.name}: the toolkit takes letters, digits, - and _ only")
+    options.resume = find_weights(options.resume)
     if not options.resume.exists():
         raise UserError(f"--resume {options.resume}: no such file; expected a checkpoint")
     check_arch(options.arch)
-    params_for(options.params, dataset_of(options.stack), arch=options.arch)
+    params_for(options.params, dataset_of(options.stack), arch=options.arch, checkpoint=options.resume)
     if options.stack.endswith((".yaml", ".yml")):
         if not Path(options.stack).is_file():
             raise UserError(f"--stack {options.stack}: no such file; expected a stack of experiments")
