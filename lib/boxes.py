@@ -1,7 +1,7 @@
 """Boxes as numpy arrays: formats, overlap, distance.
 
 A box array is float64 (..., 4); its name carries its format. Origin 0: a box (x, y, w, h) covers x .. x + w, so
-x2 = x1 + w. Pixel origins of file formats are the business of `lib.datasets.benchmarks` alone.
+x2 = x1 + w. Pixel origins of file formats are the business of `lib.benchmarks` alone.
 """
 
 from __future__ import annotations

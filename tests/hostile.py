@@ -20,10 +20,10 @@ from hypothesis import strategies as st
 from otb_trees import boxes_of
 from tracker_stubs import small_checkpoint
 
+from lib.benchmarks import load_benchmark, read_result
+from lib.benchmarks.vot import read_trajectory
 from lib.checkpoint import load_model
 from lib.config import load_config
-from lib.datasets.benchmarks import load_benchmark, read_result
-from lib.datasets.benchmarks.vot import read_trajectory
 from lib.datasets.decode import decode
 from lib.datasets.index import build_index, load_index
 from lib.datasets.packed import PackedCrops
@@ -35,7 +35,7 @@ from lib.datasets.prepare.pascal import read_objects
 from lib.errors import UserError
 from lib.eval_toolkit.results import score_tracker
 from lib.files import read_regular
-from lib.tracker.frames import read_image
+from lib.images import read_image
 from lib.tracker.params import load_tracker_params
 
 ROOT = Path(__file__).resolve().parents[1]

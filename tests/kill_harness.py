@@ -137,9 +137,9 @@ def enter(name: str, arguments: list[str], log: Path, environment: dict[str, str
     """Run one of the mains in this process, all it says going to `log`; put exit code and error into the queue."""
     import lib.datasets.prepare.__main__ as prepare
     import lib.datasets.prepare.pack as pack
-    import lib.sweep.cli
-    import lib.test
-    import lib.train
+    import lib.testing.run
+    import lib.testing.sweep
+    import lib.training.loop
 
     handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(handle, 1)
@@ -147,7 +147,8 @@ def enter(name: str, arguments: list[str], log: Path, environment: dict[str, str
     os.environ.update(environment)
     torch.set_num_threads(1)
     pack.pack.__kwdefaults__["rows"] = 25  # many small archives, as a large data set has many large ones
-    main = {"prepare": prepare.main, "train": lib.train.main, "test": lib.test.main, "sweep": lib.sweep.cli.main}[name]
+    main = {"prepare": prepare.main, "train": lib.training.loop.main, "test": lib.testing.run.main,
+            "sweep": lib.testing.sweep.main}[name]
     try:
         queue.put((main(arguments), ""))
     except UserError as error:

@@ -12,7 +12,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from otb_trees import boxes_of, make_sequence, numbered, shared, write_rows
 
-from lib.datasets.benchmarks import (
+from lib.benchmarks import (
     BENCHMARKS,
     find_results,
     flat_trackers,
@@ -22,8 +22,8 @@ from lib.datasets.benchmarks import (
     result_file,
     write_result,
 )
-from lib.datasets.benchmarks.box_text import _parse_clean, _parse_slowly, read_boxes
-from lib.datasets.benchmarks.otb_facts import ATTRIBUTES, FACTS, canonical_name
+from lib.benchmarks.box_text import _parse_clean, _parse_slowly, read_boxes
+from lib.benchmarks.otb_facts import ATTRIBUTES, FACTS, canonical_name
 from lib.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -421,7 +421,7 @@ def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
 
 
 def test_torch_is_not_loaded() -> None:
-    code = "import sys, lib.datasets.benchmarks; sys.exit('torch' in sys.modules or 'cv2' in sys.modules)"
+    code = "import sys, lib.benchmarks; sys.exit('torch' in sys.modules or 'cv2' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 

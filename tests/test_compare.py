@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import nn
 
+from lib.benchmarks import Benchmark, load_benchmark, write_result
 from lib.checkpoint import save_checkpoint
-from lib.compare import Cost, Entry, Figures, Score, find_score, main, read_entry, table
 from lib.config import load_config
-from lib.datasets.benchmarks import Benchmark, load_benchmark, write_result
 from lib.errors import UserError
-from lib.measure.cost import Course, count_cost, milliseconds, most_memory, settle, watch_memory
 from lib.models.models import build_model
+from lib.tools.compare import Cost, Entry, Figures, Score, find_score, main, read_entry, table
+from lib.tools.cost import Course, count_cost, milliseconds, most_memory, settle, watch_memory
 from lib.tracker.ocean import OceanTracker
 from lib.tracker.params import TrackerParams
 

@@ -15,8 +15,8 @@ from torch.utils.data import DataLoader
 from lib.config import Config, DatasetConfig, SourceConfig, TrainConfig
 from lib.crops import context_side
 from lib.datasets.augment import Augmentation
+from lib.datasets.dataset import OceanDataset, build_dataset
 from lib.datasets.decode import decode
-from lib.datasets.ocean import OceanDataset, build_dataset
 from lib.datasets.sample import Sample
 from lib.errors import UserError
 

@@ -16,9 +16,9 @@ from train_helpers import ROOT, call_in_ranks, same, snapshot, tiny_yaml, train_
 from lib import distributed
 from lib.distributed import EXIT_STOPPED, World, worker_exit_code
 from lib.errors import UserError
-from lib.training import resume
+from lib.training import checkpoints as resume
 from lib.training.loader import worker_share
-from lib.training.watch import Watch
+from lib.training.monitor import Watch
 
 AUTO = ("--resume", "auto")
 TWO = ("TRAIN.BATCH=2",)  # two ranks of two pairs

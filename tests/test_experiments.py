@@ -10,12 +10,12 @@ from pathlib import Path
 import pytest
 import torch
 
-import lib.test
-import lib.train
+import lib.testing.run
+import lib.training.loop
+from lib.benchmarks import load_benchmark
 from lib.checkpoint import load_model, read_checkpoint
 from lib.config import Config, load_config
-from lib.datasets.benchmarks import load_benchmark
-from lib.datasets.synthetic import write_otb
+from lib.datasets.synthetic.sequences import write_otb
 from lib.distributed import World
 from lib.eval_toolkit.cli import main as score
 from lib.models.losses import ocean_loss
@@ -55,18 +55,18 @@ def test_a_training_file_trains_tests_scores_and_resumes(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     command = ["--cfg", str(TRAIN / f"{name}.yaml"), *overrides(name, tmp_path)]
-    assert lib.train.main(command) == 0
+    assert lib.training.loop.main(command) == 0
     last = tmp_path / "snapshot" / "checkpoint_e2.pth"
     first_end = read_checkpoint(last)["state_dict"]
 
     last.unlink()  # as if the run had ended after the first epoch
-    assert lib.train.main([*command, "--resume", "auto"]) == 0
+    assert lib.training.loop.main([*command, "--resume", "auto"]) == 0
     second_end = read_checkpoint(last)["state_dict"]
     assert all(torch.equal(first_end[key], second_end[key]) for key in first_end)
 
     write_otb(tmp_path / "dataset", num=1, length=4, seed=5)
     align = "True" if "align" in name else "False"
-    assert lib.test.main(["--arch", "Ocean", "--resume", str(last), "--dataset", "SYN", "--align", align,
+    assert lib.testing.run.main(["--arch", "Ocean", "--resume", str(last), "--dataset", "SYN", "--align", align,
                           "--dataset_dir", str(tmp_path / "dataset"), "--tracker_name", name]) == 0
     assert len(load_benchmark("SYN", tmp_path / "dataset", images=False).sequences) == 1
     score(["--dataset_dir", str(tmp_path / "dataset"), "--dataset", "SYN", "--tracker_result_dir", "result/SYN",

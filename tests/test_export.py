@@ -12,14 +12,14 @@ from tracker_stubs import small_model, square_frames, write_squares
 
 from lib.checkpoint import save_checkpoint
 from lib.errors import UserError
-from lib.export.check import Difference, as_input, difference, largest_difference, real_pairs
-from lib.export.cli import Graphs, Row, export, table
-from lib.export.narrow import kept_in_float
-from lib.measure.cost import settle
-from lib.measure.trial import Scores, load_videos
 from lib.models.ocean import OceanOutput, TemplateFeatures
-from lib.test import params_for
 from lib.testing.opening import open_tracker, params_beside
+from lib.testing.run import params_for
+from lib.tools.cost import settle
+from lib.tools.export import Graphs, Row, export, table
+from lib.tools.export_check import Difference, as_input, difference, largest_difference, real_pairs
+from lib.tools.quantize import kept_in_float
+from lib.tools.trial import Scores, load_videos
 from lib.tracker.ocean import OceanTracker
 from lib.tracker.onnx import build_features, feature_names, features_layout, flat_features, load_onnx, read_record
 from lib.tracker.params import TrackerParams

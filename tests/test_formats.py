@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader
 
 from lib.config import Config, DatasetConfig, SourceConfig, TrainConfig
 from lib.crops import context_side
-from lib.datasets.ocean import OceanDataset, StreamSampler, build_dataset
+from lib.datasets.dataset import OceanDataset, StreamSampler, build_dataset
 from lib.datasets.pictures import load_pictures, pack_pictures, picture_path
 from lib.datasets.prepare.__main__ import main
 from lib.datasets.raw import reduction

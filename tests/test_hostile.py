@@ -20,11 +20,11 @@ from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
 from tracker_stubs import small_checkpoint, write_squares
 
+from lib.benchmarks import load_benchmark
 from lib.checkpoint import load_model, read_checkpoint, save_checkpoint
 from lib.config import load_config
-from lib.datasets.benchmarks import load_benchmark
 from lib.errors import UserError
-from lib.tracker.frames import read_image
+from lib.images import read_image
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "120"))  # of each of the 20 readers
 MEMORY = 2**30  # bytes that reading any file may take on top of what the process has

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from otb_trees import boxes_of, make_sequence, write_rows
 
-from lib.datasets.benchmarks import load_benchmark
+from lib.benchmarks import load_benchmark
 from lib.errors import UserError
 from lib.eval_toolkit.cli import main
 from lib.eval_toolkit.html_data import NO_BOX, NO_OVERLAP, encode_boxes, encode_overlaps, epoch_of

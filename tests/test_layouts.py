@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lib.datasets.benchmarks import KNOWN_LAYOUTS, Benchmark, layout_of, load_benchmark, result_origin, write_result
+from lib.benchmarks import KNOWN_LAYOUTS, Benchmark, layout_of, load_benchmark, result_origin, write_result
 from lib.errors import UserError
 from lib.eval_toolkit.cli import main
 from lib.eval_toolkit.got10k import averages, score_got10k

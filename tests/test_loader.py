@@ -6,9 +6,10 @@ import pytest
 import torch
 
 from lib.distributed import World
-from lib.training import loader, watch
+from lib.training import loader
+from lib.training import monitor as watch
 from lib.training.loader import advice
-from lib.training.watch import Watch
+from lib.training.monitor import Watch
 
 
 @pytest.mark.parametrize(("workers", "local_size", "formats", "words"), [

@@ -10,9 +10,9 @@ import torch
 from crop_trees import write_source
 
 from lib.config import Config, DatasetConfig, SourceConfig, TrainConfig
+from lib.datasets.dataset import build_dataset
 from lib.datasets.index import build_index
 from lib.datasets.negatives import Negatives, distractor
-from lib.datasets.ocean import build_dataset
 from lib.datasets.pairs import CropFiles, TrackSource
 from lib.errors import UserError
 from lib.models.losses import ocean_loss

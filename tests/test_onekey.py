@@ -17,12 +17,12 @@ from tracker_stubs import write_squares
 from train_helpers import run_processes, tiny_yaml
 
 import lib.eval_toolkit.cli
-import lib.onekey as onekey
-import lib.sweep.cli
-import lib.sweep.work
-import lib.test
-import lib.train
-import lib.tune.cli
+import lib.testing.run
+import lib.testing.sweep
+import lib.testing.sweep_work
+import lib.tools.onekey as onekey
+import lib.tools.tune
+import lib.training.loop
 from lib.config import load_config
 from lib.errors import UserError
 
@@ -48,19 +48,21 @@ def test_the_flags_are_those_of_the_commands(tmp_path: Path, monkeypatch: pytest
     path = cfg_of(tmp_path, **PARTS)
     cfg, options = load_config(path), options_of(path, nproc=2)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    train = lib.train._parser().parse_intermixed_args(onekey.train_flags(cfg, options, resume=True))
+    train = lib.training.loop._parser().parse_intermixed_args(onekey.train_flags(cfg, options, resume=True))
     assert (train.cfg, train.nproc, train.gpus, train.resume) == (str(path), 2, None, "auto")
     assert train.overrides == ["TRAIN.SEED=3"]
-    assert lib.train._parser().parse_intermixed_args(onekey.train_flags(cfg, options, resume=False)).resume is None
-    sweep = lib.sweep.cli.parse(onekey.test_flags(cfg, options))
+    fresh = lib.training.loop._parser().parse_intermixed_args(onekey.train_flags(cfg, options, resume=False))
+    assert fresh.resume is None
+    sweep = lib.testing.sweep.parse(onekey.test_flags(cfg, options))
     assert (sweep.dataset, sweep.start_epoch, sweep.end_epoch, sweep.workers) == ("MINE", 1, 2, 1)
     assert sweep.snapshot == tmp_path / "snapshot"
-    tune = lib.tune.cli._parse(onekey.tune_flags(cfg, options, Path("c.pth"), tmp_path / "study"))
+    tune = lib.tools.tune._parse(onekey.tune_flags(cfg, options, Path("c.pth"), tmp_path / "study"))
     assert (tune.dataset, tune.trials, tune.resume, tune.out) == ("MINE", 2, Path("c.pth"), tmp_path / "study")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     gpus = load_config(path, overrides=["GPUS='0,1,2'"])
-    assert lib.train._parser().parse_intermixed_args(onekey.train_flags(gpus, options, resume=False)).gpus == "0,1,2"
-    assert lib.sweep.cli.parse(onekey.test_flags(gpus, options)).gpus == "0,1,2"
+    train = lib.training.loop._parser().parse_intermixed_args(onekey.train_flags(gpus, options, resume=False))
+    assert train.gpus == "0,1,2"
+    assert lib.testing.sweep.parse(onekey.test_flags(gpus, options)).gpus == "0,1,2"
 
 
 def test_the_best_checkpoint_of_the_test_is_tuned(tmp_path: Path) -> None:
@@ -84,7 +86,7 @@ def test_tuned_results_are_replaced_when_the_tuning_has_gone_on(tmp_path: Path) 
     checkpoint.write_bytes(b"weights")
     best = tmp_path / "best.yaml"
     best.write_text("TEST:\n  lr: 0.5\n  tuned_on: MINE\n")
-    untuned, tuned = (lib.test.parse(f) for f in onekey.tuned_test_flags(cfg, options, checkpoint, best))
+    untuned, tuned = (lib.testing.run.parse(f) for f in onekey.tuned_test_flags(cfg, options, checkpoint, best))
     assert (untuned.tracker_name, untuned.params, untuned.fresh) == ("Ocean_checkpoint_e1", None, False)
     assert (tuned.tracker_name, tuned.params, tuned.fresh) == ("Ocean_tuned", best, False)
     settings = {"penalty_k": 0.062, "lr": 0.5, "window_influence": 0.38, "small_sz": 255, "big_sz": 255, "ratio": 0.94}
@@ -93,7 +95,7 @@ def test_tuned_results_are_replaced_when_the_tuning_has_gone_on(tmp_path: Path) 
     for lr, fresh in ((0.5, False), (0.4, True)):
         record.write_text(json.dumps({"identity": {"checkpoint_sha256": onekey.sha256_of(checkpoint),
                                                    "tracker": {**settings, "lr": lr}}}))
-        assert lib.test.parse(onekey.tuned_test_flags(cfg, options, checkpoint, best)[1]).fresh is fresh
+        assert lib.testing.run.parse(onekey.tuned_test_flags(cfg, options, checkpoint, best)[1]).fresh is fresh
 
 
 @pytest.mark.parametrize(("parts", "changes", "message"), [
@@ -105,7 +107,7 @@ def test_tuned_results_are_replaced_when_the_tuning_has_gone_on(tmp_path: Path) 
 def test_what_would_stop_a_later_part_stops_before_the_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parts: dict[str, bool], changes: list[str], message: str
 ) -> None:
-    monkeypatch.setattr(lib.train, "main", lambda _: pytest.fail("the training has begun"))
+    monkeypatch.setattr(lib.training.loop, "main", lambda _: pytest.fail("the training has begun"))
     write_squares(tmp_path / "dataset" / "MINE", {"A": 2})
     with pytest.raises(UserError, match=message):
         onekey.main(["--cfg", str(cfg_of(tmp_path, **parts)), "--dataset_dir", str(tmp_path / "dataset"), *changes])
@@ -114,10 +116,10 @@ def test_what_would_stop_a_later_part_stops_before_the_training(
 def test_a_part_that_stops_ends_it_with_its_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_squares(tmp_path / "dataset" / "MINE", {"A": 2})
     command = ["--cfg", str(cfg_of(tmp_path, TRAIN=True, TEST=True)), "--dataset_dir", str(tmp_path / "dataset")]
-    monkeypatch.setattr(lib.train, "main", lambda _: 75)
-    monkeypatch.setattr(lib.sweep.cli, "main", lambda _: 1)
+    monkeypatch.setattr(lib.training.loop, "main", lambda _: 75)
+    monkeypatch.setattr(lib.testing.sweep, "main", lambda _: 1)
     assert onekey.main(command) == 75
-    monkeypatch.setattr(lib.train, "main", lambda _: 0)
+    monkeypatch.setattr(lib.training.loop, "main", lambda _: 0)
     assert onekey.main(command) == 1
 
 
@@ -126,7 +128,7 @@ def test_a_part_that_stops_ends_it_with_its_code(tmp_path: Path, monkeypatch: py
 
 def _killed_in_the_sweep(count: int) -> Callable[..., Any]:
     """Return a stand-in for `save` of a sweep's results that is killed at its `count`-th call."""
-    save = lib.test.ResultFolder.save
+    save = lib.testing.run.ResultFolder.save
     calls = []
 
     def save_or_die(*arguments: Any, **keywords: Any) -> None:
@@ -142,19 +144,19 @@ def _child(folder: str, kill: str, queue: Any) -> None:
     os.chdir(folder)
     torch.set_num_threads(1)
     if kill == "train":
-        step = lib.train.take_step
+        step = lib.training.loop.take_step
 
         def step_or_die(job: Any, *more: Any) -> Any:
             if job.step == 4:  # in the second epoch
                 os.kill(os.getpid(), signal.SIGKILL)
             return step(job, *more)
 
-        lib.train.take_step = step_or_die
+        lib.training.loop.take_step = step_or_die
     if kill == "test":
-        lib.test.ResultFolder.save = _killed_in_the_sweep(3)  # type: ignore[method-assign]
+        lib.testing.run.ResultFolder.save = _killed_in_the_sweep(3)  # type: ignore[method-assign]
     trained: list[int] = []
-    main = lib.train.main
-    lib.train.main = lambda argv: trained.append(1) or main(argv)  # type: ignore[func-returns-value]
+    main = lib.training.loop.main
+    lib.training.loop.main = lambda argv: trained.append(1) or main(argv)  # type: ignore[func-returns-value]
     code = onekey.main(["--cfg", "tiny.yaml", "--trials", "2"])
     queue.put((code, bool(trained)))
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from otb_trees import boxes_of, shared, write_rows
 
-from lib.datasets.benchmarks import Benchmark, Sequence, load_benchmark
+from lib.benchmarks import Benchmark, Sequence, load_benchmark
 from lib.errors import UserError
 from lib.eval_toolkit.ope import (
     CONVENTIONS,

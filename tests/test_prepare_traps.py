@@ -11,7 +11,7 @@ import yaml
 from raw_trees import picture, write_cmyk, write_picture
 
 from lib.config import load_config
-from lib.datasets.ocean import build_dataset
+from lib.datasets.dataset import build_dataset
 from lib.datasets.prepare.__main__ import main
 
 Box = tuple[float, float, float, float]

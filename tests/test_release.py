@@ -10,13 +10,13 @@ from tracker_stubs import small_checkpoint
 from lib.boxes import iou_xywh
 from lib.checkpoint import load_model, read_checkpoint
 from lib.config import load_config
-from lib.datasets.synthetic import held_out_scene
+from lib.datasets.synthetic.sequences import held_out_scene
 from lib.errors import UserError
 from lib.files import sha256_of
 from lib.models.models import build_model
-from lib.release import main
-from lib.test import params_for
 from lib.testing.opening import find_weights, open_tracker
+from lib.testing.run import params_for
+from lib.tools.release import main
 from lib.tracker.params import TrackerParams
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -62,7 +62,7 @@ def test_settings_beside_the_weights_come_before_those_of_the_test_set(tmp_path:
 
 def test_weights_too_large_for_a_repository_are_refused(tmp_path: Path, shelf: Path,
                                                         monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lib.release.MOST_BYTES", 1000)
+    monkeypatch.setattr("lib.tools.release.MOST_BYTES", 1000)
     with pytest.raises(UserError, match="MB in half precision, more than"):
         main([str(small_checkpoint(tmp_path / "c.pth")), "--name", "Mine", "--out", str(shelf)])
     assert not list(shelf.glob("*"))

@@ -12,13 +12,13 @@ import pytest
 from tracker_stubs import small_checkpoint
 from vot_trees import make_video, square
 
-from lib.datasets.benchmarks import load_benchmark
-from lib.datasets.benchmarks.vot import FAILURE, INIT, REGION, UNKNOWN, VOTSequence, read_trajectory
+from lib.benchmarks import load_benchmark
+from lib.benchmarks.vot import FAILURE, INIT, REGION, UNKNOWN, VOTSequence, read_trajectory
 from lib.errors import UserError
 from lib.eval_toolkit.cli import main as evaluate
-from lib.test import job_of, main
 from lib.testing.restart import RestartRuns, run_restart
 from lib.testing.results import fingerprint
+from lib.testing.run import job_of, main
 from lib.tracker.scoring import NonFiniteOutput
 
 ON, OFF = [20.0, 20, 20, 20], [60.0, 20, 20, 20]

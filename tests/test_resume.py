@@ -16,7 +16,7 @@ from train_helpers import DISK_FULL, same, snapshot, tiny_yaml, train_processes
 from lib.config import load_config
 from lib.distributed import EXIT_STOPPED
 from lib.errors import UserError
-from lib.training import resume
+from lib.training import checkpoints as resume
 
 EXACT = ("state_dict", "optimizer", "optimizer_names", "epoch", "step", "samples")
 AUTO = ("--resume", "auto")

@@ -15,13 +15,13 @@ from tracker_stubs import small_checkpoint, small_model, write_squares
 
 from lib.checkpoint import read_checkpoint, save_checkpoint
 from lib.errors import UserError
-from lib.sweep import launch
-from lib.sweep.claims import Claims
-from lib.sweep.cli import main, parse
-from lib.sweep.outcome import Outcome
-from lib.sweep.plan import find_entries, missing_epochs
-from lib.sweep.scores import training_run
-from lib.test import main as one_checkpoint
+from lib.testing import sweep_launch as launch
+from lib.testing.locks import Claims
+from lib.testing.outcome import Outcome
+from lib.testing.run import main as one_checkpoint
+from lib.testing.sweep import main, parse
+from lib.testing.sweep_plan import find_entries, missing_epochs
+from lib.testing.sweep_scores import training_run
 
 ROOT = Path(__file__).resolve().parents[1]
 SIZES = {"Deer": 6, "Man": 4, "Girl": 8}
@@ -81,7 +81,7 @@ def test_claims_are_given_back_at_the_end_also_after_an_error(tmp_path: Path) ->
 
 @pytest.mark.skipif(not Path("/proc/self/ns/pid").exists(), reason="only Linux tells at once that a process is dead")
 def test_the_claim_of_a_killed_process_is_taken_over_at_once(tmp_path: Path) -> None:
-    code = ("import os, sys; from pathlib import Path; from lib.sweep.claims import Claims; "
+    code = ("import os, sys; from pathlib import Path; from lib.testing.locks import Claims; "
             "assert Claims().take(Path(sys.argv[1])); print('taken', flush=True); sys.stdin.read()")
     path = tmp_path / "a.claim"
     with subprocess.Popen([sys.executable, "-c", code, str(path)], cwd=ROOT, stdin=subprocess.PIPE,

@@ -12,11 +12,11 @@ import pytest
 from otb_trees import shared
 from tracker_stubs import small_checkpoint, write_squares
 
-from lib.datasets.benchmarks import load_benchmark, read_result
+from lib.benchmarks import load_benchmark, read_result
 from lib.errors import UserError
 from lib.files import sha256_of
-from lib.test import main, parse, tracker_name
 from lib.testing.results import ResultFolder, fingerprint, record_of
+from lib.testing.run import main, parse, tracker_name
 from lib.testing.video import GREEN, YELLOW, BoxVideo
 from lib.tracker.params import TrackerParams
 

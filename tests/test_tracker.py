@@ -17,9 +17,9 @@ from tracker_stubs import NO_TEMPLATE, PLAIN, Oracle, Scripted, answer, small_mo
 from lib.boxes import iou_xywh
 from lib.config import load_config
 from lib.errors import UserError
+from lib.images import decode_ahead, read_image
 from lib.models.ocean import OceanOutput
-from lib.tracker.frames import decode_ahead, read_image
-from lib.tracker.lockstep import Job, Lockstep, Track
+from lib.testing.batched import Job, Lockstep, Track
 from lib.tracker.ocean import OceanTracker, SearchCrop, TrackerState, advance, as_bgr, search_crop
 from lib.tracker.params import TrackerParams, find_tracker_params
 from lib.tracker.scoring import (
@@ -400,7 +400,7 @@ def test_every_frame_is_watched_once(tmp_path: Path) -> None:
 
 def test_every_image_is_decoded_once_for_all_trackers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     decoded: list[Path] = []
-    monkeypatch.setattr("lib.tracker.frames.read_image", lambda path: decoded.append(path) or read_image(path))
+    monkeypatch.setattr("lib.images.read_image", lambda path: decoded.append(path) or read_image(path))
     jobs = [replace(job, trackers=(0, 1, 2)) for job in jobs_of(tmp_path, {"a": 3, "b": 5})]
     tracks = list(Lockstep([OceanTracker(Oracle(), PLAIN) for _ in range(3)], batch=2).follow(iter(jobs)))
     assert len(tracks) == 6

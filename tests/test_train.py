@@ -15,7 +15,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from train_helpers import CheapPairs, snapshot, tiny_yaml
 
-import lib.train
+import lib.training.loop
 from lib.checkpoint import load_model, read_checkpoint
 from lib.config import load_config
 from lib.datasets.sample import Sample
@@ -23,11 +23,11 @@ from lib.distributed import World
 from lib.errors import UserError
 from lib.log import duration, new_run_folder, training_picture
 from lib.models.models import build_model
-from lib.training import resume
+from lib.training import checkpoints as resume
 from lib.training.job import best_boxes
 from lib.training.loader import Feed
+from lib.training.monitor import first_bad_step
 from lib.training.stage import build_stage
-from lib.training.watch import first_bad_step
 
 Train = Callable[..., int]
 
@@ -39,8 +39,8 @@ def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Train:
     torch.set_num_threads(1)
 
     def run(*overrides: str, pairs: dict[str, Any] | None = None, **keys: Any) -> int:
-        monkeypatch.setattr(lib.train, "build_dataset", lambda _: CheapPairs(**pairs or {}))
-        return lib.train.main(["--cfg", str(tiny_yaml(tmp_path, **keys)), *overrides])
+        monkeypatch.setattr(lib.training.loop, "build_dataset", lambda _: CheapPairs(**pairs or {}))
+        return lib.training.loop.main(["--cfg", str(tiny_yaml(tmp_path, **keys)), *overrides])
 
     yield run
     torch.set_num_threads(threads)
@@ -162,7 +162,7 @@ def test_detect_anomaly_names_the_layer(train: Train, monkeypatch: pytest.Monkey
             model.neck.downsample[0].weight[0, 0] = float("inf")
         return model
 
-    monkeypatch.setattr(lib.train, "build_model", spoiled)
+    monkeypatch.setattr(lib.training.loop, "build_model", spoiled)
     try:
         with pytest.raises(UserError, match=r"output of layer 'neck.downsample.0' is not finite, the first"):
             train("--detect-anomaly")

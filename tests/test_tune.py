@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 from tracker_stubs import small_checkpoint, write_squares
 
-from lib.datasets.benchmarks import load_benchmark, write_result
+from lib.benchmarks import load_benchmark, write_result
 from lib.errors import UserError
 from lib.eval_toolkit.results import score_tracker
-from lib.measure.trial import load_videos, score
+from lib.tools.trial import load_videos, score
+from lib.tools.tune import RANGES, OnChunk, Task, Values, _baseline, _work, _write, main, open_study, suggest
+from lib.tools.tune_report import Line, table
 from lib.tracker.params import TrackerParams, load_tracker_params
-from lib.tune.cli import RANGES, OnChunk, Task, Values, _baseline, _work, _write, main, open_study, suggest
-from lib.tune.report import Line, table
 
 optuna = pytest.importorskip("optuna", reason="the extra 'tune' is not installed")
 UNTUNED = TrackerParams()

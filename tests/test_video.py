@@ -13,9 +13,9 @@ from tracker_stubs import PLAIN, Oracle, small_checkpoint, square_frames
 
 from lib.errors import UserError
 from lib.models.ocean import OceanOutput, TemplateFeatures
-from lib.run_video import select_box
-from lib.run_video.cli import main, parse_box, run
-from lib.run_video.source import Newest, Source, open_source
+from lib.tools import select_box
+from lib.tools.run_video import main, parse_box, run
+from lib.tools.video_source import Newest, Source, open_source
 from lib.tracker.ocean import OceanTracker
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -187,7 +187,7 @@ def test_the_command_on_a_real_sequence(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_wrong_flags_are_refused_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lib.run_video.cli.WEIGHTS", "Absent")
+    monkeypatch.setattr("lib.tools.run_video.WEIGHTS", "Absent")
     with pytest.raises(UserError, match=r"--lost 1.5"):
         main(["0", "--lost", "1.5"])
     with pytest.raises(UserError, match="--show"):

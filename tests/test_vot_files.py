@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from vot_trees import VOT_DATA, make_video, square, write_result
 
-from lib.datasets.benchmarks import load_benchmark
-from lib.datasets.benchmarks.vot import (
+from lib.benchmarks import load_benchmark
+from lib.benchmarks.vot import (
     FAILURE,
     INIT,
     REGION,
@@ -21,7 +21,7 @@ from lib.datasets.benchmarks.vot import (
     trajectory_file,
     write_trajectory,
 )
-from lib.datasets.benchmarks.vot_facts import EAO_INTERVALS, NAMES
+from lib.benchmarks.vot_facts import EAO_INTERVALS, NAMES
 from lib.errors import UserError
 from lib.eval_toolkit.cli import main
 from lib.eval_toolkit.vot_results import score_vot

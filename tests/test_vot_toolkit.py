@@ -17,10 +17,10 @@ import yaml
 from tracker_stubs import small_checkpoint
 from vot_trees import make_video, square
 
-import lib.vot_toolkit.workspace as workspace
+import lib.tools.vot_workspace as workspace
 from lib.errors import UserError
+from lib.tools.vot_toolkit import Objects, box_of, main, serve
 from lib.tracker.scoring import NonFiniteOutput
-from lib.vot_toolkit.serve import Objects, box_of, main, serve
 
 ROOT = Path(__file__).resolve().parents[1]
 

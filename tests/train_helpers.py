@@ -19,7 +19,7 @@ import torch
 import yaml
 from torch.utils.data import Dataset
 
-import lib.train
+import lib.training.loop
 from lib.datasets.sample import Sample
 from lib.distributed import World, join, leave
 from lib.errors import UserError
@@ -88,8 +88,8 @@ def _child(arguments: list[str], environment: dict[str, str], signals: dict[int,
     os.environ.update(environment)
     torch.set_num_threads(1)
     if pairs is not None:
-        lib.train.build_dataset = lambda _: CheapPairs(**pairs)  # type: ignore[assignment]
-    take_step = lib.train.take_step
+        lib.training.loop.build_dataset = lambda _: CheapPairs(**pairs)  # type: ignore[assignment]
+    take_step = lib.training.loop.take_step
     jobs: list[Any] = []
 
     def step_and_signal(job: Any, stage: Any, batch: Any) -> Any:
@@ -103,9 +103,9 @@ def _child(arguments: list[str], environment: dict[str, str], signals: dict[int,
             os.kill(os.getpid(), number)
         return output
 
-    lib.train.take_step = step_and_signal
+    lib.training.loop.take_step = step_and_signal
     try:
-        code = lib.train.main(arguments)
+        code = lib.training.loop.main(arguments)
         if "RANK" in environment and jobs:
             folder = Path(jobs[0].cfg.CHECKPOINT_DIR)
             torch.save(jobs[0].model.state_dict(), folder / f"rank{environment['RANK']}.pth")
@@ -180,7 +180,7 @@ def run_processes(function: Callable[..., None], arguments: list[tuple[Any, ...]
 def _fork_server() -> Any:
     """Return a multiprocessing context whose server has loaded all that a training needs."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["train_helpers", "torch.utils.tensorboard", "lib.sweep.cli", "lib.test",
+    context.set_forkserver_preload(["train_helpers", "torch.utils.tensorboard", "lib.testing.sweep", "lib.testing.run",
                                     "lib.datasets.prepare.__main__"])
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)  # the preload looks nowhere else

@@ -5,8 +5,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from lib.compare import main
 from lib.errors import run
+from lib.tools.compare import main
 
 if __name__ == "__main__":  # each model is measured in a process of its own, which imports this file again
     run(main)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from lib.demo import main
 from lib.errors import run
+from lib.tools.demo import main
 
 run(main)

@@ -6,6 +6,6 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from lib.errors import run
-from lib.sweep.cli import main
+from lib.testing.sweep import main
 
 run(main)

@@ -6,6 +6,6 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from lib.errors import run
-from lib.tune.cli import main
+from lib.tools.tune import main
 
 run(main)

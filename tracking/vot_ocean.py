@@ -6,6 +6,6 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from lib.errors import run
-from lib.vot_toolkit.serve import main
+from lib.tools.vot_toolkit import main
 
 run(main)

@@ -1,6 +1,6 @@
 """Decoding of pictures into BGR pixels, the same on every machine whichever decoder is installed.
 
-libjpeg-turbo through simplejpeg gives exactly the pixels of OpenCV, a little faster (`benchmarks/loader.py` compares
+libjpeg-turbo through simplejpeg gives exactly the pixels of OpenCV, a little faster (`perf/loader.py` compares
 them), and unlike OpenCV it reports damage; what it does not take (PNG and the like) goes through OpenCV.
 """
 

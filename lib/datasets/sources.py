@@ -14,7 +14,7 @@ from lib.datasets.packed import PackedCrops
 from lib.datasets.pairs import CropFiles, CropStore, Source, TrackSource
 from lib.datasets.pictures import load_pictures
 from lib.datasets.raw import RawPictures
-from lib.datasets.synthetic import SyntheticSource
+from lib.datasets.synthetic.sequences import SyntheticSource
 from lib.errors import UserError, did_you_mean
 
 logger = logging.getLogger(__name__)

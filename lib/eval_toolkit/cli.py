@@ -9,7 +9,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from lib.datasets.benchmarks import KNOWN_LAYOUTS, Benchmark, load_benchmark
+from lib.benchmarks import KNOWN_LAYOUTS, Benchmark, load_benchmark
 from lib.errors import UserError
 from lib.eval_toolkit.html_data import EMBEDDED_FRAMES
 from lib.eval_toolkit.kinds import Kind, check_options, default_convention, kind_of

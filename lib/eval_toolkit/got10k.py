@@ -15,8 +15,8 @@ from typing import Any
 
 import numpy as np
 
+from lib.benchmarks import Benchmark, Sequence, read_stamp
 from lib.boxes import Boxes, iou_xywh
-from lib.datasets.benchmarks import Benchmark, Sequence, read_stamp
 from lib.eval_toolkit.ope import Floats
 from lib.eval_toolkit.results import listed, read_rows, rules_of, stamped
 from lib.eval_toolkit.tables import Cell, Table, as_csv, as_latex, as_markdown, as_text

@@ -13,9 +13,9 @@ from urllib.parse import quote
 
 import numpy as np
 
+from lib.benchmarks import Benchmark, attribute_code, without_origin
+from lib.benchmarks import Sequence as Target
 from lib.boxes import Boxes, iou_xywh
-from lib.datasets.benchmarks import Benchmark, attribute_code, without_origin
-from lib.datasets.benchmarks import Sequence as Target
 from lib.errors import UserError
 from lib.eval_toolkit.bootstrap import METRICS, paired_differences
 from lib.eval_toolkit.ope import (

@@ -14,7 +14,7 @@ from pathlib import Path
 from string import Template
 from typing import Any
 
-from lib.datasets.benchmarks import Benchmark
+from lib.benchmarks import Benchmark
 from lib.errors import UserError, one_line
 from lib.eval_toolkit.html_data import Images, embedded_images, page_data, referenced_images
 from lib.eval_toolkit.ope import DEFAULT_CONVENTION, LengthRule

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lib.datasets.benchmarks import Benchmark, layout_of
-from lib.datasets.benchmarks.vot import is_vot
+from lib.benchmarks import Benchmark, layout_of
+from lib.benchmarks.vot import is_vot
 from lib.errors import UserError
 from lib.eval_toolkit import got10k, report, vot_report
 from lib.eval_toolkit.ope import DEFAULT_CONVENTION

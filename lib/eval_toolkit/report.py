@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from lib.datasets.benchmarks import Benchmark, attribute_code
+from lib.benchmarks import Benchmark, attribute_code
 from lib.eval_toolkit.bootstrap import METRICS, Difference, paired_differences
 from lib.eval_toolkit.ope import (
     DISTANCE_THRESHOLDS,

@@ -13,8 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from lib.boxes import Boxes
-from lib.datasets.benchmarks import (
+from lib.benchmarks import (
     Benchmark,
     Sequence,
     find_results,
@@ -23,6 +22,7 @@ from lib.datasets.benchmarks import (
     read_stamp,
     result_origin,
 )
+from lib.boxes import Boxes
 from lib.errors import UserError
 from lib.eval_toolkit.ope import (
     CONVENTIONS,

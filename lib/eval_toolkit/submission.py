@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from lib.benchmarks import Benchmark, Sequence, find_results, layout_of, read_result
 from lib.boxes import Boxes
-from lib.datasets.benchmarks import Benchmark, Sequence, find_results, layout_of, read_result
 from lib.errors import UserError
 from lib.eval_toolkit.results import check_complete
 from lib.files import atomic_write, read_json

@@ -1,7 +1,7 @@
 """Accuracy, robustness and expected average overlap of the restart protocol, as the pysot toolkit defines them.
 
 A tracker is started on the first frame, stopped where it has lost its target (a failure), and started again 5 frames
-later; a result file has one row per frame (`lib.datasets.benchmarks.vot.Trajectory`).
+later; a result file has one row per frame (`lib.benchmarks.vot.Trajectory`).
 
 - Accuracy: mean overlap over all frames of all videos, without the first 10 frames after each start.
 - Robustness: failures per 100 frames. Lost number: failures.
@@ -25,9 +25,9 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from lib.datasets.benchmarks.regions import Corners, counted_overlap, exact_overlap
-from lib.datasets.benchmarks.vot import INIT, REGION, Trajectory, VOTSequence
-from lib.datasets.benchmarks.vot_facts import ATTRIBUTES
+from lib.benchmarks.regions import Corners, counted_overlap, exact_overlap
+from lib.benchmarks.vot import INIT, REGION, Trajectory, VOTSequence
+from lib.benchmarks.vot_facts import ATTRIBUTES
 
 Floats = NDArray[np.float64]
 Overlap = Literal["counted", "exact"]

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from lib.datasets.benchmarks import Benchmark
+from lib.benchmarks import Benchmark
 from lib.eval_toolkit.results import listed
 from lib.eval_toolkit.tables import Cell, Table, as_csv, as_latex, as_markdown, as_text
 from lib.eval_toolkit.vot import BURN_IN, TAGS

@@ -17,13 +17,13 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from lib.benchmarks.regions import exact_overlap, rectangle_corners
+from lib.benchmarks.vot import FAILURE, INIT, REGION, UNKNOWN, VOTSequence
 from lib.boxes import Boxes
 from lib.crops import Image
-from lib.datasets.benchmarks.regions import exact_overlap, rectangle_corners
-from lib.datasets.benchmarks.vot import FAILURE, INIT, REGION, UNKNOWN, VOTSequence
 from lib.errors import UserError
-from lib.tracker.frames import decode_ahead
-from lib.tracker.lockstep import Job, Track, Watcher
+from lib.images import decode_ahead
+from lib.testing.batched import Job, Track, Watcher
 from lib.tracker.scoring import NonFiniteOutput
 
 SKIPPED = 5

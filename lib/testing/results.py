@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lib.benchmarks import RUN_FILE, Sequence, read_stamp, write_result
+from lib.benchmarks.vot import VOTSequence, is_vot, trajectory_file, write_trajectory
 from lib.boxes import Boxes
-from lib.datasets.benchmarks import RUN_FILE, Sequence, read_stamp, write_result
-from lib.datasets.benchmarks.vot import VOTSequence, is_vot, trajectory_file, write_trajectory
 from lib.errors import UserError
 from lib.files import atomic_write, read_json, sha256_of
 from lib.tracker.params import TrackerParams

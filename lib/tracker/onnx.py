@@ -1,7 +1,7 @@
 """Exported models through ONNX Runtime in the place of PyTorch ones: `OceanTracker(load_onnx(folder), params)`.
 
 A folder holds `template.onnx` (once per sequence), `search.onnx` (each frame, any search size) and `export.json`, which
-says what they were made from. Written by `lib.export.cli`.
+says what they were made from. Written by `lib.tools.export`.
 """
 
 from __future__ import annotations

@@ -13,17 +13,17 @@ from torch import Tensor
 from tqdm import tqdm
 
 from lib.config import Config
-from lib.datasets.ocean import OceanDataset
+from lib.datasets.dataset import OceanDataset
 from lib.datasets.sample import Sample
 from lib.distributed import StopRequest, World, from_main, gather
 from lib.errors import UserError
 from lib.log import PROGRESS, Board, duration, training_picture
 from lib.models.models import Ocean
 from lib.models.ocean import OceanOutput
-from lib.training import resume
+from lib.training import checkpoints as resume
 from lib.training.loader import Feed, advice
+from lib.training.monitor import MAX_SKIPPED_IN_A_ROW, Look, Watch, dump_batch, first_bad_step, values_text
 from lib.training.stage import Stage
-from lib.training.watch import MAX_SKIPPED_IN_A_ROW, Look, Watch, dump_batch, first_bad_step, values_text
 
 log = logging.getLogger(__name__)
 

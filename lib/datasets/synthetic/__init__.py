@@ -1,0 +1,1 @@
+"""The renderer: endless labelled video, made from a seed."""

@@ -1,1 +1,0 @@
-"""From a checkpoint to ONNX graphs, checked against PyTorch."""

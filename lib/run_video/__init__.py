@@ -1,1 +1,0 @@
-"""Tracking in one's own video."""

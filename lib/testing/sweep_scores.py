@@ -1,0 +1,230 @@
+"""What a sweep tells: progress, each checkpoint's scores as soon as it is whole, the table, and TensorBoard."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from lib.checkpoint import read_checkpoint
+from lib.errors import UserError
+from lib.eval_toolkit.report import difference_tables, rank
+from lib.eval_toolkit.results import listed, stamped
+from lib.eval_toolkit.tables import Table, as_csv, as_markdown, as_text
+from lib.files import atomic_write, read_json
+from lib.log import Board
+from lib.testing.outcome import LESS_IS_BETTER, Outcome, is_one_pass, score_folder
+from lib.testing.results import RECEIPTS
+from lib.testing.run import say_speed
+from lib.testing.sweep_plan import Entry, Sweep
+
+BOARD_FILE = "board.json"
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Scored:
+    """A checkpoint whose every sequence is done."""
+
+    entry: Entry
+    outcome: Outcome
+    frames_per_second: float
+    sha256: str
+    tuned_on: str  # the benchmark that the tracker's settings were tuned on
+
+    @property
+    def label(self) -> str:
+        """Return the name as it stands beside the scores."""
+        return stamped(self.entry.name, self.tuned_on)
+
+
+class Scoreboard:
+    """Follows what all workers write, and scores each checkpoint once, when it is whole."""
+
+    def __init__(self, sweep: Sweep, bar: tqdm[Any], *, convention: str, board_dir: Path | None = None) -> None:
+        self._sweep = sweep
+        self._bar = bar
+        self._convention = convention
+        self._board_dir = board_dir
+        self._seen: dict[Entry, dict[str, float]] = {}
+        self._own: set[tuple[str, str]] = set()
+        self.scored: dict[Entry, Scored] = {}
+
+    def own(self, folder: str, sequence: str) -> None:
+        """Note a result of this process, whose frames the bar has counted one by one."""
+        self._own.add((folder, sequence))
+
+    def update(self) -> None:
+        """Look for new results: say their speed, move the bar, and score the checkpoints that have become whole."""
+        for entry in self._sweep.entries:
+            if entry in self.scored:
+                continue
+            first_look = entry not in self._seen
+            seen = self._seen.setdefault(entry, {})
+            for sequence in self._sweep.sequences:
+                if sequence.name in seen or (seconds := self._sweep.folder(entry).seconds(sequence)) is None:
+                    continue
+                seen[sequence.name] = seconds
+                if not first_look:
+                    say_speed(entry.name, sequence.name, frames=len(sequence), seconds=seconds)
+                if (entry.name, sequence.name) not in self._own:
+                    self._bar.update(len(sequence))
+            if first_look and seen:
+                _log.info("%s: %d of %d sequences are done already", entry.name, len(seen), len(self._sweep.sequences))
+            if len(seen) == len(self._sweep.sequences):
+                self._score(entry, seconds=sum(seen.values()))
+        self._bar.total = self._sweep.benchmark.num_frames * len(self._sweep.entries)
+
+    def _score(self, entry: Entry, *, seconds: float) -> None:
+        benchmark, folder = self._sweep.benchmark, self._sweep.folder(entry)
+        outcome = score_folder(benchmark, folder.path, convention=self._convention)
+        speed = benchmark.num_frames / max(seconds, 1e-9)
+        self.scored[entry] = Scored(entry, outcome, speed, folder.record.sha256, folder.record.params.tuned_on)
+        values = ", ".join(f"{name} {value:.3f}" for name, value in outcome.values.items())
+        _log.info("%s: %s, %.1f frames/s", self.scored[entry].label, values, speed)
+        self._to_board(self.scored[entry])
+        self.write()
+
+    def _to_board(self, scored: Scored) -> None:
+        """Add the scores at their epoch to the training run's TensorBoard, once."""
+        entry, dataset = scored.entry, self._sweep.options.dataset
+        run = self._board_dir or training_run(entry.path)
+        if entry.epoch is None or run is None or (self._board_dir is None and not run.is_dir()):
+            return
+        folder = self._sweep.folder(entry)
+        values = scored.outcome.values
+        told = {"run": folder.record.key, "folder": str(run.resolve()), "convention": self._convention, **values}
+        path = folder.path / RECEIPTS / BOARD_FILE
+        if path.is_file() and read_json(path) == told:
+            return
+        board = Board(run)
+        board.scalars({_tag(dataset, name): value for name, value in values.items()}, entry.epoch)
+        board.close()
+        with atomic_write(path) as file:
+            json.dump(told, file)
+
+    def table(self) -> Table:
+        """Return a row per checkpoint in the order of epochs: its scores and frames/s; the best is marked."""
+        best, in_order = self.best(), self._in_order()
+        names = list(in_order[0].outcome.values) if in_order else []
+        rows = tuple((
+            f"{s.label} (best)" if s is best else s.label,
+            # The table marks the highest number of a column, which must not be that of a score where less is better.
+            *(f"{value:.3f}" if name in LESS_IS_BETTER else value for name, value in s.outcome.values.items()),
+            f"{s.frames_per_second:.1f}", f"{s.outcome.sequences}/{s.outcome.expected}") for s in in_order)
+        columns = ("Checkpoint", *(name.replace("_", " ").capitalize() for name in names), "Frames/s", "Sequences")
+        return Table(f"{self._sweep.options.dataset} by checkpoint", columns, rows, best_in="column")
+
+    def best(self) -> Scored | None:
+        """Return the checkpoint of the highest first score, then second; None before any is whole."""
+        return min(self._in_order(), key=lambda scored: scored.outcome.rank, default=None)
+
+    def _leads(self) -> list[Table]:
+        """Return how sure the best checkpoint's lead is, where that can be told."""
+        if not is_one_pass(self._sweep.benchmark.name):
+            return []
+        return difference_tables(rank([scored.outcome.scores for scored in self.scored.values()]))
+
+    def remarks(self) -> list[str]:
+        """Return what must be said beside the table: what was scored, how, and what is missing."""
+        benchmark = self._sweep.benchmark
+        sources = sorted({self._sweep.folder(entry).record.params_source for entry in self._sweep.entries})
+        rules = f", convention {self._convention}" if is_one_pass(benchmark.name) else ""
+        said = [f"{benchmark.name}: {len(benchmark.sequences)}/{benchmark.expected} sequences, {benchmark.num_frames} "
+                f"frames{rules}; tracker settings: {', '.join(sources) or 'none yet'}"]
+        if benchmark.missing:
+            said.append(f"missing in the data set: {listed(benchmark.missing)}")
+        unfinished = [entry.name for entry in self._sweep.entries if entry not in self.scored]
+        if unfinished:
+            said.append(f"not whole yet: {', '.join(unfinished)}")
+        return said
+
+    def write(self) -> Path:
+        """Write the table as Markdown, CSV and JSON beside the folders of results; return the Markdown's path."""
+        stem = self._stem()
+        in_order = self._in_order()
+        names = list(in_order[0].outcome.values) if in_order else []
+        texts = {
+            ".md": as_markdown([self.table(), *self._leads()], self.remarks()),
+            ".csv": as_csv(("checkpoint", "epoch", *names, "frames_per_second", "sequences", "expected", "sha256",
+                            "tuned_on"),
+                           [_csv_row(scored) for scored in in_order]),
+            ".json": json.dumps(self._json(), indent=1, allow_nan=False) + "\n",
+        }
+        for suffix, text in texts.items():
+            with atomic_write(stem.with_name(stem.name + suffix)) as file:
+                file.write(text)
+        return stem.with_name(f"{stem.name}.md")
+
+    def write_page(self) -> Path | None:
+        """Write the page with curves and a player, and return its path; None where the test set has no such curves."""
+        benchmark = self._sweep.benchmark
+        if not self.scored or not is_one_pass(benchmark.name):
+            return None
+        from lib.eval_toolkit.html_report import write_report_of  # only the page needs it
+
+        stem = self._stem()
+        folders = [self._sweep.folder(scored.entry).path for scored in self._in_order()]
+        return write_report_of(stem.with_name(f"{stem.name}.html"), benchmark, folders, convention=self._convention,
+                               allow_missing=bool(benchmark.missing), frames=benchmark,
+                               speeds={s.entry.name: s.frames_per_second for s in self.scored.values()})
+
+    def _stem(self) -> Path:
+        options = self._sweep.options
+        return Path(options.result_dir) / options.dataset / f"{options.arch}_epochs"
+
+    def text(self) -> str:
+        """Return the table for a terminal."""
+        return as_text([self.table(), *self._leads()], self.remarks())
+
+    def _in_order(self) -> list[Scored]:
+        return [self.scored[entry] for entry in self._sweep.entries if entry in self.scored]
+
+    def _json(self) -> dict[str, Any]:
+        best = self.best()
+        return {
+            "dataset": self._sweep.options.dataset, "convention": self._convention,
+            "best": best.entry.name if best else None, "remarks": self.remarks(),
+            "checkpoints": [{
+                "name": s.entry.name, "epoch": s.entry.epoch, "path": str(s.entry.path), "sha256": s.sha256,
+                "tuned_on": s.tuned_on,
+                **{name: None if math.isnan(value) else value for name, value in s.outcome.values.items()},
+                "frames_per_second": s.frames_per_second,
+                "sequences": s.outcome.sequences, "expected": s.outcome.expected,
+            } for s in self._in_order()],
+        }
+
+
+def _tag(dataset: str, name: str) -> str:
+    """Return a score's name on the board.
+
+    The HParams tab shows the first five scalars of the alphabet. A test set's capital comes before all losses; what is
+    compared less often stays behind.
+    """
+    return f"norm_precision/{dataset}" if name == "norm_precision" else f"{dataset}/{name}"
+
+
+def _csv_row(s: Scored) -> list[str | int | float | None]:
+    return [s.entry.name, s.entry.epoch, *s.outcome.values.values(), round(s.frames_per_second, 2), s.outcome.sequences,
+            s.outcome.expected, s.sha256, s.tuned_on]
+
+
+def training_run(checkpoint: Path) -> Path | None:
+    """Return the TensorBoard folder of the run that trained a checkpoint, None if the checkpoint does not say."""
+    try:
+        content = read_checkpoint(checkpoint)
+    except UserError:
+        return None  # deleted since; its scores are there all the same
+    config, run = content.get("config"), content.get("run")
+    if not isinstance(config, dict) or not isinstance(run, str) or len(config) != 1 or Path(run).name != run:
+        return None
+    tree = next(iter(config.values()))
+    try:
+        return Path(tree["OUTPUT_DIR"]) / tree["TRAIN"]["MODEL"] / run
+    except (KeyError, TypeError):
+        return None

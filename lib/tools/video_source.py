@@ -1,0 +1,161 @@
+"""Frames of whatever a user points at: a video file, a folder of images, a camera's number, a stream's address."""
+
+from __future__ import annotations
+
+import logging
+import math
+import re
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import cv2
+import numpy as np
+
+from lib.crops import Image
+from lib.errors import UserError
+from lib.images import decode_ahead
+
+DEFAULT_RATE = 25.0  # frames per second of a source that does not tell its own
+MAX_RATE = 1000.0  # containers without a rate report nonsense such as 90000
+_IMAGES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Source:
+    """Frames, and what is known of them."""
+
+    name: str  # fit for a file's name
+    frames: Iterator[Image]  # (H, W, 3) BGR uint8
+    rate: float  # frames per second when played
+    count: int | None  # None: not known beforehand
+    close: Callable[[], None]
+
+
+def open_source(text: str) -> Source:
+    """Return the source called `text`: digits are a camera, an address with :// a stream, else a folder or a file.
+
+    A camera and a live stream give their newest frame each time, so a slow tracker falls behind by frames, not by
+    minutes; a recording behind an address is read frame by frame. Raises UserError when there is no such thing or no
+    frame in it.
+    """
+    if text.isdecimal():
+        return _live(cv2.VideoCapture(int(text)), name=f"camera{int(text)}", what=f"camera {text}")
+    if "://" in text:
+        return _address(text)
+    path = Path(text)
+    if path.is_dir():
+        return _folder(path)
+    if path.is_file():
+        return _file(path)
+    raise UserError(f"{text}: no such file or folder; expected a video, a folder of images, a camera's number or an "
+                    f"address such as rtsp://...")
+
+
+def _folder(path: Path) -> Source:
+    files = [file for file in path.iterdir() if file.suffix.lower() in _IMAGES and not file.name.startswith(".")]
+    if not files:
+        raise UserError(f"{path}: no images in it; expected {', '.join(sorted(_IMAGES))}")
+    pool = ThreadPoolExecutor(4, thread_name_prefix="decode")
+    name = path.resolve().parent.name if path.name == "img" else path.resolve().name
+    frames = decode_ahead(sorted(files, key=_by_number), pool)
+    return Source(name, frames, DEFAULT_RATE, len(files), lambda: pool.shutdown(cancel_futures=True))
+
+
+def _by_number(path: Path) -> list[tuple[int, int, str]]:
+    """Return a key that sorts 2.jpg before 10.jpg, wherever in the name the numbers stand."""
+    parts = re.split(r"(\d+)", path.name)
+    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts if part]
+
+
+def _file(path: Path) -> Source:
+    capture = cv2.VideoCapture(str(path))
+    if not capture.isOpened():
+        raise UserError(f"{path}: not a video that can be decoded ({path.stat().st_size} bytes); is it whole?")
+    return _recorded(capture, name=path.stem, what=str(path), total=_length(capture))
+
+
+def _address(text: str) -> Source:
+    parts = urlsplit(text)  # a password in the address must not end in a file's name or a message
+    name = re.sub(r"\W+", "_", f"{parts.hostname or ''}{parts.path}").strip("_") or "stream"
+    what = f"{parts.scheme}://{parts.hostname or ''}{parts.path}"
+    capture = cv2.VideoCapture(text)
+    if (total := _length(capture)) is not None:  # a recording, which waits for its reader
+        return _recorded(capture, name=name, what=what, total=total)
+    return _live(capture, name=name, what=what)
+
+
+def _length(capture: Any) -> int | None:
+    """Return the number of frames that a recording promises, None where nothing is open or it is live."""
+    count = capture.get(cv2.CAP_PROP_FRAME_COUNT) if capture.isOpened() else 0
+    return int(count) if math.isfinite(count) and 0 < count < 1e9 else None
+
+
+def _recorded(capture: Any, *, name: str, what: str, total: int | None) -> Source:
+    return Source(name, _decoded(capture, what, total), _rate(capture), total, capture.release)
+
+
+def _decoded(capture: Any, what: str, total: int | None) -> Iterator[Image]:
+    read = 0
+    while True:
+        good, frame = capture.read()
+        if not good:
+            break
+        read += 1
+        yield np.asarray(frame, np.uint8)
+    if not read:
+        raise UserError(f"{what}: no frame of it can be decoded; is it a video, and whole?")
+    if total is not None and read < total - 1:  # a container's count is often one too high
+        _log.warning("%s: ends after %d frames; its header promises %d", what, read, total)
+
+
+def _rate(capture: Any) -> float:
+    rate = capture.get(cv2.CAP_PROP_FPS)
+    return rate if math.isfinite(rate) and 0 < rate <= MAX_RATE else DEFAULT_RATE
+
+
+def _live(capture: Any, *, name: str, what: str) -> Source:
+    if not capture.isOpened():
+        raise UserError(f"{what}: cannot be opened; is it connected, and free?")
+    newest = Newest(capture)
+    return Source(name, iter(newest), _rate(capture), None, newest.close)
+
+
+class Newest:
+    """The newest frame of a live source each time; a thread reads on meanwhile, so that nothing queues up."""
+
+    def __init__(self, capture: Any) -> None:
+        self._capture = capture
+        self._fresh = threading.Condition()
+        self._frame: Image | None = None
+        self._ended = False
+        self._thread = threading.Thread(target=self._read, name="camera", daemon=True)
+        self._thread.start()
+
+    def _read(self) -> None:
+        while not self._ended:
+            good, frame = self._capture.read()
+            with self._fresh:
+                self._frame = np.asarray(frame, np.uint8) if good else self._frame
+                self._ended = self._ended or not good
+                self._fresh.notify()
+
+    def __iter__(self) -> Iterator[Image]:
+        while True:
+            with self._fresh:
+                self._fresh.wait_for(lambda: self._frame is not None or self._ended)
+                frame, self._frame = self._frame, None
+            if frame is None:
+                return
+            yield frame
+
+    def close(self) -> None:
+        """Stop reading and free the device."""
+        self._ended = True
+        self._thread.join(timeout=5)
+        self._capture.release()

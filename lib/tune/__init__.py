@@ -1,1 +1,0 @@
-"""Search for the tracker's settings."""
