@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
@@ -48,15 +49,22 @@ def _is_count(cell: Cell) -> bool:
 
 
 def as_markdown(tables: Sequence[Table], remarks: Sequence[str]) -> str:
-    """Return tables in GitHub's Markdown, the best scores bold, remarks as a list."""
-    parts = []
-    for table in tables:
-        rows = _marked(table, escape=_markdown_escape, mark=lambda cell: f"**{cell}**")
-        lines = [[_markdown_escape(column) for column in table.columns],
-                 ["---" if index == 0 else "---:" for index in range(len(table.columns))], *rows]
-        parts.append(f"### {_markdown_escape(table.title)}\n\n" + "\n".join(f"| {' | '.join(row)} |" for row in lines))
+    """Return tables in GitHub's Markdown under their titles, the best scores bold, remarks as a list."""
+    parts = [f"### {_markdown_escape(table.title)}\n\n{markdown_table(table)}" for table in tables]
     parts.append("\n".join(f"- {_markdown_escape(remark)}" for remark in remarks))
     return "\n\n".join(parts) + "\n"
+
+
+def markdown_table(table: Table) -> str:
+    """Return one table in GitHub's Markdown without its title: the first column and words left, all else right."""
+    rows = _marked(table, escape=_markdown_escape, mark=lambda cell: f"**{cell}**")
+    right = [index > 0 and not any(_is_words(row[index]) for row in table.rows) for index in range(len(table.columns))]
+    lines = [[_markdown_escape(column) for column in table.columns], ["---:" if r else "---" for r in right], *rows]
+    return "\n".join(f"| {' | '.join(row)} |" for row in lines)
+
+
+def _is_words(cell: Cell) -> bool:
+    return isinstance(cell, str) and bool(cell) and cell[0] not in "+-0123456789"
 
 
 def as_latex(tables: Sequence[Table], remarks: Sequence[str]) -> str:
@@ -117,7 +125,8 @@ def _shown(cell: Cell) -> str:
 
 def _markdown_escape(text: str) -> str:
     escaped = one_line(text).replace("&", "&amp;").replace("<", "&lt;")
-    return "".join(f"\\{c}" if c in "\\|*_`[]#" else c for c in escaped)
+    # An underscore inside a word means nothing in Markdown, and most names have some.
+    return re.sub(r"[\\|*`\[\]#]|(?<![^\W_])_|_(?![^\W_])", lambda match: f"\\{match[0]}", escaped)
 
 
 _LATEX = {"\\": r"\textbackslash{}", "~": r"\textasciitilde{}", "^": r"\textasciicircum{}",
