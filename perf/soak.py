@@ -30,7 +30,7 @@ import yaml
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import lib.testing.run
-import lib.training.loop
+from lib import commands
 
 POINTS = 20
 EPOCH = 20  # steps
@@ -98,7 +98,7 @@ def train(root: Path, steps: int) -> int:
             "TRAIN": settings, "DATASET": {"NOISE": source}}
     path = root / "soak.yaml"
     path.write_text(yaml.safe_dump({"OCEAN": tree}), encoding="utf-8")
-    assert lib.training.loop.main(["--cfg", str(path)]) == 0
+    assert commands.call("train", ["--cfg", str(path)]) == 0
     return settings["END_EPOCH"] * EPOCH
 
 

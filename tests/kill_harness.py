@@ -139,7 +139,7 @@ def enter(name: str, arguments: list[str], log: Path, environment: dict[str, str
     import lib.datasets.prepare.pack as pack
     import lib.testing.run
     import lib.testing.sweep
-    import lib.training.loop
+    from lib import commands
 
     handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(handle, 1)
@@ -147,7 +147,7 @@ def enter(name: str, arguments: list[str], log: Path, environment: dict[str, str
     os.environ.update(environment)
     torch.set_num_threads(1)
     pack.pack.__kwdefaults__["rows"] = 25  # many small archives, as a large data set has many large ones
-    main = {"prepare": prepare.main, "train": lib.training.loop.main, "test": lib.testing.run.main,
+    main = {"prepare": prepare.main, "train": lambda words: commands.call("train", words), "test": lib.testing.run.main,
             "sweep": lib.testing.sweep.main}[name]
     try:
         queue.put((main(arguments), ""))

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import lib.testing.run
-import lib.training.loop
+from lib import commands
 from lib.benchmarks import load_benchmark
 from lib.checkpoint import load_model, read_checkpoint
 from lib.config import Config, load_config
@@ -55,12 +55,12 @@ def test_a_training_file_trains_tests_scores_and_resumes(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     command = ["--cfg", str(TRAIN / f"{name}.yaml"), *overrides(name, tmp_path)]
-    assert lib.training.loop.main(command) == 0
+    assert commands.call("train", command) == 0
     last = tmp_path / "snapshot" / "checkpoint_e2.pth"
     first_end = read_checkpoint(last)["state_dict"]
 
     last.unlink()  # as if the run had ended after the first epoch
-    assert lib.training.loop.main([*command, "--resume", "auto"]) == 0
+    assert commands.call("train", [*command, "--resume", "auto"]) == 0
     second_end = read_checkpoint(last)["state_dict"]
     assert all(torch.equal(first_end[key], second_end[key]) for key in first_end)
 

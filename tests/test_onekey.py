@@ -23,6 +23,7 @@ import lib.testing.sweep_work
 import lib.tools.onekey as onekey
 import lib.tools.tune
 import lib.training.loop
+from lib import commands
 from lib.config import load_config
 from lib.errors import UserError
 
@@ -48,10 +49,10 @@ def test_the_flags_are_those_of_the_commands(tmp_path: Path, monkeypatch: pytest
     path = cfg_of(tmp_path, **PARTS)
     cfg, options = load_config(path), options_of(path, nproc=2)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    train = lib.training.loop._parser().parse_intermixed_args(onekey.train_flags(cfg, options, resume=True))
-    assert (train.cfg, train.nproc, train.gpus, train.resume) == (str(path), 2, None, "auto")
-    assert train.overrides == ["TRAIN.SEED=3"]
-    fresh = lib.training.loop._parser().parse_intermixed_args(onekey.train_flags(cfg, options, resume=False))
+    train = commands.parse("train", onekey.train_flags(cfg, options, resume=True))
+    assert (train.cfg, train.nproc, train.gpus, train.resume) == (path, 2, None, "auto")
+    assert train.overrides == ("TRAIN.SEED=3",)
+    fresh = commands.parse("train", onekey.train_flags(cfg, options, resume=False))
     assert fresh.resume is None
     sweep = lib.testing.sweep.parse(onekey.test_flags(cfg, options))
     assert (sweep.dataset, sweep.start_epoch, sweep.end_epoch, sweep.workers) == ("MINE", 1, 2, 1)
@@ -60,7 +61,7 @@ def test_the_flags_are_those_of_the_commands(tmp_path: Path, monkeypatch: pytest
     assert (tune.dataset, tune.trials, tune.resume, tune.out) == ("MINE", 2, Path("c.pth"), tmp_path / "study")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     gpus = load_config(path, overrides=["GPUS='0,1,2'"])
-    train = lib.training.loop._parser().parse_intermixed_args(onekey.train_flags(gpus, options, resume=False))
+    train = commands.parse("train", onekey.train_flags(gpus, options, resume=False))
     assert train.gpus == "0,1,2"
     assert lib.testing.sweep.parse(onekey.test_flags(gpus, options)).gpus == "0,1,2"
 

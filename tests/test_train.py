@@ -16,6 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from train_helpers import CheapPairs, snapshot, tiny_yaml
 
 import lib.training.loop
+from lib import commands
 from lib.checkpoint import load_model, read_checkpoint
 from lib.config import load_config
 from lib.datasets.sample import Sample
@@ -40,7 +41,7 @@ def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Train:
 
     def run(*overrides: str, pairs: dict[str, Any] | None = None, **keys: Any) -> int:
         monkeypatch.setattr(lib.training.loop, "build_dataset", lambda _: CheapPairs(**pairs or {}))
-        return lib.training.loop.main(["--cfg", str(tiny_yaml(tmp_path, **keys)), *overrides])
+        return commands.call("train", ["--cfg", str(tiny_yaml(tmp_path, **keys)), *overrides])
 
     yield run
     torch.set_num_threads(threads)
@@ -235,8 +236,8 @@ def test_unreadable_crops_are_told_counted_and_limited(train: Train, tmp_path: P
     (["TRAIN.BACKBONE=ResNet51"], "'ResNet51' is no backbone; did you mean ResNet50"),
     (["TRAIN.SYNC_BN=True"], "SYNC_BN: works on GPUs only"),
     (["--gpus", "0,x"], "GPUS is '0,x'"),
-    (["--nproc", "two"], "argument --nproc"),
-    (["--what"], "unrecognized arguments: --what; see --help"),
+    (["--nproc", "two"], "--nproc: 'two' is not a whole number of 1 or more"),
+    (["--workrs", "2"], "no flag --workrs; did you mean workers"),
     (["OUTPUT_DIR=/dev/null/logs"], "/dev/null/logs.*cannot be written.*OUTPUT_DIR"),
     (["CHECKPOINT_DIR=/dev/null/here"], "/dev/null/here: cannot be written.*CHECKPOINT_DIR"),
 ])

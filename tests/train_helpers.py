@@ -20,6 +20,7 @@ import yaml
 from torch.utils.data import Dataset
 
 import lib.training.loop
+from lib import commands
 from lib.datasets.sample import Sample
 from lib.distributed import World, join, leave
 from lib.errors import UserError
@@ -105,7 +106,7 @@ def _child(arguments: list[str], environment: dict[str, str], signals: dict[int,
 
     lib.training.loop.take_step = step_and_signal
     try:
-        code = lib.training.loop.main(arguments)
+        code = commands.call("train", arguments)
         if "RANK" in environment and jobs:
             folder = Path(jobs[0].cfg.CHECKPOINT_DIR)
             torch.save(jobs[0].model.state_dict(), folder / f"rank{environment['RANK']}.pth")

@@ -21,7 +21,7 @@ from tqdm import tqdm
 import lib.eval_toolkit.cli
 import lib.testing.run
 import lib.testing.sweep
-import lib.training.loop
+from lib import commands
 from lib.benchmarks import load_benchmark, result_file, write_result
 from lib.checkpoint import checkpoint_name, read_checkpoint, save_checkpoint
 from lib.config import Config, load_config
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     _say("1/5  rendering held-out test sequences", dataset)
     _render(dataset, cfg, sequences=options.sequences)
     _say("2/5  training", cfg.CHECKPOINT_DIR)
-    if code := lib.training.loop.main(["--cfg", str(options.cfg), "--resume", "auto", *options.overrides]):
+    if code := commands.call("train", ["--cfg", str(options.cfg), "--resume", "auto", *options.overrides]):
         return code  # interrupted: the same command goes on from there
     _say("3/5  two trackers to compare with: one that never moves, and the network before training", "result")
     _write_still(dataset)

@@ -22,7 +22,7 @@ import lib.eval_toolkit.cli
 import lib.testing.run
 import lib.testing.sweep
 import lib.tools.tune
-import lib.training.loop
+from lib import commands
 from lib.benchmarks import RUN_FILE, load_benchmark
 from lib.config import Config, load_config
 from lib.distributed import available_cpus
@@ -101,7 +101,7 @@ def _train(cfg: Config, options: argparse.Namespace) -> int:
             _say("train", f"done already: {newest}")
             return 0
     _say("train", f"to epoch {cfg.TRAIN.END_EPOCH} in {cfg.CHECKPOINT_DIR}")
-    return lib.training.loop.main(train_flags(cfg, options, resume=newest is not None))
+    return commands.call("train", train_flags(cfg, options, resume=newest is not None))
 
 
 def train_flags(cfg: Config, options: argparse.Namespace, *, resume: bool) -> list[str]:

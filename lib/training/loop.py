@@ -6,16 +6,13 @@ Exit codes: 0 done, 2 a user's error (told in one line), 75 stopped by SIGTERM o
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 import os
 import re
-import sys
-from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 import yaml
@@ -25,6 +22,7 @@ from tqdm import tqdm
 
 from lib import distributed
 from lib.checkpoint import import_pretrained, load_weights, read_checkpoint
+from lib.cli import as_argv
 from lib.config import Config, load_config
 from lib.datasets.dataset import OceanDataset, build_dataset
 from lib.datasets.mixing import StreamSampler
@@ -35,6 +33,7 @@ from lib.log import Board, RunLog, new_run_folder, old_run_folder
 from lib.models.losses import ocean_loss
 from lib.models.models import Ocean, build_model
 from lib.models.ocean import OceanOutput
+from lib.options import TrainOptions
 from lib.training import checkpoints as resume
 from lib.training.job import Job
 from lib.training.loader import Feed, worker_share
@@ -50,10 +49,10 @@ _AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _LOST = re.compile(r"Connection (closed|reset|refused)|Broken pipe|gloo|NCCL", re.IGNORECASE)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(options: TrainOptions) -> int:
     """Return the exit code of `tracking/train_ocean.py`; started by torchrun, or starting it for several processes."""
     try:
-        return _main(list(argv) if argv is not None else None)
+        return _run(options)
     except UserError:
         if distributed.speaks():
             raise
@@ -67,19 +66,19 @@ def main(argv: Sequence[str] | None = None) -> int:
         return distributed.EXIT_FAILED
 
 
-def _main(argv: list[str] | None) -> int:
-    argv = sys.argv[1:] if argv is None else argv
-    arguments = _parser().parse_intermixed_args(argv)
-    cfg = load_config(arguments.cfg, overrides=[*arguments.overrides, *_as_overrides(arguments)])
-    check_schedule(cfg.TRAIN, place=arguments.cfg)
+def _run(options: TrainOptions) -> int:
+    cfg = load_config(options.cfg, overrides=[*options.overrides, *_as_overrides(options)])
+    place = str(options.cfg)
+    check_schedule(cfg.TRAIN, place=place)
     gpus = cfg.gpu_numbers()
-    place = "--gpus" if arguments.gpus is not None else arguments.cfg
+    if options.gpus is not None:
+        place = "--gpus"
     if not distributed.under_torchrun():
-        if arguments.gpus is not None:
+        if options.gpus is not None:
             distributed.check_gpus(gpus, place=place)
-        processes = arguments.nproc or (len(gpus) if arguments.gpus is not None else 1)
+        processes = options.nproc or (len(gpus) if options.gpus is not None else 1)
         if processes > 1:
-            return distributed.launch(SCRIPT, argv, processes=processes, max_restarts=arguments.max_restarts)
+            return distributed.launch(SCRIPT, as_argv(options), processes=processes, max_restarts=options.max_restarts)
     world = distributed.join(gpus, place=place)
     code = train(cfg, world)
     distributed.leave()
@@ -307,29 +306,9 @@ def _known_failure(error: BaseException) -> str:
     return ""
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{message}; see --help")
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="train_ocean.py", description="Train the Ocean tracker from a YAML file.")
-    parser.add_argument("--cfg", required=True, metavar="FILE", help="training YAML")
-    parser.add_argument("--gpus", metavar="0,1,2", help="devices, one process each (default: the YAML's first)")
-    parser.add_argument("--nproc", type=int, metavar="N", help="processes; N on the CPU talk through gloo")
-    parser.add_argument("--max-restarts", type=int, default=0, metavar="N",
-                        help="how often a job of several processes comes back from its last checkpoint when one dies")
-    parser.add_argument("--resume", metavar="auto|PATH", help="go on from the newest checkpoint, or from this one")
-    parser.add_argument("--workers", type=int, metavar="N", help="loader processes in all; 0 loads in the trainer")
-    parser.add_argument("--deterministic", action="store_true", help="the same bits each time, on a GPU too (slower)")
-    parser.add_argument("--detect-anomaly", action="store_true", help="name the layer where a NaN arises (very slow)")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="such as OCEAN.TRAIN.BATCH=16")
-    return parser
-
-
-def _as_overrides(arguments: argparse.Namespace) -> list[str]:
+def _as_overrides(options: TrainOptions) -> list[str]:
     """Return the flags as KEY=VALUE; they win over the YAML and over the overrides."""
-    flags = {"GPUS": arguments.gpus, "WORKERS": arguments.workers, "TRAIN.RESUME": arguments.resume,
-             "TRAIN.DETERMINISTIC": arguments.deterministic or None,
-             "TRAIN.DETECT_ANOMALY": arguments.detect_anomaly or None}
+    flags = {"GPUS": options.gpus, "WORKERS": options.workers, "TRAIN.RESUME": options.resume,
+             "TRAIN.DETERMINISTIC": options.deterministic or None,
+             "TRAIN.DETECT_ANOMALY": options.detect_anomaly or None}
     return [f"{key}={json.dumps(value)}" for key, value in flags.items() if value is not None]
