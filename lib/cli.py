@@ -52,7 +52,8 @@ def parse_options(kind: type[T], argv: Sequence[str], *, prog: str, about: str, 
         _add(parser, field, hints[field.name])
     alone = {field.name: "True" if _plain(hints[field.name])[0] is bool else field.metadata["alone"]
              for field in fields if not field.metadata["positional"]}
-    values = vars(parser.parse_intermixed_args(_normalise(argv, alone, prog=prog)))
+    loose = any(field.metadata["positional"] for field in fields)
+    values = vars(parser.parse_intermixed_args(_normalise(argv, alone, loose=loose, prog=prog)))
     return kind(**{name: tuple(value) if isinstance(value, list) else value for name, value in values.items()})
 
 
@@ -86,10 +87,11 @@ def _add(parser: argparse.ArgumentParser, field: dataclasses.Field[Any], hint: A
         parser.add_argument(f"--{field.name}", required=required, **given, **({"nargs": "+"} if several else {}))
 
 
-def _normalise(argv: Sequence[str], alone: Mapping[str, Any], *, prog: str) -> list[str]:
+def _normalise(argv: Sequence[str], alone: Mapping[str, Any], *, loose: bool, prog: str) -> list[str]:
     """Return the words as argparse likes them: names with `_`, a value for each truth, `=` before a minus sign.
 
-    alone: the names of all flags, each with what it means without a value, None if it needs one.
+    alone: the names of all flags, each with what it means without a value, None if it needs one. loose: whether words
+    without a flag in front are understood too.
     """
     words: list[str] = []
     rest = list(argv)
@@ -108,7 +110,8 @@ def _normalise(argv: Sequence[str], alone: Mapping[str, Any], *, prog: str) -> l
         if equals:
             words.append(f"--{plain}={value}")
         elif alone[plain] is not None:
-            given = following in ("True", "False") or following.isdigit()
+            plausible = following in ("True", "False") or following.isdigit()
+            given = plausible or bool(following and not loose and not following.startswith("-"))
             words.append(f"--{plain}={rest.pop(0) if given else alone[plain]}")
         elif len(following) > 1 and following[0] == "-" and following[1] in "0123456789.":
             words.append(f"--{plain}={rest.pop(0)}")

@@ -29,7 +29,6 @@ import yaml
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import lib.testing.run
 from lib import commands
 
 POINTS = 20
@@ -118,8 +117,8 @@ def test(root: Path, frames: int) -> int:
         for path in pictures.iterdir():
             os.link(path, folder / "img" / path.name)
         (folder / "groundtruth_rect.txt").write_text("60,40,30,30\n" * LENGTH, encoding="utf-8")
-    assert lib.testing.run.main(["--resume", str(checkpoint), "--dataset", "set", "--dataset_dir", str(root / "set"),
-                          "--result_dir", str(root / "result")]) == 0
+    assert commands.call("test", ["--resume", str(checkpoint), "--dataset", "set", "--dataset_dir", str(root / "set"),
+                                  "--result_dir", str(root / "result")]) == 0
     return count * LENGTH
 
 

@@ -23,6 +23,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,7 @@ from raw_trees import write_picture
 from tracker_stubs import small_checkpoint, write_squares
 from train_helpers import ROOT, environments, run_processes, snapshot, tiny_yaml
 
+from lib import commands
 from lib.errors import UserError
 
 PARTS = ("state_dict", "optimizer", "scaler", "step", "samples")
@@ -137,9 +139,6 @@ def enter(name: str, arguments: list[str], log: Path, environment: dict[str, str
     """Run one of the mains in this process, all it says going to `log`; put exit code and error into the queue."""
     import lib.datasets.prepare.__main__ as prepare
     import lib.datasets.prepare.pack as pack
-    import lib.testing.run
-    import lib.testing.sweep
-    from lib import commands
 
     handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(handle, 1)
@@ -147,8 +146,7 @@ def enter(name: str, arguments: list[str], log: Path, environment: dict[str, str
     os.environ.update(environment)
     torch.set_num_threads(1)
     pack.pack.__kwdefaults__["rows"] = 25  # many small archives, as a large data set has many large ones
-    main = {"prepare": prepare.main, "train": lambda words: commands.call("train", words), "test": lib.testing.run.main,
-            "sweep": lib.testing.sweep.main}[name]
+    main = prepare.main if name == "prepare" else partial(commands.call, name)
     try:
         queue.put((main(arguments), ""))
     except UserError as error:

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import torch
 
-import lib.testing.run
 from lib import commands
 from lib.benchmarks import load_benchmark
 from lib.checkpoint import load_model, read_checkpoint
@@ -66,8 +65,8 @@ def test_a_training_file_trains_tests_scores_and_resumes(
 
     write_otb(tmp_path / "dataset", num=1, length=4, seed=5)
     align = "True" if "align" in name else "False"
-    assert lib.testing.run.main(["--arch", "Ocean", "--resume", str(last), "--dataset", "SYN", "--align", align,
-                          "--dataset_dir", str(tmp_path / "dataset"), "--tracker_name", name]) == 0
+    assert commands.call("test", ["--arch", "Ocean", "--resume", str(last), "--dataset", "SYN", "--align", align,
+                         "--dataset_dir", str(tmp_path / "dataset"), "--tracker_name", name]) == 0
     assert len(load_benchmark("SYN", tmp_path / "dataset", images=False).sequences) == 1
     score(["--dataset_dir", str(tmp_path / "dataset"), "--dataset", "SYN", "--tracker_result_dir", "result/SYN",
            "--trackers", name])

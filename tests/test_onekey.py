@@ -54,7 +54,7 @@ def test_the_flags_are_those_of_the_commands(tmp_path: Path, monkeypatch: pytest
     assert train.overrides == ("TRAIN.SEED=3",)
     fresh = commands.parse("train", onekey.train_flags(cfg, options, resume=False))
     assert fresh.resume is None
-    sweep = lib.testing.sweep.parse(onekey.test_flags(cfg, options))
+    sweep = commands.parse("sweep", onekey.test_flags(cfg, options))
     assert (sweep.dataset, sweep.start_epoch, sweep.end_epoch, sweep.workers) == ("MINE", 1, 2, 1)
     assert sweep.snapshot == tmp_path / "snapshot"
     tune = lib.tools.tune._parse(onekey.tune_flags(cfg, options, Path("c.pth"), tmp_path / "study"))
@@ -63,7 +63,7 @@ def test_the_flags_are_those_of_the_commands(tmp_path: Path, monkeypatch: pytest
     gpus = load_config(path, overrides=["GPUS='0,1,2'"])
     train = commands.parse("train", onekey.train_flags(gpus, options, resume=False))
     assert train.gpus == "0,1,2"
-    assert lib.testing.sweep.parse(onekey.test_flags(gpus, options)).gpus == "0,1,2"
+    assert commands.parse("sweep", onekey.test_flags(gpus, options)).gpus == "0,1,2"
 
 
 def test_the_best_checkpoint_of_the_test_is_tuned(tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_tuned_results_are_replaced_when_the_tuning_has_gone_on(tmp_path: Path) 
     checkpoint.write_bytes(b"weights")
     best = tmp_path / "best.yaml"
     best.write_text("TEST:\n  lr: 0.5\n  tuned_on: MINE\n")
-    untuned, tuned = (lib.testing.run.parse(f) for f in onekey.tuned_test_flags(cfg, options, checkpoint, best))
+    untuned, tuned = (commands.parse("test", f) for f in onekey.tuned_test_flags(cfg, options, checkpoint, best))
     assert (untuned.tracker_name, untuned.params, untuned.fresh) == ("Ocean_checkpoint_e1", None, False)
     assert (tuned.tracker_name, tuned.params, tuned.fresh) == ("Ocean_tuned", best, False)
     settings = {"penalty_k": 0.062, "lr": 0.5, "window_influence": 0.38, "small_sz": 255, "big_sz": 255, "ratio": 0.94}
@@ -96,7 +96,7 @@ def test_tuned_results_are_replaced_when_the_tuning_has_gone_on(tmp_path: Path) 
     for lr, fresh in ((0.5, False), (0.4, True)):
         record.write_text(json.dumps({"identity": {"checkpoint_sha256": onekey.sha256_of(checkpoint),
                                                    "tracker": {**settings, "lr": lr}}}))
-        assert lib.testing.run.parse(onekey.tuned_test_flags(cfg, options, checkpoint, best)[1]).fresh is fresh
+        assert commands.parse("test", onekey.tuned_test_flags(cfg, options, checkpoint, best)[1]).fresh is fresh
 
 
 @pytest.mark.parametrize(("parts", "changes", "message"), [

@@ -1,6 +1,7 @@
 """The sweep: claims, shared work, what survives a kill, scores, TensorBoard, and running it again."""
 
 import csv
+import functools
 import json
 import os
 import signal
@@ -14,16 +15,17 @@ import pytest
 from tracker_stubs import small_checkpoint, small_model, write_squares
 
 from lib.checkpoint import read_checkpoint, save_checkpoint
+from lib.commands import call, parse
 from lib.errors import UserError
+from lib.options import SweepOptions
 from lib.testing import sweep_launch as launch
 from lib.testing.locks import Claims
 from lib.testing.outcome import Outcome
-from lib.testing.run import main as one_checkpoint
-from lib.testing.sweep import main, parse
 from lib.testing.sweep_plan import find_entries, missing_epochs
 from lib.testing.sweep_scores import training_run
 
 ROOT = Path(__file__).resolve().parents[1]
+main, one_checkpoint = functools.partial(call, "sweep"), functools.partial(call, "test")
 SIZES = {"Deer": 6, "Man": 4, "Girl": 8}
 
 
@@ -139,7 +141,7 @@ def test_entries_by_range_pattern_and_name(here: Path, caplog: pytest.LogCapture
     (here / "more" / "checkpoint_e2.pth").touch()
 
     def found(*flags: str) -> list[str]:
-        return [entry.name for entry in find_entries(parse(flags))]
+        return [entry.name for entry in find_entries(parse("sweep", flags))]
 
     assert found() == ["Ocean_checkpoint_e1", "Ocean_checkpoint_e2", "Ocean_checkpoint_e12"]
     assert found("--start_epoch", "2", "--end_epoch", "11") == ["Ocean_checkpoint_e2"]
@@ -147,7 +149,7 @@ def test_entries_by_range_pattern_and_name(here: Path, caplog: pytest.LogCapture
     assert found("--checkpoints", "snapshot/other.pth", "snapshot/checkpoint_e1.pth") == [
         "Ocean_checkpoint_e1", "Ocean_other",
     ]  # fmt: skip
-    options = parse(["--start_epoch", "1", "--end_epoch", "4"])
+    options = parse("sweep", ["--start_epoch", "1", "--end_epoch", "4"])
     assert missing_epochs(options, find_entries(options)) == [3, 4]
     with pytest.raises(UserError, match="both write to Ocean_checkpoint_e2"):
         found("--checkpoints", "snapshot/checkpoint_e2.pth", "more/checkpoint_e2.pth")
@@ -407,14 +409,14 @@ def test_workers_that_fail_stop_or_leave_the_rest_their_work(
 ) -> None:
     script = tmp_path / "worker.py"
     monkeypatch.setattr(launch, "SCRIPT", script)
-    # The last argument is the device: here, what the worker does.
-    script.write_text("import os, sys, time\nact = sys.argv[-1]\n"
+    # The device is here what the worker does.
+    script.write_text("import os, sys, time\nact = next(w[9:] for w in sys.argv if w.startswith('--device='))\n"
                       "os.kill(os.getpid(), 9) if act == 'die' else time.sleep(60) if act == 'sleep' else None\n"
                       "sys.exit({'mistake': 2, 'crash': 1}.get(act, 0))\n", encoding="utf-8")
     looks: list[int] = []
 
     def run(*acts: str) -> int:
-        return launch.run_workers([], acts, tick=lambda: looks.append(1), poll=0.05)
+        return launch.run_workers(SweepOptions(), acts, tick=lambda: looks.append(1), poll=0.05)
 
     assert run("fine", "fine") == 0
     assert run("fine", "die") == 0

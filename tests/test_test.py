@@ -1,5 +1,6 @@
 """Testing a checkpoint from the command line: flags, results, continuing, and every mistake with its one line."""
 
+import functools
 import json
 import os
 import subprocess
@@ -13,14 +14,16 @@ from otb_trees import shared
 from tracker_stubs import small_checkpoint, write_squares
 
 from lib.benchmarks import load_benchmark, read_result
+from lib.commands import call, parse
 from lib.errors import UserError
 from lib.files import sha256_of
 from lib.testing.results import ResultFolder, fingerprint, record_of
-from lib.testing.run import main, parse, tracker_name
+from lib.testing.run import tracker_name
 from lib.testing.video import GREEN, YELLOW, BoxVideo
 from lib.tracker.params import TrackerParams
 
 ROOT = Path(__file__).resolve().parents[1]
+main = functools.partial(call, "test")
 
 
 @pytest.fixture
@@ -69,16 +72,16 @@ def test_the_users_command_word_for_word(here: Path) -> None:
 
 
 def test_flags_are_real_booleans() -> None:
-    options = parse([*COMMAND, "--epoch_test", "True", "--online", "False", "--vis"])
+    options = parse("test", [*COMMAND, "--epoch_test", "True", "--online", "False", "--vis"])
     assert (options.align, options.epoch_test, options.vis, options.fresh) == (False, True, True, False)
-    assert parse(["--resume", "x.pth"]).align is None
+    assert parse("test", ["--resume", "x.pth"]).align is None
     for bad in (["--align", "true"], ["--align", "1"], ["--batch", "0"], ["--amp", "fp8"], ["--nonsense", "1"]):
         with pytest.raises(UserError, match=bad[0]):
-            parse([*COMMAND, *bad])
+            parse("test", [*COMMAND, *bad])
     with pytest.raises(UserError, match="online branch is not part"):
-        parse([*COMMAND, "--online", "True"])
+        main([*COMMAND, "--online", "True"])
     with pytest.raises(UserError, match="--resume"):
-        parse(["--arch", "Ocean"])
+        parse("test", ["--arch", "Ocean"])
 
 
 def test_names_of_result_folders() -> None:

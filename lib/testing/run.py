@@ -22,6 +22,7 @@ from lib.benchmarks.vot import VOTSequence
 from lib.crops import Image
 from lib.errors import UserError, did_you_mean
 from lib.log import RunLog, duration
+from lib.options import BenchmarkOptions, TestOptions
 from lib.testing.batched import Job, Lockstep, Track, Watcher
 from lib.testing.opening import check_arch, open_tracker, params_arch, params_beside, weights_file
 from lib.testing.restart import RestartRuns, RestartTrack
@@ -55,50 +56,16 @@ def positive(text: str) -> int:
     return int(text)
 
 
-def add_common_flags(parser: argparse.ArgumentParser) -> None:
-    """Add what every script that runs a tracker over a test set understands."""
-    flag: dict[str, Any] = {"type": boolean, "metavar": "True|False"}
-    parser.add_argument("--arch", default="Ocean", help="architecture, and the tracker's name in result/")
-    parser.add_argument("--dataset", default="OTB2015", help="test set")
-    parser.add_argument("--dataset_dir", type=Path, default=Path("dataset"), help="its folder, or that folder's parent")
-    parser.add_argument("--result_dir", type=Path, default=Path("result"), help="results go to DIR/<dataset>/<tracker>")
-    parser.add_argument("--align", **flag, help="with the object-aware branch; default: if the checkpoint has it")
-    parser.add_argument("--params", type=Path, help="tracking hyper-parameters; default: the YAML of the "
-                        "checkpoint's name beside it, or experiments/test/<dataset>/...")
-    parser.add_argument("--device", default="", help="cpu, cuda or cuda:N; default: cuda where there is one")
-    parser.add_argument("--amp", choices=("none", "bf16", "fp16"), default="none", help="number format of the network")
-    parser.add_argument("--compile", nargs="?", const=True, default=False, **flag, help="torch.compile the network")
-    parser.add_argument("--batch", type=positive, default=1, help="sequences that advance together on the device")
-    parser.add_argument("--threads", type=positive, default=None, help="threads that decode images ahead")
-    parser.add_argument("--fresh", nargs="?", const=True, default=False, **flag, help="throw old results away")
-
-
-def parse(argv: ListOf[str] | None = None) -> argparse.Namespace:
-    """Return the flags of test_ocean.py; raise UserError for one that is wrong."""
-    flag: dict[str, Any] = {"type": boolean, "metavar": "True|False"}
-    parser = Parser("test_ocean.py", description="Test one checkpoint on a test set.", allow_abbrev=False)
-    parser.add_argument("--resume", type=Path, required=True, help="checkpoint, e.g. snapshot/checkpoint_e20.pth")
-    add_common_flags(parser)
-    parser.add_argument("--online", default=False, **flag, help="True is refused: no online branch in this framework")
-    parser.add_argument("--epoch_test", default=False, **flag, help="True: results go to <arch>_checkpoint_eN")
-    parser.add_argument("--video", default="", help="one sequence, by name")
-    parser.add_argument("--tracker_name", "--tracker-name", default="", help="folder of the results; default --arch")
-    parser.add_argument("--vis", nargs="?", const=True, default=False, **flag, help="write videos with boxes")
-    options = parser.parse_args(argv)
+def main(options: TestOptions) -> int:
+    """Test one checkpoint as the options say; return 0. Raises UserError."""
     if options.online:
         raise UserError("--online True: the online branch is not part of this framework; use --online False")
-    return options
-
-
-def main(argv: ListOf[str] | None = None) -> int:
-    """Test as the command line says; return 0. Raises UserError."""
-    options = parse(argv)
     with RunLog(main=True):
         run_benchmark(options)
     return 0
 
 
-def run_benchmark(options: argparse.Namespace) -> Path:
+def run_benchmark(options: TestOptions) -> Path:
     """Return the folder of results after testing one checkpoint on what is there of a test set."""
     check_arch(options.arch)
     name = tracker_name(options.arch, options.resume, epoch_test=options.epoch_test, given=options.tracker_name)
@@ -120,7 +87,7 @@ def run_benchmark(options: argparse.Namespace) -> Path:
     return candidate.folder.path
 
 
-def _follow(candidate: Candidate, todo: ListOf[Sequence], options: argparse.Namespace) -> None:
+def _follow(candidate: Candidate, todo: ListOf[Sequence], options: TestOptions) -> None:
     """Track the sequences with a progress bar, films if they are wanted, and the speed of each and in all."""
     videos = Videos(candidate.folder.path, todo) if options.vis else None
     bar = progress_bar(sum(map(len, todo)))
@@ -134,7 +101,7 @@ def _follow(candidate: Candidate, todo: ListOf[Sequence], options: argparse.Name
     frames, seconds = 0, 0.0
     with bar:
         by_name = {sequence.name: sequence for sequence in todo}
-        for _, track in run_jobs([candidate], by_name, map(job_of, todo), batch=options.batch,
+        for _, track in run_jobs([candidate], by_name, map(job_of, todo), batch=options.batch or 1,
                                  threads=options.threads or 0, watcher=watch):
             if videos is not None:
                 videos.close(track.job.name)
@@ -190,7 +157,7 @@ class Candidate:
     folder: ResultFolder
 
 
-def load_candidate(checkpoint: Path, options: argparse.Namespace, *, name: str, benchmark: Benchmark) -> Candidate:
+def load_candidate(checkpoint: Path, options: BenchmarkOptions, *, name: str, benchmark: Benchmark) -> Candidate:
     """Return a checkpoint as a tracker, with the hyper-parameters of the test set and the folder of its results."""
     params, source = params_for(options.params, benchmark.name, arch=options.arch, checkpoint=checkpoint)
     tracker = open_tracker(options.arch, checkpoint, params, align=options.align, device=options.device,

@@ -9,28 +9,32 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
+from lib.cli import as_argv
 from lib.distributed import available_cpus
 from lib.errors import EXIT_USER_ERROR
+from lib.options import SweepOptions
 
 SCRIPT = Path(__file__).resolve().parents[2] / "tracking" / "test_epochs.py"
 GRACE = 10.0  # seconds between asking a worker to end and killing it
 _log = logging.getLogger(__name__)
 
 
-def run_workers(argv: Sequence[str], devices: Sequence[str], *, tick: Callable[[], None], poll: float = 0.5) -> int:
+def run_workers(options: SweepOptions, devices: Sequence[str], *, tick: Callable[[], None], poll: float = 0.5) -> int:
     """Return 0 when the workers, one for each device, have done everything, else the exit code to end with.
 
-    Each is this script with the same arguments. One that is killed is named and its work falls to the others; one that
+    Each is this command with the same options. One that is killed is named and its work falls to the others; one that
     meets a user's mistake has told it, and all stop. `tick` is called while they work.
     """
     environment = {**os.environ}
     environment.setdefault("OMP_NUM_THREADS", str(max(1, len(available_cpus()) // len(devices))))
     # Threads that spin while they wait take the cores from other workers: measured 8 times slower on a busy machine.
     environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    command = [sys.executable, str(SCRIPT), *argv, "--worker", "True", "--device"]
-    workers = {index: subprocess.Popen([*command, device], env=environment) for index, device in enumerate(devices)}
+    workers = {index: subprocess.Popen(
+        [sys.executable, str(SCRIPT), *as_argv(replace(options, worker=True, device=device))], env=environment)
+        for index, device in enumerate(devices)}
     _log.info("%d workers: %s", len(workers),
               ", ".join(f"{devices[index]} (process {worker.pid})" for index, worker in workers.items()))
     try:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import logging
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from lib.benchmarks import Benchmark, Sequence
 from lib.checkpoint import load_model
 from lib.errors import UserError
 from lib.files import atomic_write, read_json, sha256_of
+from lib.options import SweepOptions
 from lib.testing.locks import Claims
 from lib.testing.results import RECEIPTS, ResultFolder, RunRecord, plain_values
 from lib.testing.run import Candidate, load_candidate, params_for
@@ -35,7 +35,7 @@ class Entry:
     stamp: tuple[int, int]  # time and size of the file: a checkpoint written again is another entry
 
 
-def find_entries(options: argparse.Namespace) -> list[Entry]:
+def find_entries(options: SweepOptions) -> list[Entry]:
     """Return the checkpoints to test, by epoch: those listed, or all of the snapshot folder in the range of epochs.
 
     Raises UserError for a listed file that is not there and for two that would share a folder of results.
@@ -51,7 +51,7 @@ def find_entries(options: argparse.Namespace) -> list[Entry]:
     return sorted(by_name.values(), key=lambda entry: (entry.epoch is None, entry.epoch or 0, entry.name))
 
 
-def missing_epochs(options: argparse.Namespace, entries: list[Entry]) -> list[int]:
+def missing_epochs(options: SweepOptions, entries: list[Entry]) -> list[int]:
     """Return the epochs of the range that have no checkpoint, as far as the range is bounded."""
     if options.checkpoints:
         return []
@@ -61,7 +61,7 @@ def missing_epochs(options: argparse.Namespace, entries: list[Entry]) -> list[in
     return [epoch for epoch in range(first, last + 1) if epoch not in present]
 
 
-def _listed(patterns: list[str]) -> Iterator[Path]:
+def _listed(patterns: Iterable[str]) -> Iterator[Path]:
     for pattern in patterns:
         path = Path(pattern)
         found = [path] if path.is_file() else sorted(path.parent.glob(path.name))
@@ -71,7 +71,7 @@ def _listed(patterns: list[str]) -> Iterator[Path]:
         yield from found
 
 
-def _in_range(options: argparse.Namespace) -> list[Path]:
+def _in_range(options: SweepOptions) -> list[Path]:
     if not options.snapshot.is_dir() and not options.watch:
         raise UserError(f"--snapshot {options.snapshot}: no such folder; expected checkpoint_e<N>.pth in it")
     first, last = options.start_epoch or 1, options.end_epoch or float("inf")
@@ -93,7 +93,7 @@ def _entry(path: Path, arch: str) -> Entry | None:
 class Sweep:
     """The work of a sweep, as it stands on the disk at any moment."""
 
-    def __init__(self, options: argparse.Namespace, benchmark: Benchmark) -> None:
+    def __init__(self, options: SweepOptions, benchmark: Benchmark) -> None:
         self.options = options
         self.benchmark = benchmark
         # The longest first: at the end the workers then wait for short ones only.

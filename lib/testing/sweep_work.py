@@ -24,7 +24,7 @@ def work(
     while True:
         sweep.refresh()
         tick()
-        group = sweep.next_group(claims, size=sweep.options.together)
+        group = sweep.next_group(claims, size=sweep.options.together or 1)
         if group:
             _run_group(sweep, claims, group, report=report, tick=tick, watcher=watcher)
         elif sweep.is_finished():
@@ -39,7 +39,7 @@ def _run_group(sweep: Sweep, claims: Claims, group: list[Entry], *, report: Repo
     options = sweep.options
     sweep.keep_only(group)
     candidates = [sweep.candidate(entry) for entry in group]
-    tracks = run_jobs(candidates, sweep.by_name, _claimed(sweep, claims, candidates), batch=options.batch,
+    tracks = run_jobs(candidates, sweep.by_name, _claimed(sweep, claims, candidates), batch=options.batch or 1,
                       threads=options.threads or 0, watcher=watcher)
     for candidate, track in tracks:
         claims.release(candidate.folder.claim_path(track.job.name))

@@ -19,8 +19,6 @@ import torch
 from tqdm import tqdm
 
 import lib.eval_toolkit.cli
-import lib.testing.run
-import lib.testing.sweep
 from lib import commands
 from lib.benchmarks import load_benchmark, result_file, write_result
 from lib.checkpoint import checkpoint_name, read_checkpoint, save_checkpoint
@@ -56,8 +54,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     untrained = _save_untrained(cfg)
     _test(untrained, DATASET, dataset, name=UNTRAINED)
     _say("4/5  testing and scoring every checkpoint", Path("result") / DATASET)
-    lib.testing.sweep.main(["--arch", "Ocean", "--dataset", DATASET, "--dataset_dir", str(dataset), "--snapshot",
-                        cfg.CHECKPOINT_DIR, "--workers", "2"])
+    commands.call("sweep", ["--arch", "Ocean", "--dataset", DATASET, "--dataset_dir", str(dataset), "--snapshot",
+                            cfg.CHECKPOINT_DIR, "--workers", "2"])
     lib.eval_toolkit.cli.main(["--dataset_dir", str(dataset), "--dataset", DATASET, "--tracker_result_dir",
                                f"result/{DATASET}", "--trackers", STILL, UNTRAINED, "Ocean_checkpoint_e*", "--vis"])
     last = Path(cfg.CHECKPOINT_DIR) / checkpoint_name(cfg.TRAIN.END_EPOCH)
@@ -120,8 +118,8 @@ def _save_untrained(cfg: Config) -> Path:
 
 
 def _test(checkpoint: Path, dataset: str, folder: Path, *more: str, name: str) -> None:
-    lib.testing.run.main(["--arch", "Ocean", "--resume", str(checkpoint), "--dataset", dataset,
-                          "--dataset_dir", str(folder), "--tracker_name", name, *more])
+    commands.call("test", ["--arch", "Ocean", "--resume", str(checkpoint), "--dataset", dataset,
+                           "--dataset_dir", str(folder), "--tracker_name", name, *more])
 
 
 def _real_sequences(given: Path | None) -> Path | None:

@@ -19,8 +19,6 @@ from typing import Any
 import torch
 
 import lib.eval_toolkit.cli
-import lib.testing.run
-import lib.testing.sweep
 import lib.tools.tune
 from lib import commands
 from lib.benchmarks import RUN_FILE, load_benchmark
@@ -48,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code
     if cfg.TEST.ISTRUE:
         _say("test", f"epochs {cfg.TEST.START_EPOCH} to {_last_epoch(cfg)} on {cfg.TEST.DATA}")
-        if code := lib.testing.sweep.main(test_flags(cfg, options)):
+        if code := commands.call("sweep", test_flags(cfg, options)):
             return code
     if cfg.TUNE.ISTRUE:
         _tune(cfg, options)
@@ -159,7 +157,7 @@ def _tune(cfg: Config, options: argparse.Namespace) -> None:
     out = lib.tools.tune.default_folder(checkpoint, cfg.TUNE.DATA, digest=sha256_of(checkpoint))
     lib.tools.tune.main(tune_flags(cfg, options, checkpoint, out))
     for flags in tuned_test_flags(cfg, options, checkpoint, out / "best.yaml"):
-        lib.testing.run.main(flags)
+        commands.call("test", flags)
 
 
 def tuned_test_flags(cfg: Config, options: argparse.Namespace, checkpoint: Path, best: Path) -> list[list[str]]:
