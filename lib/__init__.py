@@ -2,4 +2,4 @@
 
 import os
 
-os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(2**27))  # px; see lib.datasets.decode.MAX_PIXELS
+os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(2**27))  # px; see lib.images.MAX_PIXELS

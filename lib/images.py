@@ -1,43 +1,102 @@
-"""Images of a sequence, decoded ahead of their use by a pool of threads."""
+"""Pictures on disk: which belong to a folder, in which order, and how one becomes BGR pixels, the same everywhere.
+
+libjpeg-turbo through simplejpeg gives exactly the pixels of OpenCV, a little faster (`perf/loader.py` compares them),
+and unlike OpenCV it reports damage; what it does not take (PNG and the like) goes through OpenCV. Both are imported
+where they are used, since listing a folder needs neither and they are slow to load.
+"""
 
 from __future__ import annotations
 
+import functools
+import logging
+import os
+import re
+import struct
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import islice
+from decimal import Decimal
+from itertools import islice, pairwise
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import cv2
 import numpy as np
 
-from lib.crops import Image
 from lib.errors import UserError
 from lib.files import MAX_PICTURE_BYTES, read_regular
 
-_JPEG_START, _JPEG_END = b"\xff\xd8", b"\xff\xd9"
+if TYPE_CHECKING:
+    from lib.crops import Image
+
+SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
+MAX_PIXELS = 2**27  # of a picture: 400 MB once decoded; a file of a few kilobytes can claim 4 thousand million
+_JPEG_START, _JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
+_APP1, _SCAN = 0xE1, 0xDA
+_ORIENTATION = 0x0112  # EXIF's tag
+_log = logging.getLogger(__name__)
+
+
+# ---- decoding
 
 
 def read_image(path: Path) -> Image:
-    """Return the image (H, W, 3) BGR uint8 in a file, gray ones with three equal channels.
+    """Return the image (H, W, 3) BGR uint8 in a file, as `decode` does; raise UserError naming the file."""
+    try:
+        return decode(_data_of(path))
+    except ValueError as error:
+        raise _unreadable(path, error) from error
 
-    Raises UserError naming the file when it is missing, not an image, or a JPEG that breaks off (which a decoder would
-    complete with gray).
+
+def decode(data: bytes, *, reduce: int = 1) -> Image:
+    """Return the pixels uint8 (H, W, 3), BGR, of an encoded picture; raise ValueError saying what is wrong with it.
+
+    `reduce` 2, 4 or 8 gives a picture of 1/2, 1/4 or 1/8 of the size (rounded up), scaled within the JPEG transform,
+    which costs less time than decoding it whole. The picture is turned as its orientation mark (EXIF) says, as every
+    viewer shows it. A JPEG that is cut short or damaged is an error, not a picture with a gray lower part; bytes behind
+    its end do no harm. Gray pictures get three equal channels.
     """
+    import cv2
+
+    if not data:
+        raise ValueError("an empty file")
+    flags = {1: cv2.IMREAD_COLOR, 2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4,
+             8: cv2.IMREAD_REDUCED_COLOR_8}[reduce]
+    orientation = 1
+    if data[:3] == _JPEG_START:
+        start, orientation = _jpeg_header(data)
+        if data.rfind(_JPEG_END, start) < 0:  # a thumbnail in the header has an end mark of its own
+            raise ValueError("a JPEG that is cut short")
+        try:
+            return _turned(_turbo(data, reduce), orientation)
+        except ValueError as error:
+            # Stray bytes between segments do no harm, and other kinds of JPEG are OpenCV's; damaged pixels are refused.
+            if "Premature end" in str(error):
+                raise ValueError("a JPEG that is cut short") from error
+            if "Corrupt JPEG" in str(error) and "extraneous bytes" not in str(error):
+                raise ValueError(f"a damaged JPEG ({error})") from error
+        flags |= cv2.IMREAD_IGNORE_ORIENTATION
     try:
-        data = read_regular(path, max_bytes=MAX_PICTURE_BYTES)
-    except OSError as error:
-        raise UserError(f"{path}: the image cannot be read ({error.strerror}); is the data set whole?") from error
-    # A whole JPEG ends with a marker; bytes may follow it, and a thumbnail in the header has one of its own.
-    cut_off = data.startswith(_JPEG_START) and data.rfind(_JPEG_END, len(data) // 2) < 0
-    try:
-        image = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_COLOR) if data and not cut_off else None
+        picture = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error:  # larger than OPENCV_IO_MAX_IMAGE_PIXELS, which `lib` sets
-        image = None
-    if image is None:
-        what = "empty" if not data else "a JPEG that breaks off" if cut_off else "not an image that can be decoded"
-        raise UserError(f"{path}: {what} ({len(data)} bytes); copy it again from the data set")
-    return np.asarray(image, np.uint8)
+        picture = None
+    if picture is None:
+        raise ValueError("a damaged JPEG" if data[:3] == _JPEG_START else "not an image that can be decoded")
+    return _turned(np.asarray(picture, np.uint8), orientation)
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Return (width, height) of `read_image(path)`, for a JPEG from its header alone; raise UserError naming it."""
+    import simplejpeg
+
+    data = _data_of(path)
+    try:
+        if data[:3] == _JPEG_START:
+            height, width, _, _ = simplejpeg.decode_jpeg_header(data)
+            return (height, width) if _jpeg_header(data)[1] >= 5 else (width, height)
+        height, width, _ = decode(data).shape
+    except ValueError as error:
+        raise _unreadable(path, error) from error
+    return width, height
 
 
 def decode_ahead(paths: Sequence[Path], pool: ThreadPoolExecutor, *, ahead: int = 3) -> Iterator[Image]:
@@ -61,3 +120,189 @@ def decode_ahead(paths: Sequence[Path], pool: ThreadPoolExecutor, *, ahead: int 
                 future.cancel()
 
     return images()
+
+
+def _data_of(path: Path) -> bytes:
+    try:
+        return read_regular(path, max_bytes=MAX_PICTURE_BYTES)
+    except OSError as error:
+        raise UserError(f"{path}: the image cannot be read ({error.strerror}); is the data set whole?") from error
+
+
+def _unreadable(path: Path, error: ValueError) -> UserError:
+    return UserError(f"{path}: {error} ({path.stat().st_size} bytes); copy it again from the data set")
+
+
+def _turbo(data: bytes, reduce: int) -> Image:
+    import simplejpeg
+
+    height, width, _, _ = simplejpeg.decode_jpeg_header(data)
+    if height * width > MAX_PIXELS:
+        raise ValueError(f"Corrupt JPEG: {width} x {height} px, at most {MAX_PIXELS} px are read")
+    if reduce == 1:
+        return np.asarray(simplejpeg.decode_jpeg(data, "BGR"), np.uint8)
+    # The library picks the smallest scale that keeps both minima.
+    small = simplejpeg.decode_jpeg(
+        data, "BGR", min_height=-(-height // reduce), min_width=-(-width // reduce), min_factor=1
+    )
+    return np.asarray(small, np.uint8)
+
+
+def _jpeg_header(data: bytes) -> tuple[int, int]:
+    """Return where a JPEG's compressed data begins (0: not found) and its EXIF orientation, 1 (upright) to 8."""
+    at, orientation = 2, 1
+    while data[at : at + 1] == b"\xff":
+        kind, length = data[at + 1 : at + 2], int.from_bytes(data[at + 2 : at + 4], "big")
+        if kind == b"\xff":  # a fill byte
+            at += 1
+            continue
+        if kind == bytes([_SCAN]):
+            return at + 2 + length, orientation
+        if kind == bytes([_APP1]) and data[at + 4 : at + 10] == b"Exif\0\0":
+            orientation = _exif_orientation(data[at + 10 : at + 2 + length])
+        at += 2 + length
+    return 0, orientation
+
+
+def _exif_orientation(tiff: bytes) -> int:
+    """Return the orientation in a block of EXIF data, 1 where it says none."""
+    order = {b"II": "<", b"MM": ">"}.get(tiff[:2])
+    try:
+        if order is not None:
+            (start,) = struct.unpack_from(f"{order}I", tiff, 4)
+            (count,) = struct.unpack_from(f"{order}H", tiff, start)
+            for at in range(start + 2, start + 2 + 12 * count, 12):
+                tag, _, _, value = struct.unpack_from(f"{order}HHIH", tiff, at)
+                if tag == _ORIENTATION and 1 <= value <= 8:
+                    return int(value)
+    except struct.error:  # a block that breaks off
+        pass
+    return 1
+
+
+def _turned(image: Image, orientation: int) -> Image:
+    """Return a stored raster as EXIF wants it seen: 5 to 8 swap the sides, then rows or columns flip."""
+    if orientation == 1:
+        return image
+    if orientation >= 5:
+        image = image.transpose(1, 0, 2)
+    if orientation in (3, 4, 7, 8):
+        image = image[::-1]
+    if orientation in (2, 3, 6, 7):
+        image = image[:, ::-1]
+    return np.ascontiguousarray(image)
+
+
+# ---- folders
+
+
+def list_images(folder: Path) -> list[Path]:
+    """Return the pictures in a folder in natural order; hidden files (macOS leaves `._0001.jpg`) are none.
+
+    Where two orders are possible a warning says which was taken. Raises UserError when the folder cannot be read.
+    """
+    try:
+        with os.scandir(folder) as entries:
+            names = [entry.name for entry in entries if not entry.name.startswith(".")
+                     and os.path.splitext(entry.name)[1].lower() in SUFFIXES and entry.is_file()]  # noqa: PTH122
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be read ({error.strerror}); expected a folder of pictures") from error
+    ordered, note = natural_order(names)
+    if note:
+        _warn_once(f"{folder}: {note}")
+    return [folder / name for name in ordered]
+
+
+@functools.lru_cache(maxsize=10_000)
+def _warn_once(message: str) -> None:
+    _log.warning("%s", message)
+
+
+def natural_order(names: Sequence[str]) -> tuple[list[str], str]:
+    """Return file names in the order of the number that varies over them, and a note, '' unless it could be another.
+
+    `frame_2` stands before `frame_10`; a number that is the same everywhere (`_720p`, `.mp4.jpg`), a hash and the like
+    do not count; `1583.25` is a time before `1583.5`. Where several numbers vary, one that counts up in even steps
+    decides, else all of them from left to right.
+    """
+    stems = [os.path.splitext(name)[0] for name in names]  # noqa: PTH122
+    if all(stem.isascii() and stem.isdecimal() for stem in stems):
+        return [name for _, name in sorted(zip(map(int, stems), names, strict=True))], ""
+    columns, unsure = _number_columns(stems)
+    if not columns:
+        ordered = [name for _, name in sorted(zip(map(_pieces, stems), names, strict=True))]
+        return ordered, _order_note(ordered, sorted(names))
+    distinct = [column for column in columns if len(set(column)) == len(column)]
+    counters = [column for column in distinct if _counts_up(column)]
+    keys: list[Any] = counters[0] if counters else list(zip(*columns, strict=True))
+    ordered = [name for _, name in sorted(zip(keys, names, strict=True))]
+    for column in [*(counters or distinct), *unsure]:
+        other = [name for _, name in sorted(zip(column, names, strict=True))]
+        if note := _order_note(ordered, other):
+            return ordered, note
+    return ordered, ""
+
+
+def _number_columns(stems: Sequence[str]) -> tuple[list[list[Any]], list[list[Any]]]:
+    """Return the numbers that vary over the stems, a list for each place, and second readings of such lists.
+
+    A stem's fields are what stands between `_`, `-`, blanks and the like. Numbers count where a field has the same
+    letters around them in every name: a hash has not. Where the stems have different counts of fields, those are
+    compared that stand at the same place from the left or from the right.
+    """
+    split = [[field for field in re.split(r"(?:[^\w.]|_)+|\.(?![0-9])|(?<![0-9])\.", stem) if field] for stem in stems]
+    shared = min((len(fields) for fields in split), default=0)
+    places = [*range(shared), *range(-shared, 0)] if len({len(fields) for fields in split}) > 1 else range(shared)
+    columns: list[list[Any]] = []
+    unsure: list[list[Any]] = []
+    for place in places:
+        fields = [field[place] for field in split]
+        if len({_NUMBER.sub("#", field) for field in fields}) > 1:
+            continue
+        for texts in zip(*map(_NUMBER.findall, fields), strict=True):
+            numbers, other = _read_numbers(texts)
+            if len(set(numbers)) > 1:
+                columns.append(numbers)
+                unsure += [other] if other else []
+    if len(places) > shared:  # of names of different forms only a number that tells all of them apart is sure
+        columns = [column for column in columns if len(set(column)) == len(column)]
+    return columns, unsure
+
+
+_NUMBER = re.compile(r"[0-9]+(?:\.[0-9]+)?")
+
+
+def _read_numbers(texts: Sequence[str]) -> tuple[list[Any], list[Any]]:
+    """Return the values of numbers in text, and the other reading where a dot may be a point or a separator.
+
+    `1583.5` and `1583.25` are times; of `2.9` and `2.10` the second is surely a part and its index, as no fraction is
+    written `.10` beside a shorter one.
+    """
+    values: list[Any] = [Decimal(text) for text in texts]
+    pairs: list[Any] = [tuple(map(int, text.split("."))) for text in texts]
+    places = range(len(texts))
+    if sorted(places, key=values.__getitem__) == sorted(places, key=pairs.__getitem__):
+        return values, []
+    fractions = [text.partition(".")[2] for text in texts]
+    is_index = any(f[1:] and f.endswith("0") for f in fractions) and not any(f[1:] and f[0] == "0" for f in fractions)
+    return (pairs, []) if is_index else (values, pairs)
+
+
+def _counts_up(column: Sequence[Any]) -> bool:
+    """Return whether a column's numbers, sorted, go up in even steps."""
+    ordered = sorted(column)
+    return not isinstance(ordered[0], tuple) and len({b - a for a, b in pairwise(ordered)}) == 1
+
+
+def _pieces(stem: str) -> list[tuple[int, int, str]]:
+    return [(0, int(piece), "") if piece.isdecimal() else (1, 0, piece) for piece in re.split(r"([0-9]+)", stem)
+            if piece]
+
+
+def _order_note(taken: Sequence[str], other: Sequence[str]) -> str:
+    """Return '' for the same order twice, else a line that shows where they part."""
+    for place, pair in enumerate(zip(taken, other, strict=True)):
+        if pair[0] != pair[1]:
+            here, there = (", ".join(names[max(place - 1, 0) : place + 2]) for names in (taken, other))
+            return f"the names allow two orders: taken {here}, not {there}; name them 000001, 000002, ... to be sure"
+    return ""

@@ -24,7 +24,6 @@ from lib.benchmarks import load_benchmark, read_result
 from lib.benchmarks.vot import read_trajectory
 from lib.checkpoint import load_model
 from lib.config import load_config
-from lib.datasets.decode import decode
 from lib.datasets.index import build_index, load_index
 from lib.datasets.packed import PackedCrops
 from lib.datasets.pairs import CropFiles, UnreadableCrop
@@ -35,7 +34,7 @@ from lib.datasets.prepare.pascal import read_objects
 from lib.errors import UserError
 from lib.eval_toolkit.results import score_tracker
 from lib.files import read_regular
-from lib.images import read_image
+from lib.images import decode, read_image
 from lib.tracker.params import load_tracker_params
 
 ROOT = Path(__file__).resolve().parents[1]

@@ -16,9 +16,9 @@ from lib.config import Config, DatasetConfig, SourceConfig, TrainConfig
 from lib.crops import context_side
 from lib.datasets.augment import Augmentation
 from lib.datasets.dataset import OceanDataset, build_dataset
-from lib.datasets.decode import decode
 from lib.datasets.sample import Sample
 from lib.errors import UserError
+from lib.images import decode
 
 EVERYTHING = {"FLIP": 0.5, "ROTATION": 0.5, "GRAY": 0.3, "BLUR": 0.3, "CUTOUT": 0.3}
 
@@ -143,7 +143,7 @@ def test_tolerated_crops_are_replaced_named_and_always_by_the_same(root):
         for text in sample.unreadable:
             path, _, reason = text.partition(": ")
             assert path in broken
-            assert reason == "not an image"
+            assert reason.startswith("not an image")
         replaced += len(sample.unreadable)
     assert 2 <= replaced <= 15, "one track of six is broken"
 

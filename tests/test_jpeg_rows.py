@@ -4,10 +4,10 @@ import cv2
 import numpy as np
 import pytest
 
-from lib.datasets.decode import decode
 from lib.datasets.jpeg_rows import Rows, cut_rows
 from lib.datasets.pairs import UnreadableCrop, decode_crop
 from lib.datasets.prepare.cut import encode
+from lib.images import decode
 
 
 def picture(height: int = 511, width: int = 511) -> np.ndarray:

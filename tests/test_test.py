@@ -251,7 +251,7 @@ def test_a_missing_image_is_named(here: Path) -> None:
     image = here / "dataset" / "OTB2015" / "Man" / "img" / "0002.jpg"
     data = image.read_bytes()
     image.write_bytes(data[: len(data) // 2])
-    with pytest.raises(UserError, match=r"Man: frame 2 of 3 \(0002\.jpg\): .*0002\.jpg: a JPEG that breaks off"):
+    with pytest.raises(UserError, match=r"Man: frame 2 of 3 \(0002\.jpg\): .*0002\.jpg: a JPEG that is cut short"):
         main(COMMAND)
     image.unlink()
     with pytest.raises(UserError, match="Man"):

@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 
 from lib.boxes import Boxes
 from lib.crops import CROP_SIZE, Image, box_in_crop511
-from lib.datasets.decode import decode
 from lib.datasets.index import TrackIndex
 from lib.datasets.jpeg_rows import Rows, cut_rows
 from lib.files import MAX_PICTURE_BYTES, read_inside
+from lib.images import decode
 
 
 class UnreadableCrop(Exception):

@@ -18,11 +18,11 @@ from lib.crops import (
     mean_colour,
     transform_box,
 )
-from lib.datasets.decode import decode
 from lib.datasets.index import TrackIndex
 from lib.datasets.pairs import Crop, UnreadableCrop
 from lib.datasets.pictures import Pictures
 from lib.files import MAX_PICTURE_BYTES, read_inside
+from lib.images import decode
 
 _LARGEST_REDUCTION = 8  # of libjpeg's transform
 

@@ -11,12 +11,12 @@ from typing import Any
 import cv2
 
 from lib.crops import Image, crop511, mean_colour
-from lib.datasets.decode import decode
 from lib.datasets.pairs import crop_name
 from lib.datasets.pictures import pack_pictures
 from lib.datasets.prepare.records import MISSING, UNREADABLE, Box, Filters, Frame, Task, Video
 from lib.errors import UserError
 from lib.files import MAX_PICTURE_BYTES, read_regular
+from lib.images import decode
 
 _BLOCK = 16  # px of a block with chroma at half the resolution, OpenCV's default
 

@@ -15,12 +15,12 @@ import numpy as np
 
 from lib.config import DatasetConfig, SourceConfig
 from lib.crops import Image, box_in_crop511, crop511, mean_colour
-from lib.datasets.decode import decode
 from lib.datasets.index import load_index
 from lib.datasets.pairs import UnreadableCrop, crop_name, decode_crop
 from lib.datasets.pictures import picture_path
 from lib.datasets.prepare.journal import Journal
 from lib.files import atomic_write, sha256_of
+from lib.images import decode
 
 INDEX, PICTURES, MANIFEST, PREVIEW, CROPS = "train.json", "pictures.json", "manifest.json", "preview.png", "crop511"
 _SHEET = (6, 4)  # crops in a row, rows
