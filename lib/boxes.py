@@ -24,12 +24,6 @@ def xyxy_to_xywh(boxes_xyxy: ArrayLike) -> Boxes:
     return np.concatenate([box[..., :2], box[..., 2:] - box[..., :2]], axis=-1)
 
 
-def xywh_to_cxcywh(boxes_xywh: ArrayLike) -> Boxes:
-    """Return boxes (..., 4) as centre x, centre y, width, height from left, top, width, height."""
-    box = np.asarray(boxes_xywh, np.float64)
-    return np.concatenate([box[..., :2] + box[..., 2:] / 2, box[..., 2:]], axis=-1)
-
-
 def cxcywh_to_xywh(boxes_cxcywh: ArrayLike) -> Boxes:
     """Return boxes (..., 4) as left, top, width, height from centre x, centre y, width, height."""
     box = np.asarray(boxes_cxcywh, np.float64)
@@ -56,12 +50,6 @@ def iou_xywh(boxes_a: ArrayLike, boxes_b: ArrayLike) -> NDArray[np.float64]:
     union = a[..., 2] * a[..., 3] + b[..., 2] * b[..., 3] - inter
     with np.errstate(divide="ignore", invalid="ignore"):
         return np.where(union == 0, 0.0, inter / union)
-
-
-def clip_xyxy(boxes_xyxy: ArrayLike, *, width: float, height: float) -> Boxes:
-    """Return boxes (..., 4) as left, top, right, bottom, cut to 0..width and 0..height."""
-    limit = np.array([width, height, width, height], np.float64)
-    return np.clip(np.asarray(boxes_xyxy, np.float64), 0, limit)
 
 
 def polygon_to_xywh(polygons: ArrayLike) -> Boxes:

@@ -1,11 +1,14 @@
-"""Crop geometry: the context square, the sub-window a tracker looks at, the 511 px training crop, and its views.
+"""Crop geometry: the context square, the sub-window a tracker looks at, the 511 px training crop, its views, the grid.
 
-The one place that knows how image pixels become patch pixels. Images are uint8 (H, W, 3), BGR.
+The one place that knows how image pixels become patch pixels, and score cells search pixels. Images are uint8
+(H, W, 3), BGR.
 """
 
 from __future__ import annotations
 
 import math
+from functools import lru_cache
+from typing import Any
 
 import cv2
 import numpy as np
@@ -18,6 +21,7 @@ Image = NDArray[np.uint8]
 CONTEXT = 0.5  # share of (w + h) added to each side: SiamFC (Bertinetto et al. 2016), kept by every tracker after it
 TEMPLATE_SIZE = 127  # px that the context square is scaled to
 CROP_SIZE = 511  # side of a prepared training crop, px
+STRIDE = 8  # search px from one cell of the score map to the next (OCEAN section 1)
 
 
 def context_side(size_wh: ArrayLike) -> float:
@@ -116,3 +120,22 @@ def transform_box(box_xyxy: ArrayLike, matrix: ArrayLike) -> Boxes:
     (ax, ax2), (by, by2) = sorted((a * x1, a * x2)), sorted((b * y1, b * y2))
     (dx, dx2), (ey, ey2) = sorted((d * x1, d * x2)), sorted((e * y1, e * y2))
     return np.array([ax + by + c, dx + ey + f, ax2 + by2 + c, dx2 + ey2 + f])
+
+
+def score_side(search_size: int) -> int:
+    """Return S, the side of the score map of a search crop: 25 for 255 px, 27 for 271, 29 for 287 (OCEAN section 1)."""
+    return (search_size - TEMPLATE_SIZE) // STRIDE + 1 + 8
+
+
+@lru_cache(maxsize=16)
+def grid_points(search_size: int) -> NDArray[np.float64]:
+    """Return the search px (S,) of the score map's cells, the same for x and y. Shared: not to be written to."""
+    side = score_side(search_size)
+    points = cells_to_px(np.arange(side, dtype=np.float64), side=side, search_size=search_size)
+    points.flags.writeable = False
+    return points
+
+
+def cells_to_px(cells: Any, *, side: int, search_size: int) -> Any:
+    """Return the search px of cell numbers (array or tensor) along an axis: (i - side // 2) * 8 + search_size // 2."""
+    return (cells - side // 2) * STRIDE + search_size // 2

@@ -3,14 +3,15 @@
 import numpy as np
 import pytest
 
-from lib.datasets.targets import box_targets, empty_targets, grid, nearest_cell, reference_cell, score_side
+from lib.crops import grid_points, score_side
+from lib.datasets.targets import box_targets, empty_targets, nearest_cell, reference_cell
 
 
 @pytest.mark.parametrize(
     ("search", "side", "first", "last"), [(255, 25, 31, 223), (271, 27, 31, 239), (287, 29, 31, 255)])
 def test_the_grid_of_each_search_size(search, side, first, last):
     assert score_side(search) == side
-    points = grid(search)
+    points = grid_points(search)
     assert (points[0], points[-1], points[side // 2]) == (first, last, search // 2)
     assert set(np.diff(points)) == {8}
 

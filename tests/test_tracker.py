@@ -16,6 +16,7 @@ from tracker_stubs import NO_TEMPLATE, PLAIN, Oracle, Scripted, answer, small_mo
 
 from lib.boxes import iou_xywh
 from lib.config import load_config
+from lib.crops import grid_points, score_side
 from lib.errors import UserError
 from lib.images import decode_ahead, read_image
 from lib.models.ocean import OceanOutput
@@ -28,8 +29,6 @@ from lib.tracker.scoring import (
     Prediction,
     cosine_window,
     find_peak,
-    grid_points,
-    map_side,
     shape_penalty,
 )
 
@@ -49,8 +48,8 @@ def prediction_of(side: int = 25, batch: int = 1) -> Prediction:
 
 @pytest.mark.parametrize(("search", "side"), [(255, 25), (271, 27), (287, 29)])
 def test_grid_is_centred_on_the_crop(search: int, side: int) -> None:
-    assert map_side(search) == side
-    points = grid_points(side, search)
+    assert score_side(search) == side
+    points = grid_points(search)
     assert points[side // 2] == search // 2
     assert points[0] == search // 2 - 8 * (side // 2)
     assert np.diff(points).tolist() == [8.0] * (side - 1)
@@ -214,7 +213,7 @@ def plain_frame(
 
 
 def random_output(rng: np.random.Generator, search: int, *, aligned: bool) -> OceanOutput:
-    side = map_side(search)
+    side = score_side(search)
 
     def draw(*shape: int, low: float, high: float) -> torch.Tensor:
         return torch.from_numpy(rng.uniform(low, high, shape).astype(np.float32))
@@ -464,4 +463,4 @@ def test_real_frames_of_a_random_network_stay_finite() -> None:
 def test_the_search_sizes_of_training_and_testing_agree() -> None:
     train = load_config(ROOT / "experiments" / "train" / "Ocean.yaml").TRAIN
     assert (train.TEMPLATE_SIZE, train.STRIDE) == (127, 8)
-    assert map_side(train.SEARCH_SIZE) == 25
+    assert score_side(train.SEARCH_SIZE) == 25

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from functools import lru_cache
 from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lib.crops import TEMPLATE_SIZE
+from lib.crops import STRIDE, grid_points, score_side
 
-STRIDE = 8  # px between two cells, OCEAN section 1
 RADIUS = 2  # cells: |dx| + |dy| up to this far from the centre cell is the object
 
 Rule = Literal["box", "reference"]
@@ -25,20 +23,6 @@ class Targets(NamedTuple):
     weight: Array  # (S, S), 0 or 1
 
 
-def score_side(search_size: int) -> int:
-    """Return S, the side of the score map for a search crop of `search_size` px (25 for 255), OCEAN section 1."""
-    return (search_size - TEMPLATE_SIZE) // STRIDE + 1 + STRIDE
-
-
-@lru_cache(maxsize=8)
-def grid(search_size: int) -> Array:
-    """Return the grid points (S,) float32 in search px, the same for x and y. Shared: not to be written to."""
-    side = score_side(search_size)
-    points = ((np.arange(side) - side // 2) * STRIDE + search_size // 2).astype(np.float32)
-    points.flags.writeable = False
-    return points
-
-
 def box_targets(box_xyxy: ArrayLike, *, search_size: int, centre_cell: tuple[int, int] | None = None) -> Targets:
     """Return the targets for an object's box (x1, y1, x2, y2) in search px.
 
@@ -47,7 +31,7 @@ def box_targets(box_xyxy: ArrayLike, *, search_size: int, centre_cell: tuple[int
     outside; weight is 1 where all four are > 0 (OCEAN section 4).
     """
     x1, y1, x2, y2 = (float(v) for v in np.asarray(box_xyxy, np.float64))
-    points, side = grid(search_size), score_side(search_size)
+    points, side = grid_points(search_size).astype(np.float32), score_side(search_size)
     ltrb = np.empty((4, side, side), np.float32)
     ltrb[0] = points - x1
     ltrb[1] = (points - y1)[:, None]

@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-STRIDE = 8
+from lib.crops import STRIDE, cells_to_px
+
 Features3 = tuple[Tensor, ...]  # one tensor per dilation
 
 
@@ -184,12 +185,6 @@ def _tower(channels: int, count: int) -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-def score_grid(score_size: int, search_size: int, *, like: Tensor) -> Tensor:
-    """Return the grid's coordinates along one axis, (S,) in search-crop pixels: (i - S // 2) * 8 + search // 2."""
-    cells = torch.arange(score_size, dtype=like.dtype, device=like.device)
-    return (cells - score_size // 2) * STRIDE + search_size // 2
-
-
 def align_offsets(ltrb: Tensor, *, search_size: int) -> Tensor:
     """Return the taps' offsets that spread a 3x3 kernel over each predicted box: (B, 18, S, S) in cells.
 
@@ -197,8 +192,8 @@ def align_offsets(ltrb: Tensor, *, search_size: int) -> Tensor:
     A tap's offset is its cell's way to the box centre plus the box's share of the tap (Ocean, section 3.2).
     """
     size = ltrb.shape[-1]
-    grid = score_grid(size, search_size, like=ltrb)
     cells = torch.arange(size, dtype=ltrb.dtype, device=ltrb.device)
+    grid = cells_to_px(cells, side=size, search_size=search_size)
     left, top, right, bottom = ltrb.unbind(1)  # each (B, S, S)
     x1, x2 = grid - left, grid + right
     y1, y2 = grid[:, None] - top, grid[:, None] + bottom

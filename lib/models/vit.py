@@ -15,11 +15,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models.vision_transformer import EncoderBlock
 
+from lib.crops import STRIDE
 from lib.models.modules import resize_table
 from lib.models.pretrained import POSITIONS, fold_normalisation
 
 PATCH = 16
-STRIDE = 8
 
 
 class ViT(nn.Module):

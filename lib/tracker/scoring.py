@@ -12,10 +12,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from lib.crops import TEMPLATE_SIZE
+from lib.crops import grid_points
 from lib.tracker.params import TrackerParams
 
-STRIDE = 8  # px of the search crop per cell of the score map
 Floats = NDArray[np.float64]
 
 
@@ -41,19 +40,6 @@ class Peak(NamedTuple):
     box_wh: Floats  # (B, 2)
     rate: Floats  # (B,) how far the size follows: penalty * score * lr
     score: Floats  # (B,) 0..1
-
-
-def map_side(search_size: int) -> int:
-    """Return S, the side of the score map of a search crop: 25 for 255 px, 27 for 271, 29 for 287 (section 1)."""
-    return (search_size - TEMPLATE_SIZE) // STRIDE + 1 + 8
-
-
-@lru_cache(maxsize=16)
-def grid_points(side: int, search_size: int) -> Floats:
-    """Return the search-crop px (S,) of the cells, the same for x and y: (i - S // 2) * 8 + search_size // 2."""
-    points = (np.arange(side, dtype=np.float64) - side // 2) * STRIDE + search_size // 2
-    points.flags.writeable = False
-    return points
 
 
 @lru_cache(maxsize=16)
@@ -108,7 +94,7 @@ def find_peak(prediction: Prediction, target_wh: Floats, *, search_size: int, pa
     row, column = np.divmod(ranking.reshape(batch, -1).argmax(axis=1), side)
     each = np.arange(batch)
     at = ltrb[each, :, row, column]  # (B, 4)
-    points = grid_points(side, search_size)
+    points = grid_points(search_size)
     point_xy = np.stack([points[column], points[row]], axis=1)
     return Peak(
         offset_xy=point_xy + (at[:, 2:] - at[:, :2]) / 2 - search_size // 2,

@@ -13,6 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from lib.config import Config
+from lib.crops import cells_to_px
 from lib.datasets.dataset import OceanDataset
 from lib.datasets.sample import Sample
 from lib.distributed import StopRequest, World, from_main, gather
@@ -195,10 +196,10 @@ class Job:
 def best_boxes(ltrb: np.ndarray[Any, Any], score: np.ndarray[Any, Any], search: int) -> np.ndarray[Any, Any]:
     """Return the boxes_xyxy (B, 4) in search px predicted at each map's highest score.
 
-    ltrb (B, 4, S, S) px, score (B, S, S), search: the crop's side. The grid is OCEAN section 1's.
+    ltrb (B, 4, S, S) px, score (B, S, S), search: the crop's side.
     """
     side = score.shape[-1]
     cells = score.reshape(len(score), -1).argmax(1)
     left, top, right, bottom = ltrb.reshape(len(ltrb), 4, -1)[np.arange(len(ltrb)), :, cells].T
-    grid_x, grid_y = ((cell - side // 2) * 8 + search // 2 for cell in (cells % side, cells // side))
+    grid_x, grid_y = (cells_to_px(cell, side=side, search_size=search) for cell in (cells % side, cells // side))
     return np.stack([grid_x - left, grid_y - top, grid_x + right, grid_y + bottom], axis=1)
