@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from lib.errors import UserError, did_you_mean
-from lib.yaml_text import load_yaml, parse_value
+from lib.files import parse_yaml, read_yaml
 
 Probability = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -257,7 +257,7 @@ def load_config(path: str | Path, *, overrides: Sequence[str] = ()) -> Config:
     An override's key may leave the top-level name out; its value is read as YAML. Raises UserError naming file, key,
     value, what was expected and the nearest valid key.
     """
-    data = load_yaml(path)
+    data = read_yaml(path)
     if not isinstance(data, dict) or len(data) != 1 or not isinstance(next(iter(data.values())), dict):
         raise UserError(f"{path}: expected one top-level model name such as OCEAN with its keys below it")
     name, tree = next(iter(data.items()))
@@ -298,7 +298,7 @@ def _override(tree: dict[str, Any], text: str, *, name: str) -> None:
         node = child
     if not parts:
         raise UserError(f"'{text}': names no key below {name}")
-    node[parts[-1]] = parse_value(value, place=f"'{text}'")
+    node[parts[-1]] = parse_yaml(value, place=f"'{text}'")
 
 
 def _explain(error: ValidationError, name: str) -> str:

@@ -7,8 +7,8 @@ import pytest
 
 from lib.config import Config, config_from_dict, load_config
 from lib.errors import UserError
+from lib.files import read_yaml
 from lib.tracker.params import TrackerParams, find_tracker_params, load_tracker_params
-from lib.yaml_text import load_yaml
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -88,7 +88,7 @@ def test_ocean_yaml_equals_the_defaults_and_shows_and_explains_every_key() -> No
         below = (keys(v) for k, v in tree.items() if isinstance(v, dict) and k != "KWARGS")
         return set(tree).union(*below) if tree else set()
 
-    assert keys(load_yaml(path)) == keys(Config().as_dict())
+    assert keys(read_yaml(path)) == keys(Config().as_dict())
     for line in path.read_text(encoding="utf-8").splitlines():
         if re.match(r"^    [A-Z]+s?: [^{]*$", line) and "START_EPOCH" not in line and "END_EPOCH" not in line:
             assert "#" in line or line.strip() in ("ISTRUE: False", "METHOD: 'TPE'"), f"no comment: {line}"
@@ -138,7 +138,7 @@ def test_a_mistake_names_the_file_and_the_key(tmp_path: Path, override: str, exp
         ("OCEAN: {}\nSIAM: {}\n", "one top-level model name"),
         ("OCEAN:\n  GPUS: '0'\n  GPUS: '1'\n", "stands twice"),
         ("OCEAN: !!python/object/apply:os.system ['true']", "not usable YAML"),
-        ("a: &a [1]\nb: [" + "*a, " * 100 + "]", "aliases"),
+        ("OCEAN: {TRAIN: " + "[" * 5000, "not usable YAML"),
         ("\x00", "not usable YAML"),
     ],
 )
@@ -179,3 +179,21 @@ def test_a_bad_tracker_file_names_the_key(tmp_path: Path) -> None:
         load_tracker_params(write(tmp_path, "TEST: {penalty: 0.1}"))
     with pytest.raises(UserError, match=r"TEST\.lr is 2"):
         load_tracker_params(write(tmp_path, "TEST: {lr: 2}"))
+
+
+def test_merge_keys_bring_in_a_base_that_may_be_overridden(tmp_path: Path) -> None:
+    cfg = load_config(write(tmp_path, """
+OCEAN:
+  DATASET:
+    GOT10K: &base {PATH: a, ANNOTATION: a.json, RANGE: 7, USE: 5}
+    SHIFT: 3
+    LASOT: &longer
+      <<: *base
+      RANGE: 30
+    MINE: {<<: [{WEIGHT: 2.0, USE: 9}, *longer], ANNOTATION: b.json}
+"""))
+    lasot, mine = cfg.DATASET.SOURCES["LASOT"], cfg.DATASET.SOURCES["MINE"]
+    assert (lasot.PATH, lasot.RANGE, lasot.USE) == ("a", 30, 5)
+    assert (mine.PATH, mine.ANNOTATION, mine.RANGE, mine.USE, mine.WEIGHT) == ("a", "b.json", 30, 9, 2.0)
+    with pytest.raises(UserError, match="'RANGE' stands twice"):
+        load_config(write(tmp_path, "OCEAN: {DATASET: {A: &a {USE: 1}, B: {<<: *a, RANGE: 1, RANGE: 2}}}"))

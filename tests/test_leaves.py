@@ -2,6 +2,7 @@
 
 import math
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -107,13 +108,18 @@ def test_a_refused_write_names_the_file(tmp_path: Path) -> None:
         file.write("x")
 
 
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
 def test_a_full_disk_keeps_the_old_file(tmp_path: Path) -> None:
-    path = tmp_path / "a.bin"
-    path.write_bytes(b"old")
-    with pytest.raises(UserError, match=r"a\.bin: cannot be written \(No space left"), atomic_write(path, mode="wb"):
-        raise OSError(28, os.strerror(28))
-    assert path.read_bytes() == b"old"
+    code = ("import sys; from lib.files import atomic_write, Path; path = Path(sys.argv[1], 'a.bin'); "
+            "path.write_bytes(b'old')\n"
+            "try:\n  with atomic_write(path, mode='wb') as file: file.write(bytes(2**20))\n"
+            "except Exception as error: print(error, path.read_bytes(), len(list(path.parent.iterdir())))")
+    small = ["unshare", "-rm", "sh", "-c", 'mount -t tmpfs -o size=64k tmpfs "$0" && exec "$@"', tmp_path]
+    if not shutil.which("unshare") or subprocess.run([*small, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("no small file system can be mounted here")
+    done = subprocess.run([*small, sys.executable, "-c", code, tmp_path], cwd=ROOT, capture_output=True, text=True,
+                          check=False)
+    assert "a.bin: cannot be written (No space left" in done.stdout, done.stderr
+    assert done.stdout.endswith("b'old' 1\n")
 
 
 def test_unreadable_files_get_one_line(tmp_path: Path) -> None:

@@ -15,7 +15,7 @@ from lib.boxes import Boxes
 from lib.crops import CROP_SIZE, Image, box_in_crop511
 from lib.datasets.index import TrackIndex
 from lib.datasets.jpeg_rows import Rows, cut_rows
-from lib.files import MAX_PICTURE_BYTES, read_inside
+from lib.files import MAX_PICTURE_BYTES, read_regular
 from lib.images import decode
 
 
@@ -127,10 +127,9 @@ class CropFiles:
 
     def read(self, index: TrackIndex, track: int, row: int, view_xyxy: Boxes | None = None, /) -> Crop:
         """Return the crop of one row of a track; raise UnreadableCrop if it is missing or no whole 511 px picture."""
-        root = str(self.root)
-        path = f"{root}/{index.video(track)}/{crop_name(int(index.frames[row]), int(index.track_numbers[track]))}"
+        path = f"{self.root}/{index.video(track)}/{crop_name(int(index.frames[row]), int(index.track_numbers[track]))}"
         try:
-            data = read_inside(root, path, max_bytes=MAX_PICTURE_BYTES)
+            data = read_regular(path, max_bytes=MAX_PICTURE_BYTES)
         except OSError as error:
             raise UnreadableCrop(f"{path}: {error.strerror}") from error
         return decode_crop(data, index.size_wh(row), place=path, view_xyxy=view_xyxy)

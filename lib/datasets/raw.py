@@ -21,7 +21,7 @@ from lib.crops import (
 from lib.datasets.index import TrackIndex
 from lib.datasets.pairs import Crop, UnreadableCrop
 from lib.datasets.pictures import Pictures
-from lib.files import MAX_PICTURE_BYTES, read_inside
+from lib.files import MAX_PICTURE_BYTES, read_regular
 from lib.images import decode
 
 _LARGEST_REDUCTION = 8  # of libjpeg's transform
@@ -45,7 +45,7 @@ class RawPictures:
         size = box[2:] - box[:2]
         reduce = reduction(context_side(size) / TEMPLATE_SIZE)
         try:
-            image = decode(read_inside(str(self.root), path, max_bytes=MAX_PICTURE_BYTES), reduce=reduce)
+            image = decode(read_regular(path, max_bytes=MAX_PICTURE_BYTES), reduce=reduce)
         except OSError as error:
             raise UnreadableCrop(f"{path}: {error.strerror}") from error
         except ValueError as error:

@@ -25,12 +25,11 @@ from typing import Any
 import yaml
 
 from lib.errors import UserError, did_you_mean
-from lib.files import atomic_write, read_text
+from lib.files import atomic_write, read_text, read_yaml
 from lib.log import RunLog
 from lib.testing.opening import check_arch, find_weights
 from lib.testing.run import Parser, params_for
 from lib.tools.vot_toolkit import INSTALL, add_tracker_flags
-from lib.yaml_text import load_yaml
 
 SCRIPT = Path(__file__).resolve().parents[2] / "tracking" / "vot_ocean.py"
 TIMEOUT = 300  # seconds the toolkit waits for an answer; the first one waits for the checkpoint to load
@@ -144,7 +143,7 @@ def write_config(folder: Path, *, stack: str, sequences: Path | None) -> None:
     if sequences is not None:
         config["sequences"] = str(sequences)
     if path.is_file():
-        there = load_yaml(path)
+        there = read_yaml(path)
         if not isinstance(there, dict) or there.get("stack") != stack:
             raise UserError(f"{path}: a workspace of another stack; choose another folder, or --stack "
                             f"{there.get('stack') if isinstance(there, dict) else 'as it was'}")

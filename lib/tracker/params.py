@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lib.errors import UserError, did_you_mean
-from lib.yaml_text import load_yaml
+from lib.files import read_yaml
 
 Probability = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -41,7 +41,7 @@ class _TrackerFile(BaseModel):
 
 def load_tracker_params(path: str | Path) -> TrackerParams:
     """Return the tracking hyper-parameters of a YAML file with the one top-level key TEST; UserError if it is off."""
-    data = load_yaml(path)
+    data = read_yaml(path)
     if not isinstance(data, dict) or set(data) != {"TEST"} or not isinstance(data["TEST"], dict):
         known = ", ".join(field.name for field in fields(TrackerParams))
         raise UserError(f"{path}: expected the one top-level key TEST with {known} below it")

@@ -18,7 +18,7 @@ from lib.datasets.pairs import UnreadableCrop, crop_name, decode_crop
 from lib.datasets.prepare.finish import CROPS, INDEX
 from lib.datasets.prepare.work import default_jobs, on_all_cores
 from lib.errors import UserError
-from lib.files import MAX_PICTURE_BYTES, atomic_write, read_inside
+from lib.files import MAX_PICTURE_BYTES, atomic_write, read_regular
 
 ROWS = 20_000  # crops in an archive: about a gigabyte
 
@@ -66,7 +66,7 @@ class Packer:
         name = f"{self.index.video(track)}/{crop_name(int(self.index.frames[row]), number)}"
         path = self.crops / name
         try:
-            data = read_inside(str(self.crops), str(path), max_bytes=MAX_PICTURE_BYTES)
+            data = read_regular(path, max_bytes=MAX_PICTURE_BYTES)
             decode_crop(data, self.index.size_wh(row), place=str(path))
         except (OSError, UnreadableCrop) as error:
             raise UserError(f"{error}; only whole crops are packed: run prepare again to make it anew") from error
