@@ -16,7 +16,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from lib.benchmarks import Benchmark, Sequence, write_result
-from lib.benchmarks.otb_facts import FACTS
+from lib.benchmarks.facts import OTB_FACTS as FACTS
 from lib.eval_toolkit.results import score_tracker
 
 

@@ -13,8 +13,8 @@ import pytest
 from tracker_stubs import small_checkpoint
 from vot_trees import make_video, square
 
-from lib.benchmarks import load_benchmark
-from lib.benchmarks.vot import FAILURE, INIT, REGION, UNKNOWN, VOTSequence, read_trajectory
+from lib.benchmarks import VOTSequence, load_benchmark
+from lib.benchmarks.vot import FAILURE, INIT, REGION, UNKNOWN, read_trajectory
 from lib.commands import call
 from lib.errors import UserError
 from lib.eval_toolkit.cli import main as evaluate

@@ -11,8 +11,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from vot_trees import square
 
+from lib.benchmarks import VOTSequence
 from lib.benchmarks.regions import counted_overlap, exact_overlap, rectangle_corners
-from lib.benchmarks.vot import FAILURE, INIT, REGION, UNKNOWN, Trajectory, VOTSequence
+from lib.benchmarks.vot import FAILURE, INIT, REGION, UNKNOWN, Trajectory
 from lib.eval_toolkit.vot import (
     TAGS,
     Fragment,

@@ -9,19 +9,19 @@ import numpy as np
 import pytest
 from vot_trees import VOT_DATA, make_video, square, write_result
 
-from lib.benchmarks import load_benchmark
+from lib.benchmarks import VOTSequence, load_benchmark
+from lib.benchmarks.facts import EAO_INTERVALS
+from lib.benchmarks.facts import VOT_NAMES as NAMES
 from lib.benchmarks.vot import (
     FAILURE,
     INIT,
     REGION,
     UNKNOWN,
-    VOTSequence,
     find_trajectories,
     read_trajectory,
     trajectory_file,
     write_trajectory,
 )
-from lib.benchmarks.vot_facts import EAO_INTERVALS, NAMES
 from lib.errors import UserError
 from lib.eval_toolkit.cli import main
 from lib.eval_toolkit.vot_results import score_vot
@@ -77,13 +77,13 @@ def test_a_json_is_read(tmp_path: Path) -> None:
     assert set(sequence.tags) == {"camera_motion"}
     entry["img_names"][1] = "bag/color/9.jpg"
     tmp_path.joinpath("VOT2018", "VOT2018.json").write_text(json.dumps({"bag": entry}))
-    with pytest.raises(UserError, match=r"bag: no image bag/color/9\.jpg"):
+    with pytest.raises(UserError, match=r"bag/color/9\.jpg: no such frame"):
         one(tmp_path, images=True)
 
 
 @pytest.mark.parametrize(("text", "message"), [
-    ("1,2,3\n", r"groundtruth\.txt line 1: '1,2,3'; expected 4 or 8 finite numbers"),
-    ("1,2,3,4\n1,2,nan,4\n", "line 2"), ("", "line 1|no regions"), ("a,b,c,d\n", "line 1"),
+    ("1,2,3\n", r"groundtruth\.txt line 1: '1,2,3'.* expected 4 or 8"),
+    ("1,2,3,4\n1,2,nan,4\n", "line 2"), ("", "no boxes"), ("a,b,c,d\n", "line 1"),
 ])
 def test_broken_ground_truth_is_named(tmp_path: Path, text: str, message: str) -> None:
     make_video(tmp_path, "bag", [DIAMOND]).joinpath("groundtruth.txt").write_text(text)
@@ -96,7 +96,7 @@ def test_missing_things_are_named(tmp_path: Path) -> None:
         load_benchmark("VOT2018", tmp_path, images=False)
     make_video(tmp_path, "bag", [DIAMOND, DIAMOND], images=True)
     tmp_path.joinpath("bag", "color", "00000002.jpg").unlink()
-    with pytest.raises(UserError, match="2 regions for 1 images"):
+    with pytest.raises(UserError, match="2 boxes for 1 images"):
         load_benchmark("VOT2018", tmp_path, images=True)
     tmp_path.joinpath("bag", "occlusion.tag").write_text("0\n7\n")
     with pytest.raises(UserError, match=r"occlusion\.tag: expected one line per frame, 0 or 1"):

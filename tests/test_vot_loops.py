@@ -7,8 +7,8 @@ import math
 import numpy as np
 import pytest
 
-from lib.benchmarks.vot import VOTSequence
-from lib.benchmarks.vot_facts import ATTRIBUTES
+from lib.benchmarks import VOTSequence
+from lib.benchmarks.facts import VOT_ATTRIBUTES as ATTRIBUTES
 from lib.eval_toolkit.vot import TAGS, Fragment, expected_average_overlap, expected_overlap_curves, fragments
 
 Run = tuple[VOTSequence, np.ndarray, np.ndarray]  # a video, the overlaps (n,) of one run over it, frames of failure

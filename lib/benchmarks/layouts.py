@@ -1,60 +1,73 @@
-"""Benchmarks beside OTB and VOT, one table entry each: where their files lie and what is special about them.
+"""The benchmarks, one table entry each: where their files lie and what is special about them. And how one is read.
 
-GOT-10k, LaSOT, TrackingNet, UAV123, NfS at 30 and 240 frames/s, TColor-128 and DTB70 in their official layouts, and any
-folder of videos that have a ground-truth file. How each is read, and after which toolkit, `layout_forms` says.
-
-Pixel origins, which no layout tells: 1 for the sets made with MATLAB (LaSOT and UAV123, of which the reference
-implementation too takes 1 off before it tracks, TColor-128, DTB70), 0 for those made with Python or in a browser
-(GOT-10k, TrackingNet, NfS).
+Pixel origins, which no layout tells: 1 for the sets made with MATLAB (OTB, LaSOT and UAV123, of which the reference
+implementation too takes 1 off before it tracks, TNL2K, TColor-128, DTB70), 0 for those made with Python or in a browser
+(GOT-10k, TrackingNet, NfS) and for VOT. A folder of one's own counts as OTB does, 1.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from difflib import SequenceMatcher
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
-from lib.benchmarks import readers as forms
-from lib.benchmarks.box_text import read_boxes
-from lib.benchmarks.layout_facts import LASOT_NAMES, UAV123_NAMES
-from lib.benchmarks.readers import Flags, Video
-from lib.benchmarks.records import Benchmark, Sequence, without_origin
+from lib.benchmarks import readers
+from lib.benchmarks.box_files import Rows, read_truth
+from lib.benchmarks.facts import (
+    LASOT_EXT_NAMES,
+    LASOT_NAMES,
+    OTB_FACTS,
+    OTB_SETS,
+    SAME_VIDEOS,
+    UAV123_NAMES,
+    VOT_NAMES,
+    OTBFact,
+    alias_key,
+    otb_name,
+)
+from lib.benchmarks.readers import Flags, Video, frame_number, truth_boxes
+from lib.benchmarks.records import Benchmark, Protocol, Sequence, without_origin
+from lib.benchmarks.vot import corners_of, vot_sequence
 from lib.boxes import Boxes
 from lib.errors import UserError
 
-_IMAGE_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp"})
+_LONGEST_NAME = 200  # characters: endings are added, and a file name may have 255 bytes
 
 
 @dataclass(frozen=True)
 class Layout:
-    """A benchmark as its authors lay it out."""
+    """A benchmark as its authors lay it out. A new one is an entry of `LAYOUTS`; `name` and `find` are enough."""
 
     name: str
-    expected: int
-    """Number of sequences; 0: as many as there are."""
     find: Callable[[Path], list[Video]]
     """The videos below a folder that may be the data set's root; none where it is not."""
-    example: str
+    example: str = "<video>/groundtruth.txt"
     """A ground-truth file relative to the root, for messages."""
+    protocol: Protocol = "one-pass"
+    """How it is run and scored."""
     origin: int = 0
     """Pixel origin of annotation and result files."""
     names: tuple[str, ...] = ()
     """The sequences of the benchmark, where the folder may hold more and where missing ones can be told by name."""
+    expected: int = 0
+    """Number of sequences where their names are not known; 0: as many as there are."""
+    also: tuple[str, ...] = ()
+    """Other names of it; how they are written (case, dashes) does not matter."""
     folders: tuple[str, ...] = ()
-    """Other names under which people keep it."""
+    """Names of folders and JSON files in which it may lie among others."""
+    json_first: bool = False
+    """Whether a JSON in its folder is preferred to the official files."""
     read: Callable[[Video, int], Boxes] | None = None
-    """Reads the ground truth (N, 4), given the number of images (0: not there); None: lines of x, y, w, h."""
+    """Reads the ground truth (N, 4), given the number of images (0: not there); None: lines of boxes or polygons."""
     absent: Callable[[Video], Flags | None] | None = None
     """Reads in which frames nothing of the target is to be seen; None where the files are not there."""
     size: Callable[[Video], tuple[int, int] | None] | None = None
     """Reads the size of the images."""
-    scoring: Literal["one-pass", "got10k", "server"] = "one-pass"
-    """How it is scored: success and precision; AO and SR of the got10k toolkit; by the authors' server alone, as only
-    the first box is public."""
+    facts: Mapping[str, OTBFact] = field(default_factory=dict)
+    """Frame ranges and attributes by sequence."""
     shorter_counts: Callable[[int, int], bool] = lambda _boxes, _images: False
     """Whether so many boxes beside so many images are cut to the shorter of the two, and said; else they are an
     error."""
@@ -62,114 +75,237 @@ class Layout:
     """Convention of one-pass evaluation (`lib.eval_toolkit.ope`) where none is asked for."""
 
 
-def load_layout(layout: Layout, folder: Path, *, images: bool) -> Benchmark:
-    """Return the benchmark as far as it lies in `folder`, its own folder or the parent of that.
+def _otb(name: str, *also: str) -> Layout:
+    sets = tuple(label for label in ("OTB2015", "OTB100", "OTB50", "OTB2013") if label != name)
+    return Layout(name, readers.otb(OTB_SETS[name]), "<Name>/groundtruth_rect.txt", origin=1, names=OTB_SETS[name],
+                  also=also, folders=sets, json_first=True, facts=OTB_FACTS)
 
-    With `images` a video without any is left out and said. Raises UserError when nothing is there or something is
-    broken.
+
+def _lasot(name: str, names: tuple[str, ...], example: str, *also: str) -> Layout:
+    # Frames end where the ground truth does, as in pytracking: some copies of airplane-15 and monkey-17 go on.
+    return Layout(name, readers.lasot, example, origin=1, names=names, also=also, absent=readers.lasot_absent,
+                  shorter_counts=lambda boxes, images: images > boxes, convention="lasot")
+
+
+def _nfs(rate: int) -> Layout:
+    # The got10k toolkit forgives one frame.
+    return Layout(f"NFS{rate}", readers.nfs(rate), f"airboard_1/{rate}/airboard_1.txt", expected=100,
+                  read=readers.nfs_boxes, folders=("NFS", "Nfs", "NfS", "nfs"),
+                  shorter_counts=lambda boxes, images: abs(boxes - images) == 1)
+
+
+def _got10k(subset: str) -> tuple[str, ...]:
+    return tuple(f"GOT-10k_{subset}_{number:06d}" for number in range(1, 181))
+
+
+_GOT10K = ("GOT10K", "GOT-10k", "got10k")
+LAYOUTS: dict[str, Layout] = {layout.name: layout for layout in (
+    _otb("OTB2015", "OTB100", "OTB", "TB100"), _otb("OTB50", "TB50"), _otb("OTB2013", "CVPR2013"),
+    *(Layout(name, readers.vot(names), f"{names[0]}/groundtruth.txt", "vot", names=names, json_first=True,
+             folders=(SAME_VIDEOS[name],) if name in SAME_VIDEOS else ()) for name, names in VOT_NAMES.items()),
+    Layout("GOT10K", readers.got10k("test"), "test/GOT-10k_Test_000001/groundtruth.txt", "server",
+           names=_got10k("Test"), also=("GOT10K-test",), folders=_GOT10K),
+    Layout("GOT10K-val", readers.got10k("val"), "val/GOT-10k_Val_000001/groundtruth.txt", "got10k",
+           names=_got10k("Val"), folders=_GOT10K, absent=readers.got10k_absent, size=readers.got10k_size),
+    _lasot("LASOT", LASOT_NAMES, "airplane/airplane-1/groundtruth.txt", "LaSOT", "lasot", "LaSOTBenchmark",
+           "LaSOTTesting"),
+    _lasot("LASOT_ext", LASOT_EXT_NAMES, "atv/atv-1/groundtruth.txt", "LaSOT_ext", "LaSOT_extension_subset"),
+    Layout("TrackingNet", readers.trackingnet("TEST"), "TEST/anno/<name>.txt", "server", expected=511),
+    Layout("UAV123", readers.uav("UAV123"), "anno/UAV123/bike1.txt", origin=1, names=UAV123_NAMES),
+    Layout("UAV123_10fps", readers.uav("UAV123_10fps", step=3), "anno/UAV123_10fps/bike1.txt", origin=1,
+           names=UAV123_NAMES),
+    Layout("UAV20L", readers.uav("UAV20L", images="UAV123"), "anno/UAV20L/bird1.txt", origin=1, expected=20,
+           folders=("UAV123",)),
+    _nfs(30), _nfs(240),
+    Layout("TNL2K", readers.own, "<video>/groundtruth.txt", origin=1, expected=700, also=("TNL2K_test_subset",)),
+    Layout("TC128", readers.tcolor128, "Airport_ce/Airport_ce_gt.txt", origin=1, expected=128,
+           also=("TColor128", "Temple-color-128")),
+    Layout("DTB70", readers.otb(None), "Animal1/groundtruth_rect.txt", origin=1, expected=70),
+)}  # fmt: skip
+"""The benchmarks by name. A new one is a new entry."""
+
+
+def layout_of(dataset: str) -> Layout | None:
+    """Return the benchmark of this name, however it is written (`otb-100`, `GOT10K_val`); None for one's own data.
+
+    Raises UserError for a name that is nearly that of a benchmark, which would be read as data of one's own.
     """
-    labels = [layout.name, *layout.folders]
+    known = {alias_key(name): layout for layout in LAYOUTS.values() for name in (layout.name, *layout.also)}
+    key = alias_key(dataset)
+    if key in known:
+        return known[key]
+    near = next((layout for name, layout in known.items() if _nearly(key, name)), None)
+    if near is not None:
+        raise UserError(f"--dataset {dataset}: no known data set; did you mean {near.name}? Data of your own may have "
+                        "any name that is not nearly a benchmark's, whatever its folder is called")
+    return None
+
+
+def _nearly(key: str, name: str) -> bool:
+    """Return whether one letter makes the difference between two keys, or one is the other without its number."""
+    blocks = SequenceMatcher(None, key, name, autojunk=False).get_matching_blocks()
+    one_letter = max(len(key), len(name)) - sum(block.size for block in blocks) <= 1
+    return (one_letter and min(len(key), len(name)) > 3) or (len(key) > 1 and key == name.rstrip("0123456789"))
+
+
+def canonical_name(dataset: str) -> str:
+    """Return the one name of a data set that result folders and tables have: that of the benchmark, else as given."""
+    layout = layout_of(dataset)
+    return dataset if layout is None else layout.name
+
+
+def own_layout(dataset: str) -> Layout:
+    """Return the layout of any folder of videos with a `groundtruth_rect.txt` or `groundtruth.txt`."""
+    return Layout(dataset, readers.own, "<Name>/groundtruth_rect.txt", origin=1, json_first=True)
+
+
+def load_benchmark(dataset: str, dataset_dir: str | Path, *, images: bool) -> Benchmark:
+    """Return the test set called `dataset` as far as it lies in `dataset_dir`, its own folder or that folder's parent.
+
+    A name that is not in `LAYOUTS` means folders in OTB's form or with a plain `groundtruth.txt`, or a JSON of that
+    name in pysot's form, taken as they are. With `images` every sequence has its frames' paths, checked to exist; one
+    without any is left out and noted. Sequences that are not there are listed in `missing`. Raises UserError when
+    nothing is there, or something that is there is broken.
+    """
+    folder = Path(dataset_dir)
+    if not folder.is_dir():
+        raise UserError(f"{folder}: no such folder; expected the data set {dataset} or the folder it lies in")
+    layout = layout_of(dataset) or own_layout(dataset)
+    labels = list(dict.fromkeys([dataset, layout.name, *layout.also, *layout.folders]))
     roots = [folder, *(folder / label for label in labels if (folder / label).is_dir())]
-    root, videos = next(((root, videos) for root in roots if (videos := layout.find(root))), (folder, []))
-    sequences, notes = {}, []
+    image_roots = [*roots, *(folder.parent / label for label in labels)]
+    source, videos = _find(layout, roots, labels)
+    sequences: dict[str, Sequence] = {}
+    notes: list[str] = []
     for video in videos:
-        if layout.names and video.name not in layout.names:
-            continue
-        # A folder of images is listed only where something hangs on it: LaSOT's hold 700,000.
-        frames = _images(video) if images or layout.read or layout.scoring == "server" else []
-        if images and not frames:
-            notes.append(f"{video.name}: no images in {video.images}, left out")
-            continue
-        sequence, own = _sequence(layout, video, frames, images=images)
-        sequences[video.name] = sequence
+        sequence, own = _read(layout, video, image_roots, images=images)
         notes += own
+        if sequence is not None:
+            sequences[sequence.name] = sequence
     if not sequences:
-        why = f" ({notes[0]})" if notes else ""
-        raise UserError(f"{folder}: no sequence of {layout.name} found{why}; expected e.g. {layout.example}")
-    order = [name for name in layout.names if name in sequences] if layout.names else list(sequences)
-    return Benchmark(layout.name, tuple(sequences[name] for name in order), layout.expected or len(order),
-                     tuple(name for name in layout.names if name not in sequences), root, tuple(notes))
+        raise UserError(f"{source}: no sequence{' with its images' if images else ''} of {layout.name} found"
+                        f"{f' ({notes[0]})' if notes else ''}; expected e.g. {layout.example}")
+    names = layout.names or tuple(sequences)
+    unknown = sum(sequence.image_wh is None for sequence in sequences.values())
+    if layout.protocol == "vot" and unknown:
+        notes.insert(0, f"{unknown} videos without images: their size is unknown, overlaps are not cut at the border")
+    return Benchmark(layout.name, tuple(sequences[name] for name in names if name in sequences),
+                     layout.expected or len(names), tuple(name for name in names if name not in sequences), source,
+                     tuple(notes), layout.protocol)
 
 
-def _sequence(layout: Layout, video: Video, frames: list[Path], *, images: bool) -> tuple[Sequence, list[str]]:
-    """Return the record of one video, and notes."""
+def _find(layout: Layout, roots: list[Path], labels: list[str]) -> tuple[Path, list[Video]]:
+    """Return the folder or JSON that the ground truth is read from, and the benchmark's videos in it."""
+    def jsons(folder: Path) -> list[Path]:
+        return [path for label in labels if (path := folder / f"{label}.json").is_file()]
+
+    sources = [source for root in roots for source in (*jsons(root), root)]
+    if not layout.json_first:
+        sources.sort(key=Path.is_file)
+    lacking: list[Video] = []
+    for source in [*sources, *jsons(roots[0].parent)]:
+        videos = readers.json_videos(source) if source.is_file() else layout.find(source)
+        if layout.facts:
+            videos = [video._replace(name=otb_name(video.name) or video.name) for video in videos]
+        videos = [video for video in videos if not layout.names or video.name in layout.names]
+        if any(video.truth.is_file() for video in videos):
+            return source, videos
+        lacking += videos
+    if lacking:
+        raise _no_truth(lacking[0])
+    raise UserError(f"{roots[0]}: no ground truth of {layout.name}; expected {layout.example} or {layout.name}.json")
+
+
+def _no_truth(video: Video) -> UserError:
+    return UserError(f"{video.truth.parent.parent}: no {video.truth.name} with boxes in {video.truth.parent.name!r}; "
+                     "expected one line x,y,w,h per frame")
+
+
+def _read(layout: Layout, video: Video, image_roots: list[Path], *, images: bool) -> tuple[Sequence | None, list[str]]:
+    """Return the record of one video, None where it has no images, and notes."""
+    place = f"{video.truth}" if video.entry is None else f"{video.truth}: {video.images.name}"
+    _check_name(video.name, place)
+    if video.entry is None and not video.truth.is_file():
+        raise _no_truth(video)
+    rows = None if video.entry is None else readers.json_truth(place, video.entry)
+    frames: list[Path] = []
+    # A folder of images is listed only where something hangs on it: LaSOT's hold 700,000.
+    if images or (rows is None and (layout.read or layout.protocol in ("server", "vot"))):
+        frames, why = readers.frames_of(video, image_roots, place=place, num_boxes=None if rows is None else len(rows))
+        if images and not frames:
+            return None, [f"{video.name}: {why}, left out"]
+    elif layout.protocol == "vot":  # for their size
+        folders = [readers.image_folder(root / video.name) for root in image_roots]
+        frames = next((found for folder in folders if (found := readers.images_in(folder))), [])
+    if rows is None:
+        rows = layout.read(video, len(frames)) if layout.read else read_truth(video.truth)
+    _check_first(rows, place)
+    sequence: Sequence
+    if layout.protocol == "vot":
+        sequence, notes = vot_sequence(video.name, rows, frames, place=place, folder=video.truth.parent,
+                                       entry=video.entry)
+        if images:
+            _check_counts(len(sequence), frames, place)
+    else:
+        sequence, notes = _sequence(layout, video, truth_boxes(rows), frames, place=place)
+    return sequence if images else replace(sequence, frames=()), notes
+
+
+def _sequence(
+    layout: Layout, video: Video, boxes: Boxes, frames: list[Path], *, place: str
+) -> tuple[Sequence, list[str]]:
+    """Return the record of one video of one-pass evaluation, with the images that belong to its boxes, and notes."""
     notes = []
-    boxes = layout.read(video, len(frames)) if layout.read else read_boxes(video.truth, allow_nan=True)
-    if not len(boxes) or not np.isfinite(boxes[0]).all() or not (boxes[0, 2:] > 0).all():
-        raise UserError(f"{video.truth}: the first box has no size; no tracker can be initialised on it")
+    fact = layout.facts.get(video.name)
+    lead_in = fact.lead_in if fact and len(boxes) == fact.num_frames + fact.lead_in else 0
     boxes = without_origin(boxes, layout.origin)
-    if layout.scoring == "server":
-        if frames:
-            boxes = np.concatenate([boxes[:1], np.full((len(frames) - 1, 4), np.nan)])
+    boxes, before = boxes[lead_in:], boxes[:lead_in]
+    if fact and len(boxes) != fact.num_frames:
+        notes.append(f"{video.name}: {len(boxes)} boxes, the official data set has {fact.num_frames}")
+    elif fact and len(frames) != len(boxes):  # the folders of David and a few others hold more
+        frames = [path for path in frames if fact.first <= frame_number(path) <= fact.last]
+    if layout.protocol == "server":
+        boxes = np.concatenate([boxes[:1], np.full((max(0, len(frames) - 1), 4), np.nan)]) if frames else boxes
     elif frames and len(frames) != len(boxes) and layout.shorter_counts(len(boxes), len(frames)):
         notes.append(f"{video.name}: {len(boxes)} boxes for {len(frames)} images; cut to the shorter")
         frames, boxes = frames[: len(boxes)], boxes[: len(frames)]
-    if frames and len(frames) != len(boxes):
-        raise UserError(f"{video.truth}: {len(boxes)} boxes for {len(frames)} images in {video.images}; expected one "
-                        "box per image")
-    absent = layout.absent(video) if layout.absent else None
+    _check_counts(len(boxes), frames, place)
+    absent = layout.absent(video) if layout.absent and video.entry is None else None
     if layout.absent and absent is None:
         notes.append(f"{video.name}: no file tells where the target is absent; every frame counts")
     if absent is not None and len(absent) != len(boxes):
         raise UserError(f"{video.truth.parent}: absence is told for {len(absent)} of {len(boxes)} frames of "
                         f"{video.name}; expected one value per frame")
-    return Sequence(video.name, tuple(frames) if images else (), boxes, origin=layout.origin, absent=absent,
-                    image_wh=layout.size(video) if layout.size else None), notes
+    told = (video.entry or {}).get("attr")
+    attributes = fact.attributes if fact else tuple(map(str, told)) if isinstance(told, list) else ()
+    return Sequence(video.name, tuple(frames), boxes, attributes, origin=layout.origin, lead_in_xywh=before,
+                    num_lead_in=fact.lead_in if fact else 0, absent=absent,
+                    image_wh=layout.size(video) if layout.size and video.entry is None else None), notes
 
 
-def _images(video: Video) -> list[Path]:
-    """Return a video's images in the order of their numbers, those of its span only; [] when there are none."""
-    if not video.images.is_dir():
-        return []
-    found = sorted((path for path in video.images.iterdir() if path.suffix.lower() in _IMAGE_SUFFIXES),
-                   key=lambda path: (_number(path), path.name))
-    if video.span is None:
-        return found
-    first, last = video.span
-    return [path for path in found if first <= _number(path) <= last]
+def _check_counts(boxes: int, frames: list[Path], place: str) -> None:
+    if frames and len(frames) != boxes:
+        raise UserError(f"{place}: {boxes} boxes for {len(frames)} images in {frames[0].parent}; expected one box per "
+                        "image")
 
 
-def _number(path: Path) -> int:
-    digits = re.findall(r"\d+", path.stem)
-    return int(digits[-1]) if digits else -1
+def _check_name(name: str, place: str) -> None:
+    """Refuse a sequence name that is no plain file name: results are files called so, wherever it leads."""
+    plain = name.isprintable() and not {*name} & {*"/\\:"} and 0 < len(name) <= _LONGEST_NAME
+    if not plain or name.startswith("."):
+        raise UserError(f"{place}: a sequence is called {name!r:.100}; its results are files of that name, so it "
+                        f"must be a plain one of at most {_LONGEST_NAME} characters, without / and no dot in front")
 
 
-LAYOUTS: dict[str, Layout] = {layout.name.upper(): layout for layout in (
-    Layout("GOT10K", 180, forms.got10k("test"), "test/GOT-10k_Test_000001/groundtruth.txt", scoring="server",
-           folders=("GOT-10k", "got10k"), names=forms.numbered("GOT-10k_Test_")),
-    Layout("GOT10K-val", 180, forms.got10k("val"), "val/GOT-10k_Val_000001/groundtruth.txt", scoring="got10k",
-           folders=("GOT10K", "GOT-10k", "got10k"), names=forms.numbered("GOT-10k_Val_"), absent=forms.got10k_absent,
-           size=forms.got10k_size),
-    Layout("LASOT", 280, forms.lasot, "airplane/airplane-1/groundtruth.txt", origin=1, names=LASOT_NAMES,
-           folders=("LaSOT", "LaSOTBenchmark", "LaSOTTesting", "lasot"), absent=forms.lasot_absent, convention="lasot",
-           # Frames end where the ground truth does, as in pytracking: some copies of
-           # airplane-15 and monkey-17 go on.
-           shorter_counts=lambda boxes, images: images > boxes),
-    Layout("TrackingNet", 511, forms.trackingnet, "TEST/anno/<name>.txt", scoring="server"),
-    Layout("UAV123", 123, forms.uav123, "anno/UAV123/bike1.txt", origin=1, names=UAV123_NAMES),
-    Layout("NFS30", 100, forms.nfs(30), "airboard_1/30/airboard_1.txt", read=forms.nfs_boxes,
-           folders=("NFS", "Nfs", "NfS"), shorter_counts=forms.off_by_one),
-    Layout("NFS240", 100, forms.nfs(240), "airboard_1/240/airboard_1.txt", read=forms.nfs_boxes,
-           folders=("NFS", "Nfs", "NfS"), shorter_counts=forms.off_by_one),
-    Layout("TC128", 128, forms.tcolor128, "Airport_ce/Airport_ce_gt.txt", origin=1,
-           folders=("TColor128", "Temple-color-128")),
-    Layout("DTB70", 70, forms.dtb70, "Animal1/groundtruth_rect.txt", origin=1),
-)}  # fmt: skip
-"""The benchmarks by name in upper case. A new one is a new entry."""
-
-_ALIASES = {"GOT10KTEST": "GOT10K", "GOT10KVAL": "GOT10K-VAL", "TCOLOR128": "TC128"}
-
-
-def layout_of(dataset: str) -> Layout | None:
-    """Return the benchmark of this name in any case of letters, with or without dashes; None where it is not here."""
-    key = re.sub(r"[-_ ]", "", dataset.upper())
-    return LAYOUTS.get(_ALIASES.get(key, key))
-
-
-def plain_layout(dataset: str) -> Layout:
-    """Return the layout of any folder of videos `<video>/groundtruth.txt` with lines of x, y, w, h or of polygons.
-
-    Images lie in `<video>/img`, `<video>/color` or `<video>` itself. Boxes are 1-based as in OTB's form, since the
-    result files of a data set of no known name are.
-    """
-    return Layout(dataset, 0, forms.plain, "<video>/groundtruth.txt", origin=1, read=forms.plain_boxes)
+def _check_first(rows: Rows, place: str) -> None:
+    """Refuse a ground truth whose first row no tracker can be initialised on."""
+    if not len(rows):
+        raise UserError(f"{place}: no boxes; expected one x,y,w,h per frame")
+    box, corners = truth_boxes(rows[:1])[0], corners_of(rows[:1])[0]
+    width, height = corners.max(axis=0) - corners.min(axis=0)
+    if not np.isfinite(box).all() or not (box[2:] > 0).all():
+        raise UserError(f"{place} row 1: the first box has no size; no tracker can be initialised on it")
+    if min(width, height) < 1:
+        shares = "; boxes as shares of the picture? Multiply them by its width and height" if corners.max() <= 1 else ""
+        raise UserError(f"{place} row 1: the first box is {width:g} x {height:g}; expected px, 1 or more each way"
+                        f"{shares}")

@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lib.boxes import Boxes
+
+Protocol = Literal["one-pass", "got10k", "server", "vot"]
+"""How a benchmark is run and scored: one pass, success and precision; one pass, AO and SR of the got10k toolkit; one
+pass, scored by the authors' server alone as only the first box is public; VOT's, a tracker that lost its target is
+started again."""
+Corners = NDArray[np.float64]
+"""Corner points (..., 4, 2) of quadrilaterals, x and y in image px."""
 
 
 def _no_boxes() -> Boxes:
@@ -54,6 +63,16 @@ class Sequence:
         return with_origin(self.lead_in_xywh, self.origin)
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class VOTSequence(Sequence):
+    """A video of VOT. `boxes_xywh` are the axis-aligned boxes that stand for the regions (`polygon_to_xywh`)."""
+
+    regions: Corners
+    """(N, 4, 2) corners of the ground truth."""
+    tags: Mapping[str, NDArray[np.bool_]]
+    """Per attribute, the frames (N,) that have it; an attribute the data set does not tell is absent."""
+
+
 @dataclass(frozen=True)
 class Benchmark:
     """A test set: what there is of it, what is missing, and where it was read from."""
@@ -68,6 +87,7 @@ class Benchmark:
     """The folder or the JSON file that the annotations were read from."""
     notes: tuple[str, ...] = ()
     """What a reader of a score should know: unusual lengths, files left out."""
+    protocol: Protocol = "one-pass"
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -78,6 +98,12 @@ class Benchmark:
     def num_frames(self) -> int:
         """Return the number of frames of the sequences that are there."""
         return sum(len(sequence) for sequence in self.sequences)
+
+    def missing_text(self, *, shown: int = 3) -> str:
+        """Return how many sequences are missing and the first few by name, "" where none is."""
+        more = len(self.missing) - shown
+        names = ", ".join(self.missing[:shown]) + (f" and {more} more" if more > 0 else "")
+        return f"{len(self.missing)} of {self.expected} missing: {names}" if self.missing else ""
 
 
 def with_origin(boxes_xywh: Boxes, origin: int) -> Boxes:

@@ -8,8 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lib.benchmarks import Benchmark, layout_of
-from lib.benchmarks.vot import is_vot
+from lib.benchmarks import Benchmark, layout_of, protocol_of
 from lib.errors import UserError
 from lib.eval_toolkit import got10k, report, vot_report
 from lib.eval_toolkit.ope import DEFAULT_CONVENTION
@@ -61,10 +60,7 @@ AVERAGE_OVERLAP = Kind(frozenset({"origin"}), _score_got10k, got10k.render, got1
 
 def kind_of(dataset: str) -> Kind:
     """Return how the benchmark of this name is scored."""
-    if is_vot(dataset):
-        return RESTART
-    layout = layout_of(dataset)
-    return AVERAGE_OVERLAP if layout is not None and layout.scoring == "got10k" else ONE_PASS
+    return {"vot": RESTART, "got10k": AVERAGE_OVERLAP}.get(protocol_of(dataset), ONE_PASS)
 
 
 def default_convention(dataset: str) -> str:

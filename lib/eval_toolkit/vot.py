@@ -25,9 +25,10 @@ from typing import Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from lib.benchmarks import VOTSequence
+from lib.benchmarks.facts import VOT_ATTRIBUTES as ATTRIBUTES
 from lib.benchmarks.regions import Corners, counted_overlap, exact_overlap
-from lib.benchmarks.vot import INIT, REGION, Trajectory, VOTSequence
-from lib.benchmarks.vot_facts import ATTRIBUTES
+from lib.benchmarks.vot import INIT, REGION, Trajectory
 
 Floats = NDArray[np.float64]
 Overlap = Literal["counted", "exact"]

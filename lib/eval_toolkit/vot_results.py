@@ -8,9 +8,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lib.benchmarks import Benchmark, read_stamp
-from lib.benchmarks.vot import REGION, Trajectory, VOTSequence, find_trajectories, read_trajectory
-from lib.benchmarks.vot_facts import EAO_INTERVALS
+from lib.benchmarks import Benchmark, VOTSequence, read_stamp
+from lib.benchmarks.facts import EAO_INTERVALS
+from lib.benchmarks.vot import REGION, Trajectory, find_trajectories, read_trajectory
 from lib.errors import UserError
 from lib.eval_toolkit.results import Mismatch, listed, stamped
 from lib.eval_toolkit.vot import (

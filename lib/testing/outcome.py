@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from lib.benchmarks import Benchmark
-from lib.benchmarks.vot import is_vot
 from lib.errors import UserError
 from lib.eval_toolkit import got10k
 from lib.eval_toolkit.kinds import AVERAGE_OVERLAP, ONE_PASS, kind_of
@@ -48,7 +47,7 @@ def score_folder(benchmark: Benchmark, folder: Path, *, convention: str) -> Outc
     allow = bool(benchmark.missing)
     values: dict[str, float]
     scores: Any
-    if is_vot(benchmark.name):
+    if benchmark.protocol == "vot":
         scores = score_vot(benchmark, folder, overlap="counted", allow_missing=allow)
         values = {"eao": scores.eao["all"] or 0.0, "accuracy": scores.accuracy, "robustness": scores.robustness}
     elif kind_of(benchmark.name) is AVERAGE_OVERLAP:

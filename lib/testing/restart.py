@@ -17,8 +17,9 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from lib.benchmarks import VOTSequence
 from lib.benchmarks.regions import exact_overlap, rectangle_corners
-from lib.benchmarks.vot import FAILURE, INIT, REGION, UNKNOWN, VOTSequence
+from lib.benchmarks.vot import FAILURE, INIT, REGION, UNKNOWN
 from lib.boxes import Boxes
 from lib.crops import Image
 from lib.errors import UserError

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lib.benchmarks import RUN_FILE, Sequence, read_stamp, write_result
-from lib.benchmarks.vot import VOTSequence, is_vot, trajectory_file, write_trajectory
+from lib.benchmarks import RUN_FILE, Sequence, VOTSequence, protocol_of, read_stamp, write_result
+from lib.benchmarks.vot import trajectory_file, write_trajectory
 from lib.boxes import Boxes
 from lib.errors import UserError
 from lib.files import atomic_write, read_json, sha256_of
@@ -126,13 +126,13 @@ class ResultFolder:
 
     def result_path(self, name: str) -> Path:
         """Return where the result of a sequence is written: under the data set's own name for it."""
-        if is_vot(self.record.dataset):
+        if protocol_of(self.record.dataset) == "vot":
             return trajectory_file(self.path, name)
         return self.path / f"{name}.txt"
 
     def _results(self) -> list[Path]:
         """Return the result files that are there, whoever made them."""
-        return sorted(self.path.glob("baseline/*/*_001.txt" if is_vot(self.record.dataset) else "*.txt"))
+        return sorted(self.path.glob("baseline/*/*_001.txt" if protocol_of(self.record.dataset) == "vot" else "*.txt"))
 
     def discard(self, names: Iterable[str]) -> None:
         """Delete the results of these sequences, so that they are made again."""
@@ -175,7 +175,7 @@ class ResultFolder:
         """Delete the results whose receipt is not this run's; another process of this run may be writing its own."""
         removed = 0
         for result in self._results():
-            name = result.parent.name if is_vot(self.record.dataset) else result.stem
+            name = result.parent.name if protocol_of(self.record.dataset) == "vot" else result.stem
             if _read_receipt(self._receipt_path(name)).get("run") != self._key:
                 result.unlink(missing_ok=True)
                 removed += 1

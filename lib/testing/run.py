@@ -17,8 +17,7 @@ from typing import Any, NoReturn
 
 from tqdm import tqdm
 
-from lib.benchmarks import Benchmark, Sequence, load_benchmark
-from lib.benchmarks.vot import VOTSequence
+from lib.benchmarks import Benchmark, Sequence, VOTSequence, load_benchmark
 from lib.crops import Image
 from lib.errors import UserError, did_you_mean
 from lib.log import RunLog, duration

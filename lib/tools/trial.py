@@ -9,9 +9,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from lib.benchmarks import Benchmark, load_benchmark
+from lib.benchmarks import Benchmark, load_benchmark, with_origin
 from lib.benchmarks import Sequence as Video
-from lib.benchmarks.records import with_origin
 from lib.boxes import Boxes
 from lib.crops import Image
 from lib.errors import UserError
