@@ -102,7 +102,7 @@ class _Speaker:
     store: dist.Store | None = None
 
 
-def speaks() -> bool:
+def reports_errors() -> bool:
     """Return whether this process tells of an error: the first of the job's to ask, so that it is told once."""
     if _Speaker.store is None:  # before the process group stands: one process of each machine
         return os.environ.get("LOCAL_RANK", "0") == "0"
@@ -112,11 +112,11 @@ def speaks() -> bool:
         return True
 
 
-def die_with_parent() -> None:
-    """Ask Linux to send SIGTERM when the launcher is killed, so that no orphan goes on writing checkpoints."""
+def die_with_parent(number: signal.Signals = signal.SIGTERM) -> None:
+    """Ask Linux to send this process a signal when its parent is killed, so that no orphan goes on."""
     if sys.platform == "linux":
         with contextlib.suppress(OSError, AttributeError):
-            ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # 1 is PR_SET_PDEATHSIG
+            ctypes.CDLL(None).prctl(1, number)  # 1 is PR_SET_PDEATHSIG
 
 
 def gather(values: torch.Tensor, world: World) -> torch.Tensor:

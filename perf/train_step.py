@@ -11,25 +11,22 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from lib.config import Config, load_config
 from lib.datasets.sample import Sample
-from lib.distributed import StopRequest, World
-from lib.log import Board
+from lib.distributed import World
 from lib.models.models import build_model
 from lib.tools.cost import commit, load, machine
-from lib.training.job import Job
-from lib.training.loop import take_step
-from lib.training.monitor import Watch
-from lib.training.stage import build_stage
+from lib.training.checkpoints import Progress
+from lib.training.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parents[1]
 _SMALL = ("TRAIN.BACKBONE=ResNetSmall", "TRAIN.CHANNELS=64", "TRAIN.TOWERNUM=2")
@@ -44,33 +41,27 @@ def noise_batch(size: int, *, device: torch.device) -> Sample:
     return Sample(z, x, cls, ltrb, cls.clone(), torch.tensor([[90.0, 90.0, 160.0, 160.0]] * size, device=device))
 
 
-def make_job(cfg: Config, *, device: torch.device) -> Job:
-    """Return a job of one process without data or files."""
-    world = World(device=device)
-    train = cfg.TRAIN
-    model = build_model(**cfg.model_options()).to(device)
-    if train.CHANNELS_LAST:
-        model = model.to(memory_format=torch.channels_last)
-    nothing: Any = None
-    scaler = torch.amp.GradScaler(device.type, enabled=train.AMP == "fp16")
-    return Job(cfg, world, model, nothing, None, "benchmark", 10**6, 0, 0, scaler, nothing,
-               Watch(world, max_unreadable=0, pairs_per_epoch=1, pairs_per_step=1), Board(None), StopRequest(world),
-               tqdm(disable=True))
+def make_trainer(cfg: Config, folder: Path, *, device: torch.device) -> Trainer:
+    """Return a trainer of one process without data, whose log goes to `folder`."""
+    nothing: Any = []
+    return Trainer(cfg, World(device=device), build_model(**cfg.model_options()), nothing, folder=folder,
+                   progress=Progress(steps_per_epoch=10**6, pairs_per_step=cfg.TRAIN.BATCH))
 
 
-def seconds_per_step(job: Job, *, epoch: int, steps: int) -> tuple[float, float]:
-    """Return (seconds, CPU seconds of all threads) of one step in the stage of `epoch`, after one that warms up.
+def seconds_per_step(trainer: Trainer, *, epoch: int, steps: int) -> tuple[float, float]:
+    """Return (seconds, CPU seconds of all threads) of one step in `epoch`, after one that warms up.
 
     The CPU seconds hardly depend on what else the machine does.
     """
-    stage = build_stage(job.model, job.cfg.TRAIN, epoch=epoch, world=job.world)
-    stage.train_mode()
-    stage.set_rate(1e-5)
-    batch = noise_batch(job.cfg.TRAIN.BATCH, device=job.world.device)
+    device = trainer.world.device
+    trainer.progress.step = epoch * trainer.progress.steps_per_epoch
+    trainer.begin_epoch()
+    trainer.stage.set_rate(1e-5)
+    batch = noise_batch(trainer.cfg.TRAIN.BATCH, device=device)
     start = cpu_start = 0.0
     for step in range(steps + 1):
-        take_step(job, stage, batch)
-        if job.world.device.type == "cuda":
+        trainer.take_step(batch)
+        if device.type == "cuda":
             torch.cuda.synchronize()
         if step == 0:
             start, cpu_start = time.perf_counter(), time.process_time()
@@ -87,14 +78,16 @@ def main() -> None:
     parser.add_argument("--small", action="store_true", help="the small model of the demonstration")
     parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE")
     arguments = parser.parse_intermixed_args()
-    keys = [f"TRAIN.BATCH={arguments.batch}", "TRAIN.UNFIX_EPOCH=1", *(_SMALL if arguments.small else ()),
+    keys = ["WORKERS=0", f"TRAIN.BATCH={arguments.batch}", "TRAIN.UNFIX_EPOCH=1", *(_SMALL if arguments.small else ()),
             *arguments.overrides]
     cfg = load_config(arguments.cfg, overrides=keys)
     device = torch.device(arguments.device)
     busy = load()
-    job = make_job(cfg, device=device)
-    frozen, frozen_cpu = seconds_per_step(job, epoch=0, steps=arguments.steps)
-    thawed, thawed_cpu = seconds_per_step(job, epoch=1, steps=arguments.steps)
+    with tempfile.TemporaryDirectory() as folder:
+        trainer = make_trainer(cfg, Path(folder), device=device)
+        frozen, frozen_cpu = seconds_per_step(trainer, epoch=0, steps=arguments.steps)
+        thawed, thawed_cpu = seconds_per_step(trainer, epoch=1, steps=arguments.steps)
+        trainer.close()
     memory = torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else None
     print(json.dumps({
         "benchmark": "train_step", "backbone": cfg.TRAIN.BACKBONE, "batch": cfg.TRAIN.BATCH, "amp": cfg.TRAIN.AMP,

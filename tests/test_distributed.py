@@ -18,7 +18,7 @@ from lib.distributed import EXIT_STOPPED, World, worker_exit_code
 from lib.errors import UserError
 from lib.training import checkpoints as resume
 from lib.training.loader import worker_share
-from lib.training.monitor import Watch
+from lib.training.monitor import StepMonitor
 
 AUTO = ("--resume", "auto")
 TWO = ("TRAIN.BATCH=2",)  # two ranks of two pairs
@@ -66,19 +66,19 @@ def test_an_error_of_one_rank_is_told_once_and_ends_all(tmp_path: Path) -> None:
     assert [text for _, text in results if text] == ["sample 5: fails as the test wishes"]
 
 
-def _look_in_rank(world: World) -> tuple[dict[str, float], list[str]]:
-    watch = Watch(world, max_unreadable=0.5, pairs_per_epoch=20, pairs_per_step=2)
+def _summarize_in_rank(world: World) -> tuple[dict[str, float], list[str]]:
+    monitor = StepMonitor(world, max_unreadable=0.5, pairs_per_epoch=20, pairs_per_step=2)
     for step in range(2):
-        watch.add(step, {"total": torch.tensor(10.0 * world.rank + step)}, torch.tensor(1.0))
-    watch.add_unreadable([f"crop of rank {world.rank}"])
-    found = watch.look(waited=lambda: 0.0)
+        monitor.add(step, {"total": torch.tensor(10.0 * world.rank + step), "grad_norm": torch.tensor(1.0)})
+    monitor.add_unreadable([f"crop of rank {world.rank}"])
+    found = monitor.summarize(waited=lambda: 0.0)
     assert found is not None
-    return found[0].means, distributed.gather_texts([f"text {world.rank}"], world)
+    return found.means, distributed.gather_texts([f"text {world.rank}"], world)
 
 
 def test_losses_are_averaged_over_steps_and_ranks() -> None:
     means = {"total": (0 + 1 + 10 + 11) / 4, "grad_norm": 1.0}
-    assert call_in_ranks(_look_in_rank, ranks=2) == [(means, ["text 0", "text 1"])] * 2
+    assert call_in_ranks(_summarize_in_rank, ranks=2) == [(means, ["text 0", "text 1"])] * 2
 
 
 def _fail_on_main(world: World) -> str:
@@ -87,12 +87,12 @@ def _fail_on_main(world: World) -> str:
 
     with pytest.raises(UserError) as caught:
         distributed.on_main(fail, world)
-    return f"{caught.value}; speaks: {distributed.speaks()}"
+    return f"{caught.value}; reports: {distributed.reports_errors()}"
 
 
 def test_what_fails_on_rank_0_fails_everywhere_and_one_speaks() -> None:
     texts = call_in_ranks(_fail_on_main, ranks=2)
-    assert sorted(texts) == ["told by rank 0; speaks: False", "told by rank 0; speaks: True"]
+    assert sorted(texts) == ["told by rank 0; reports: False", "told by rank 0; reports: True"]
 
 
 def test_the_launcher_brings_a_killed_rank_back_from_the_last_checkpoint(tmp_path: Path) -> None:

@@ -7,9 +7,9 @@ import torch
 
 from lib.distributed import World
 from lib.training import loader
-from lib.training import monitor as watch
+from lib.training import monitor as monitors
 from lib.training.loader import advice
-from lib.training.monitor import Watch
+from lib.training.monitor import StepMonitor
 
 
 @pytest.mark.parametrize(("workers", "local_size", "formats", "words"), [
@@ -26,12 +26,12 @@ def test_the_advice_names_a_key_that_can_still_help(monkeypatch, workers, local_
 
 @pytest.mark.parametrize(("wait", "said"), [(0.02, 1), (0.0, 0)])
 def test_a_run_bound_by_data_says_so_once(monkeypatch, caplog, wait, said):
-    monkeypatch.setattr(watch, "DATA_BOUND_AFTER", 0.0)
-    watched = Watch(World(), max_unreadable=0.0, pairs_per_epoch=1, pairs_per_step=1)
+    monkeypatch.setattr(monitors, "DATA_BOUND_AFTER", 0.0)
+    monitor = StepMonitor(World(), max_unreadable=0.0, pairs_per_epoch=1, pairs_per_step=1)
     with caplog.at_level(logging.WARNING):
         for step in range(3):
-            watched.add(step, {"total": torch.tensor(1.0)}, torch.tensor(1.0))
-            assert watched.look(waited=lambda: wait) is not None
-            watched.hint_if_data_bound("raise WORKERS")
+            monitor.add(step, {"total": torch.tensor(1.0), "grad_norm": torch.tensor(1.0)})
+            assert monitor.summarize(waited=lambda: wait) is not None
+            monitor.hint_if_data_bound("raise WORKERS")
     assert len(caplog.messages) == said
     assert all("of the time is spent waiting for data; raise WORKERS" in text for text in caplog.messages)

@@ -26,6 +26,7 @@ import lib.training.loop
 from lib import commands
 from lib.config import load_config
 from lib.errors import UserError
+from lib.training.trainer import Trainer
 
 PARTS = {"TRAIN": True, "TEST": True, "TUNE": True}
 
@@ -145,14 +146,14 @@ def _child(folder: str, kill: str, queue: Any) -> None:
     os.chdir(folder)
     torch.set_num_threads(1)
     if kill == "train":
-        step = lib.training.loop.take_step
+        step = Trainer.take_step
 
-        def step_or_die(job: Any, *more: Any) -> Any:
-            if job.step == 4:  # in the second epoch
+        def step_or_die(trainer: Trainer, *batch: Any) -> Any:
+            if trainer.progress.step == 4:  # in the second epoch
                 os.kill(os.getpid(), signal.SIGKILL)
-            return step(job, *more)
+            return step(trainer, *batch)
 
-        lib.training.loop.take_step = step_or_die
+        Trainer.take_step = step_or_die  # type: ignore[method-assign]
     if kill == "test":
         lib.testing.run.ResultFolder.save = _killed_in_the_sweep(3)  # type: ignore[method-assign]
     trained: list[int] = []

@@ -59,7 +59,7 @@ def test_a_full_disk_keeps_the_checkpoints_and_says_so(tmp_path: Path, choice: s
     else:
         assert (code, text) == (0, "")
     left = {path.name for path in (tmp_path / "snapshot").iterdir()}
-    assert left == {"checkpoint_e1.pth", ".training.lock"}, "nothing half-written"
+    assert left == {"checkpoint_e1.pth", ".training.lock", ".training.pid"}, "nothing half-written"
     assert resume.intact(tmp_path / "snapshot" / "checkpoint_e1.pth")
 
 
@@ -160,9 +160,11 @@ def test_checkpoints_of_an_earlier_run_are_moved_not_mixed_in_nor_lost(tmp_path:
 
 
 def test_position_is_exact_for_the_same_steps_and_keeps_the_epoch_for_others() -> None:
-    assert resume.position_after({"step": 25, "steps_per_epoch": 10}, steps_per_epoch=10) == 25
-    assert resume.position_after({"step": 25, "steps_per_epoch": 10}, steps_per_epoch=20) == 50
-    assert resume.position_after({"step": 29, "steps_per_epoch": 10}, steps_per_epoch=3) == 8
+    for there, steps, here in ((25, 10, 25), (25, 20, 50), (29, 3, 8)):
+        progress = resume.Progress(steps_per_epoch=steps, pairs_per_step=4)
+        progress.continue_from({"step": there, "steps_per_epoch": 10, "samples": there * 4 + 7})
+        assert progress.step == here
+        assert progress.samples == max(there * 4 + 7, here * 4)
 
 
 def test_only_keys_that_decide_the_result_count_as_different(tmp_path: Path) -> None:
@@ -192,7 +194,7 @@ def test_two_trainings_do_not_write_to_one_folder(tmp_path: Path) -> None:
         os._exit(0)
     os.read(reader, 1)
     try:
-        with pytest.raises(UserError, match=f"process {pid} is training into it"), resume.sole_writer(tmp_path):
+        with pytest.raises(UserError, match=f"process {pid} on .* is training into it"), resume.sole_writer(tmp_path):
             pass
     finally:
         os.kill(pid, signal.SIGKILL)
@@ -200,4 +202,5 @@ def test_two_trainings_do_not_write_to_one_folder(tmp_path: Path) -> None:
     (tmp_path / ".checkpoint_e3.pth.abc.tmp").touch()
     with resume.sole_writer(tmp_path):
         assert not list(tmp_path.glob("*.tmp")), "left by a kill in the midst of a save"
-        assert (tmp_path / ".training.lock").read_text() == str(os.getpid()), "the lock ends with its process"
+        owner = (tmp_path / ".training.pid").read_text()
+        assert owner.startswith(f"{os.getpid()} on "), "the lock ends with its process"

@@ -25,10 +25,10 @@ from lib.errors import UserError
 from lib.log import duration, new_run_folder, training_picture
 from lib.models.models import build_model
 from lib.training import checkpoints as resume
-from lib.training.job import best_boxes
-from lib.training.loader import Feed
+from lib.training.loader import DevicePrefetcher
 from lib.training.monitor import first_bad_step
 from lib.training.stage import build_stage
+from lib.training.trainer import best_boxes
 
 Train = Callable[..., int]
 
@@ -268,7 +268,7 @@ class Misbehaving(CheapPairs):
     ("hang", r"data: no batch for 1 s; one of the loader processes \d+ hangs"),
 ])
 def test_a_failing_dying_or_hanging_loader_process_is_one_line(deed: str, message: str) -> None:
-    feed = Feed(Misbehaving(deed), [[0], [1], [2]], workers=1, device=torch.device("cpu"), timeout=1)
+    feed = DevicePrefetcher(Misbehaving(deed), [[0], [1], [2]], workers=1, device=torch.device("cpu"), timeout=1)
     begin = time.monotonic()
     with pytest.raises(UserError, match=message) as caught:
         list(feed)
@@ -283,7 +283,7 @@ def test_a_loader_process_that_dies_while_it_gives_a_batch_is_named(error: Excep
         raise error
         yield
 
-    feed = Feed(CheapPairs(), [[0]], workers=1, device=torch.device("cpu"), timeout=30)
+    feed = DevicePrefetcher(CheapPairs(), [[0]], workers=1, device=torch.device("cpu"), timeout=30)
     (process,) = feed._processes
     feed._iterator, kept = lost(), feed._iterator
     with pytest.raises(type(error)):  # no process is gone, so it is something else
@@ -302,8 +302,8 @@ def test_a_loader_process_that_dies_while_it_gives_a_batch_is_named(error: Excep
 def test_batches_do_not_depend_on_the_number_of_loader_processes() -> None:
     batches = []
     for workers in (0, 2):
-        feed = Feed(CheapPairs(unreadable=[1]), [[0, 1], [2, 3], [4, 5]], workers=workers, device=torch.device("cpu"),
-                    timeout=30)
+        feed = DevicePrefetcher(CheapPairs(unreadable=[1]), [[0, 1], [2, 3], [4, 5]], workers=workers,
+                                device=torch.device("cpu"), timeout=30)
         batches.append(list(feed))
         assert feed.waited() > 0
         feed.close()
@@ -315,12 +315,12 @@ def test_batches_do_not_depend_on_the_number_of_loader_processes() -> None:
 
 def test_the_first_bad_step_and_rank_are_found_and_fp16_overflow_is_not_one() -> None:
     rows = np.ones((2, 5, 2))
-    assert first_bad_step(rows, names=("total", "grad_norm"), overflow_ok=False) is None
+    assert first_bad_step(rows, overflow_ok=False) is None
     rows[1, 3, 1] = np.inf
-    assert first_bad_step(rows, names=("total", "grad_norm"), overflow_ok=False) == (1, 3)
-    assert first_bad_step(rows, names=("total", "grad_norm"), overflow_ok=True) is None
+    assert first_bad_step(rows, overflow_ok=False) == (1, 3)
+    assert first_bad_step(rows, overflow_ok=True) is None
     rows[0, 4, 0] = np.nan
-    assert first_bad_step(rows, names=("total", "grad_norm"), overflow_ok=True) == (0, 4)
+    assert first_bad_step(rows, overflow_ok=True) == (0, 4)
 
 
 def test_the_picture_shows_the_box_of_the_highest_score() -> None:

@@ -24,6 +24,7 @@ from lib import commands
 from lib.datasets.sample import Sample
 from lib.distributed import World, join, leave
 from lib.errors import UserError
+from lib.training.trainer import Trainer
 
 DISK_FULL = -1  # in place of a signal: from here on no file may grow beyond 16 KiB
 ROOT = Path(__file__).resolve().parents[1]
@@ -90,13 +91,13 @@ def _child(arguments: list[str], environment: dict[str, str], signals: dict[int,
     torch.set_num_threads(1)
     if pairs is not None:
         lib.training.loop.build_dataset = lambda _: CheapPairs(**pairs)  # type: ignore[assignment]
-    take_step = lib.training.loop.take_step
-    jobs: list[Any] = []
+    take_step = Trainer.take_step
+    trainers: list[Trainer] = []
 
-    def step_and_signal(job: Any, stage: Any, batch: Any) -> Any:
-        output = take_step(job, stage, batch)
-        jobs[:] = [job]
-        number = signals.get(job.step)
+    def step_and_signal(trainer: Trainer, *batch: Any) -> Any:
+        output = take_step(trainer, *batch)
+        trainers[:] = [trainer]
+        number = signals.get(trainer.progress.step)
         if number == DISK_FULL:
             signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
             resource.setrlimit(resource.RLIMIT_FSIZE, (16384, resource.RLIM_INFINITY))
@@ -104,12 +105,12 @@ def _child(arguments: list[str], environment: dict[str, str], signals: dict[int,
             os.kill(os.getpid(), number)
         return output
 
-    lib.training.loop.take_step = step_and_signal
+    Trainer.take_step = step_and_signal  # type: ignore[method-assign]
     try:
         code = commands.call("train", arguments)
-        if "RANK" in environment and jobs:
-            folder = Path(jobs[0].cfg.CHECKPOINT_DIR)
-            torch.save(jobs[0].model.state_dict(), folder / f"rank{environment['RANK']}.pth")
+        if "RANK" in environment and trainers:
+            folder = Path(trainers[0].cfg.CHECKPOINT_DIR)
+            torch.save(trainers[0].model.state_dict(), folder / f"rank{environment['RANK']}.pth")
         queue.put((code, ""))
     except UserError as error:
         queue.put((2, str(error)))

@@ -6,13 +6,15 @@ import contextlib
 import logging
 import os
 import re
+import socket
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor
 
 from lib.checkpoint import checkpoint_name, read_checkpoint, save_checkpoint
@@ -130,15 +132,33 @@ def _flat(tree: Any, prefix: str = "") -> dict[str, Any]:
     return {key: value for name, child in tree.items() for key, value in _flat(child, f"{prefix}{name}.").items()}
 
 
-def position_after(checkpoint: Mapping[str, Any], *, steps_per_epoch: int) -> int:
-    """Return the step (of the whole run, from 0) to go on with.
+@dataclass
+class Progress:
+    """How far a run is: steps over all epochs, and samples of the stream that it reads."""
 
-    With the same steps per epoch this is exactly where it was; else the same share of the same epoch.
-    """
-    step, there = int(checkpoint["step"]), int(checkpoint["steps_per_epoch"])
-    if there == steps_per_epoch:
-        return step
-    return step // there * steps_per_epoch + step % there * steps_per_epoch // there
+    steps_per_epoch: int
+    pairs_per_step: int  # over all processes
+    step: int = 0  # steps done
+    start: int = 0  # the stream's sample with which step 0 begins
+
+    @property
+    def epoch(self) -> int:
+        """Return the epochs that are complete, which is the number of the current one from 0."""
+        return self.step // self.steps_per_epoch
+
+    @property
+    def samples(self) -> int:
+        """Return the number of the stream's sample that comes next."""
+        return self.start + self.step * self.pairs_per_step
+
+    def continue_from(self, checkpoint: Mapping[str, Any]) -> None:
+        """Move to where a checkpoint was: exactly there with its steps per epoch, else the same share of its epoch.
+
+        With the pairs per step unchanged the stream's start stays where it was.
+        """
+        epoch, step = divmod(int(checkpoint["step"]), int(checkpoint["steps_per_epoch"]))
+        self.step = epoch * self.steps_per_epoch + step * self.steps_per_epoch // int(checkpoint["steps_per_epoch"])
+        self.start = max(0, int(checkpoint["samples"]) - self.step * self.pairs_per_step)
 
 
 def place_of(checkpoint: Mapping[str, Any] | None) -> tuple[int, int]:
@@ -211,36 +231,29 @@ def set_aside(folder: Path, *, after: tuple[int, int]) -> None:
 def sole_writer(folder: Path) -> Iterator[None]:
     """Return a context in which no other training writes to `folder`; raise UserError when one does.
 
-    The lock is the system's (POSIX): it ends with the process, however that ends, and loader processes do not hold it.
+    The lock is the system's: it ends with the process, however that ends. It holds between machines too where their
+    shared disk passes locks on (NFS does, unless mounted with `nolock`). A disk without locks gives a marker file or a
+    warning instead, as the version of filelock has it.
     """
-    try:
-        import fcntl
-    except ImportError:  # not a POSIX system
-        yield
-        return
-    file = _open_lock(folder)
-    with file:
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            owner = file.read().strip() or "unknown"
-            raise UserError(f"{folder}: process {owner} is training into it; wait for it, or set CHECKPOINT_DIR to "
-                            f"another folder") from error
-        with contextlib.suppress(OSError):  # the number is a courtesy; a full disk must not stop a resume
-            file.truncate(0)
-            file.write(str(os.getpid()))
-            file.flush()
-        for half in folder.glob(".checkpoint_e*.tmp"):  # what a kill in the midst of a save left behind
-            with contextlib.suppress(OSError):
-                half.unlink()
-        yield
-
-
-def _open_lock(folder: Path) -> IO[str]:
-    path = folder / ".training.lock"
+    owner = folder / ".training.pid"  # a courtesy to those who are refused
+    lock = FileLock(folder / ".training.lock", timeout=1)  # a process that was killed may take a moment to be gone
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        return path.open("a+", encoding="utf-8") if not path.exists() else path.open("r+", encoding="utf-8")
+        lock.acquire()
+    except Timeout as error:
+        pid = owner.read_text(encoding="utf-8") if owner.is_file() else "unknown"
+        raise UserError(f"{folder}: process {pid} is training into it; wait for it, or set CHECKPOINT_DIR to another "
+                        f"folder") from error
+    except NotImplementedError:
+        log.warning("%s: its disk has no locks; take care that no other training writes there", folder)
     except OSError as error:
         raise UserError(f"{folder}: cannot be written ({error.strerror}); set CHECKPOINT_DIR to a folder that can be"
                         ) from error
+    with contextlib.suppress(OSError):  # a full disk must not stop a resume
+        owner.write_text(f"{os.getpid()} on {socket.gethostname()}", encoding="utf-8")
+    try:
+        for half in folder.glob(".checkpoint_e*.tmp"):  # what a kill in the midst of a save left behind
+            half.unlink(missing_ok=True)
+        yield
+    finally:
+        lock.release()

@@ -15,7 +15,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from lib.datasets.sample import Sample
-from lib.distributed import World, available_cpus
+from lib.distributed import World, available_cpus, die_with_parent
 from lib.errors import UserError
 
 log = logging.getLogger(__name__)
@@ -47,14 +47,14 @@ def advice(workers: int, *, world: World, formats: Mapping[str, str]) -> str:
     return f"all {cpus} CPUs load already: use a machine with more, or lower DATASET.COLOR, BLUR and ROTATION"
 
 
-class Feed:
+class DevicePrefetcher:
     """An iterator over batches on the device that measures the time the device spends waiting for them."""
 
     def __init__(self, dataset: Dataset[Sample], batches: Iterable[list[int]], *, workers: int,
                  device: torch.device, timeout: int) -> None:
         cuda = device.type == "cuda"
         self._loader: DataLoader[Any] = DataLoader(
-            _Guarded(dataset), batch_sampler=batches, num_workers=workers, collate_fn=_collate,
+            _ErrorsAsValues(dataset), batch_sampler=batches, num_workers=workers, collate_fn=_collate,
             pin_memory=cuda, worker_init_fn=_start_worker, timeout=timeout if workers else 0,
             prefetch_factor=4 if workers else None)
         self.workers = workers
@@ -179,7 +179,7 @@ def _collate(samples: Sequence[Sample | UserError]) -> Sample | UserError:
     return Sample._make([*fields, tuple(text for row in rows for text in row.unreadable)])
 
 
-class _Guarded(Dataset[Any]):
+class _ErrorsAsValues(Dataset[Any]):
     """The data set with its UserErrors as values, so that a worker hands them on in one line and not as a traceback."""
 
     def __init__(self, dataset: Dataset[Sample]) -> None:
@@ -193,7 +193,8 @@ class _Guarded(Dataset[Any]):
 
 
 def _start_worker(_number: int) -> None:
-    """Prepare a loader process: one thread each, and no reaction to Ctrl-C or SIGTERM, which the trainer handles."""
+    """Prepare a loader process: one thread, it dies with the trainer, which alone reacts to Ctrl-C and SIGTERM."""
+    die_with_parent(signal.SIGKILL)
     cv2.setNumThreads(0)
     torch.set_num_threads(1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)

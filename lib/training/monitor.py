@@ -1,16 +1,17 @@
-"""Numbers of the running steps, kept on the device and looked at together: losses, gradient norms, faults."""
+"""What the steps gave: losses and gradient norms kept on the device and read together, faults, unreadable crops."""
 
 from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
@@ -21,127 +22,128 @@ from lib.files import atomic_write
 
 log = logging.getLogger(__name__)
 
-MAX_SKIPPED_IN_A_ROW = 100  # steps without a usable gradient after which NONFINITE skip gives up
+GRAD_NORM = "grad_norm"  # the last of a step's values, after the losses
 DATA_BOUND = 0.3  # share of the time waiting for data above which a run counts as bound by it
 DATA_BOUND_AFTER = 60.0  # seconds of training before that is judged
 
 
 @dataclass(frozen=True)
-class Look:
-    """What the steps since the last look have in common."""
+class StepSummary:
+    """The steps since the last summary."""
 
-    means: dict[str, float]  # each loss and "grad_norm", averaged over steps and ranks
-    steps: int
+    first: int  # number of the first of them in the run, from 0
+    values: NDArray[np.float64]  # (ranks, steps, names)
+    names: tuple[str, ...]
     seconds: float  # of wall time
-    wait: float  # share of it that the device waited for data, 0..1
+    waited: float  # of them, with the device waiting for data
+
+    @property
+    def steps(self) -> int:
+        """Return how many steps there were."""
+        return self.values.shape[1]
+
+    @property
+    def means(self) -> dict[str, float]:
+        """Return each loss and the gradient norm, averaged over steps and ranks."""
+        return dict(zip(self.names, self.values.mean((0, 1)).tolist(), strict=True))
+
+    @property
+    def data_wait(self) -> float:
+        """Return the share of the time that the device waited for data, 0..1."""
+        return min(1.0, self.waited / max(self.seconds, 1e-9))
 
 
-class Watch:
-    """The steps since the last look: one small tensor each, left on the device."""
+class StepMonitor:
+    """Collects one small tensor a step, left on the device until `summarize`."""
 
     def __init__(self, world: World, *, max_unreadable: float, pairs_per_epoch: int, pairs_per_step: int) -> None:
         """Begin; `max_unreadable` is the share 0..1 of the pairs seen, at least an epoch's, that may be replaced."""
         self._world = world
         self._rows: list[Tensor] = []
+        self._names: tuple[str, ...] = ()
         self._first = 0
         self._since = time.perf_counter()
-        self._waited = 0.0
-        self._total = 0.0
-        self._unreadable: list[str] = []  # of all ranks, told
-        self._new_unreadable: list[str] = []  # of this rank, since the last look
+        self._total = self._waited = 0.0  # seconds of the run
+        self._hinted = False
+        self._unreadable: list[str] = []  # of all ranks, already logged
+        self._new_unreadable: list[str] = []  # of this rank, since the last summary
         self._max_unreadable = max_unreadable
         self._pairs_per_epoch, self._pairs_per_step = pairs_per_epoch, pairs_per_step
         self._seen = 0  # pairs, of all ranks
-        self._hinted = False
-        self.names: tuple[str, ...] = ()
 
-    def add(self, step: int, losses: dict[str, Tensor], norm: Tensor) -> None:
+    def add(self, step: int, values: Mapping[str, Tensor]) -> None:
         """Keep a step's losses and gradient norm (scalars); `step` counts over the whole run from 0."""
         if not self._rows:
             self._first = step
-        self.names = (*losses, "grad_norm")
-        self._rows.append(torch.stack([*(loss.detach() for loss in losses.values()), norm.detach()]).float())
+        self._names = tuple(values)
+        self._rows.append(torch.stack([value.detach().float() for value in values.values()]))
 
     def add_unreadable(self, texts: Sequence[str]) -> None:
         """Count a step's pairs and the crops that had to be replaced; raise UserError when those are too many.
 
-        One rank's alone are judged at once, those of all ranks together at the next look.
+        One rank's alone are judged at once, those of all ranks together at the next summary.
         """
         self._seen += self._pairs_per_step
         self._new_unreadable += texts
-        if texts and self._too_many([*self._unreadable, *self._new_unreadable]):
-            _tell(self._new_unreadable)
-            self._check_unreadable([*self._unreadable, *self._new_unreadable])
+        if len(self._unreadable) + len(self._new_unreadable) > self._allowed() and texts:
+            self._log_unreadable(self._new_unreadable)
 
-    def look(self, *, waited: Callable[[], float]) -> tuple[Look, np.ndarray[Any, Any], int] | None:
-        """Return the summary, the values (ranks, steps, names) and the first step; None when no step was added.
+    def summarize(self, *, waited: Callable[[], float]) -> StepSummary | None:
+        """Return what the steps since the last call have in common; None when no step was added.
 
-        Waits for the device and for the other ranks. `waited`: `Feed.waited`, asked when the device is idle.
+        Waits for the device and for the other ranks. `waited`: `DevicePrefetcher.waited`, asked when the device is
+        idle.
         """
         if not self._rows:
             return None
-        rows = gather(torch.stack(self._rows), self._world).cpu().double().numpy()
-        first, steps = self._first, len(self._rows)
+        values = gather(torch.stack(self._rows), self._world).cpu().double().numpy()
         self._rows.clear()
-        self._gather_unreadable()
+        texts, self._new_unreadable = gather_texts(self._new_unreadable, self._world), []
+        self._log_unreadable(texts)
         now = time.perf_counter()
-        seconds, self._since = now - self._since, now
-        idle = waited()
-        self._waited += idle
-        self._total += seconds
-        means = dict(zip(self.names, rows.mean((0, 1)).tolist(), strict=True))
-        return Look(means, steps, seconds, min(1.0, idle / max(seconds, 1e-9))), rows, first
+        summary = StepSummary(self._first, values, self._names, now - self._since, waited())
+        self._since = now
+        self._total += summary.seconds
+        self._waited += summary.waited
+        return summary
 
     def restart_clock(self) -> None:
-        """Leave the time since the last look (saving, drawing) out of the next one's."""
+        """Leave the time since the last summary (saving, drawing) out of the next one's."""
         self._since = time.perf_counter()
 
     def hint_if_data_bound(self, advice: str) -> None:
         """Say, once in a run, that data is the bottleneck, and what helps (`loader.advice`)."""
         share = self._waited / max(self._total, 1e-9)
-        if self._hinted or self._total < DATA_BOUND_AFTER or share < DATA_BOUND:
-            return
-        self._hinted = True
-        log.warning("%.0f%% of the time is spent waiting for data; %s", 100 * share, advice)
-
-    def _gather_unreadable(self) -> None:
-        texts = gather_texts(self._new_unreadable, self._world)
-        self._new_unreadable = []
-        _tell(texts)
-        self._unreadable += texts
-        self._check_unreadable(self._unreadable)
+        if not self._hinted and self._total >= DATA_BOUND_AFTER and share >= DATA_BOUND:
+            self._hinted = True
+            log.warning("%.0f%% of the time is spent waiting for data; %s", 100 * share, advice)
 
     @property
     def unreadable(self) -> int:
-        """Return how many crops had to be replaced in this run so far, of all ranks, as of the last look."""
+        """Return how many crops had to be replaced in this run so far, of all ranks, as of the last summary."""
         return len(self._unreadable)
 
     def _allowed(self) -> int:
         return int(self._max_unreadable * max(self._seen, self._pairs_per_epoch))
 
-    def _too_many(self, texts: Sequence[str]) -> bool:
-        return len(texts) > self._allowed()
-
-    def _check_unreadable(self, texts: Sequence[str]) -> None:
-        if self._too_many(texts):
-            shown = ", ".join(texts[:5]) + (", ... (the log names all)" if len(texts) > 5 else "")
-            raise UserError(f"data: {len(texts)} unreadable crop(s), {self._allowed()} are tolerated: {shown}; mend "
-                            f"them (`python -m lib.datasets.prepare check` names all that are broken), or raise the "
-                            f"share DATASET.MAX_UNREADABLE, now {self._max_unreadable:g}")
-
-
-def _tell(texts: Sequence[str]) -> None:
-    for text in texts:
-        log.warning("unreadable crop replaced by another pair: %s", text)
+    def _log_unreadable(self, texts: Sequence[str]) -> None:
+        for text in texts:
+            log.warning("unreadable crop replaced by another pair: %s", text)
+        self._unreadable += texts
+        if len(self._unreadable) > self._allowed():
+            shown = ", ".join(self._unreadable[:5]) + (", ... (the log names all)" if self.unreadable > 5 else "")
+            raise UserError(f"data: {self.unreadable} unreadable crop(s), {self._allowed()} are tolerated: {shown}; "
+                            f"mend them (`python -m lib.datasets.prepare check` names all that are broken), or raise "
+                            f"the share DATASET.MAX_UNREADABLE, now {self._max_unreadable:g}")
 
 
-def first_bad_step(rows: np.ndarray[Any, Any], *, names: Sequence[str], overflow_ok: bool) -> tuple[int, int] | None:
+def first_bad_step(values: NDArray[np.float64], *, overflow_ok: bool) -> tuple[int, int] | None:
     """Return (rank, index of the step) of the first value that is not finite, None when all are.
 
-    rows (ranks, steps, names). overflow_ok: an infinite gradient norm is the fp16 scaler's everyday business.
+    values (ranks, steps, names), the gradient norm last. overflow_ok: an infinite norm is the fp16 scaler's everyday
+    business.
     """
-    checked = rows[..., : names.index("grad_norm")] if overflow_ok else rows
-    bad = ~np.isfinite(checked).all(-1)
+    bad = np.asarray(~np.isfinite(values[..., :-1] if overflow_ok else values).all(-1))
     if not bad.any():
         return None
     index = int(bad.any(0).argmax())
@@ -169,7 +171,7 @@ def dump_batch(path: Path, dataset: Dataset[Sample], numbers: Sequence[int]) -> 
     return f"(the batch is in {path})"
 
 
-def watch_layers(model: nn.Module) -> None:
+def check_layers(model: nn.Module) -> None:
     """Make the first layer whose output, or whose output's gradient, is not finite raise a UserError with its name.
 
     For TRAIN.DETECT_ANOMALY: it waits for the device at every layer.

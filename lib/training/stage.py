@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,13 +10,12 @@ import torch
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
-from lib.config import TrainConfig
+from lib.config import Config, TrainConfig
 from lib.distributed import World
 from lib.errors import UserError, did_you_mean
 from lib.models.models import Ocean
+from lib.training.monitor import check_layers
 from lib.training.schedule import rate_factor
-
-log = logging.getLogger(__name__)
 
 
 @dataclass
@@ -28,12 +26,12 @@ class Stage:
     optimizer: torch.optim.Optimizer
     names: tuple[str, ...]  # the optimizer's parameters, in its order
     thawed: bool  # whether the trunk trains
-    resting: tuple[nn.Module, ...]  # BatchNorm layers that keep their statistics
+    frozen_bn: tuple[nn.Module, ...]  # BatchNorm layers that keep their statistics
 
     def train_mode(self) -> None:
         """Put the model into training mode, except BatchNorm layers of the frozen part."""
         self.module.train()
-        for layer in self.resting:
+        for layer in self.frozen_bn:
             layer.eval()
 
     def set_rate(self, rate: float) -> None:
@@ -46,7 +44,7 @@ class Stage:
         return {group["name"]: float(group["lr"]) for group in self.optimizer.param_groups}
 
     def describe(self) -> str:
-        """Return one line on what trains and at which rates."""
+        """Return one line on what trains."""
         groups = self.optimizer.param_groups
         sizes = " + ".join(f"{group['name']} {sum(p.numel() for p in group['params']):,}" for group in groups)
         return f"training {sizes} parameters" + ("" if self.thawed else "; the backbone's trunk is frozen")
@@ -55,15 +53,25 @@ class Stage:
         """Return the parameters that train, in the optimizer's order."""
         return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
 
-    def optimizer_state(self) -> dict[str, Any]:
-        """Return the optimizer's state dict in torch's form (parameters by position in `names`)."""
-        return self.optimizer.state_dict()
-
     def load_optimizer(self, state: Mapping[str, Any], names: list[str]) -> None:
         """Take over the state of every parameter that trains here and had one there; `names` gives its order there."""
         there = {name: state["state"][index] for index, name in enumerate(names) if index in state["state"]}
         own = {index: there[name] for index, name in enumerate(self.names) if name in there}
         self.optimizer.load_state_dict({"state": own, "param_groups": self.optimizer.state_dict()["param_groups"]})
+
+
+def prepare_model(model: Ocean, cfg: Config, world: World) -> Ocean:
+    """Return the model on the device, in the memory format and with the BatchNorm that the keys ask for."""
+    if cfg.TRAIN.SYNC_BN:
+        if world.device.type != "cuda":
+            raise UserError("TRAIN.SYNC_BN: works on GPUs only, and this run is on the CPU; set TRAIN.SYNC_BN=False")
+        converted = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        assert isinstance(converted, Ocean)
+        model = converted
+    if cfg.TRAIN.DETECT_ANOMALY:
+        check_layers(model)
+    model = model.to(world.device)
+    return model.to(memory_format=torch.channels_last) if cfg.TRAIN.CHANNELS_LAST else model
 
 
 def build_stage(model: Ocean, train: TrainConfig, *, epoch: int, world: World, before: Stage | None = None) -> Stage:
@@ -84,9 +92,9 @@ def build_stage(model: Ocean, train: TrainConfig, *, epoch: int, world: World, b
     groups = [{"name": part, "factor": rate_factor(train, base), "params": [parameter for _, parameter in items]}
               for part, (base, items) in parts.items() if items]
     names = tuple(name for _, items in parts.values() for name, _ in items)
-    stage = Stage(_wrap(model, train, world), _optimizer(groups, train), names, thawed, _resting(model, train))
+    stage = Stage(_wrap(model, train, world), _optimizer(groups, train), names, thawed, _frozen_batchnorm(model, train))
     if before is not None:
-        stage.load_optimizer(before.optimizer_state(), list(before.names))
+        stage.load_optimizer(before.optimizer.state_dict(), list(before.names))
     return stage
 
 
@@ -105,7 +113,7 @@ def trunk_parameters(model: Ocean, layers: list[str], *, trainable: bool) -> dic
             for layer, module in known.items() for parameter in module.parameters()}
 
 
-def _resting(model: Ocean, train: TrainConfig) -> tuple[nn.Module, ...]:
+def _frozen_batchnorm(model: Ocean, train: TrainConfig) -> tuple[nn.Module, ...]:
     """Return the trunk's BatchNorm layers none of whose parameters train."""
     if not train.FROZEN_BN_EVAL:
         return ()

@@ -1,0 +1,294 @@
+"""The training loop, and what it does between steps: report, draw, save, judge a step that is not finite."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from tqdm import tqdm
+
+from lib.config import Config
+from lib.crops import cells_to_px
+from lib.datasets.dataset import OceanDataset
+from lib.datasets.mixing import StreamSampler
+from lib.datasets.sample import Sample
+from lib.distributed import StopRequest, World, available_cpus, from_main, gather
+from lib.errors import UserError
+from lib.log import PROGRESS, Board, duration, training_picture
+from lib.models.losses import ocean_loss
+from lib.models.models import Ocean
+from lib.models.ocean import OceanOutput
+from lib.training.checkpoints import Progress, check_finite, write_checkpoint
+from lib.training.loader import DevicePrefetcher, advice, worker_share
+from lib.training.monitor import GRAD_NORM, StepMonitor, StepSummary, dump_batch, first_bad_step, values_text
+from lib.training.schedule import learning_rate
+from lib.training.stage import build_stage, prepare_model
+
+log = logging.getLogger(__name__)
+
+PICTURED = 4  # pairs in the picture of an epoch
+MAX_SKIPPED_IN_A_ROW = 100  # steps without a usable gradient after which NONFINITE skip gives up
+_AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class Trainer:
+    """A run: the model, its data and how far it is. `run` trains; `close` ends the loader processes and the log."""
+
+    def __init__(self, cfg: Config, world: World, model: Ocean, dataset: OceanDataset, *, progress: Progress,
+                 folder: Path, checkpoint: Mapping[str, Any] | None = None) -> None:
+        """Begin at `progress` with the state of `checkpoint`, whose weights `model` has already.
+
+        folder: of the run, for TensorBoard; rank 0 writes to it, and its name is the run's.
+        """
+        train = cfg.TRAIN
+        self.cfg, self.world, self.dataset, self.progress, self.run_name = cfg, world, dataset, progress, folder.name
+        self.total = train.END_EPOCH * progress.steps_per_epoch
+        self.model = prepare_model(model, cfg, world)
+        self.stage = build_stage(self.model, train, epoch=progress.epoch, world=world)
+        self.scaler = torch.amp.GradScaler(world.device.type, enabled=train.AMP == "fp16")
+        if checkpoint is not None:
+            self.stage.load_optimizer(checkpoint["optimizer"], checkpoint["optimizer_names"])
+            self.scaler.load_state_dict(checkpoint["scaler"])
+        workers = worker_share(cfg.WORKERS, world=world)
+        log.info("%d pairs an epoch in %d steps of %d", len(dataset), progress.steps_per_epoch, progress.pairs_per_step)
+        log.info("loader processes: %d for each training process (WORKERS is %d for all %d; this machine has %d CPUs)",
+                 workers, cfg.WORKERS, world.local_size, len(available_cpus()))
+        self.folder = folder if world.is_main else None
+        self.board = Board(self.folder, first_step=progress.step)
+        self.board.text("config", yaml.safe_dump(cfg.as_dict(), sort_keys=False), progress.step)
+        self.board.compare_by(cfg.summary() | {"pairs per step": progress.pairs_per_step})
+        self.batches = DevicePrefetcher(dataset, self._sampler(world.rank, progress.step, self.total), workers=workers,
+                                        device=world.device, timeout=train.DATA_TIMEOUT)
+        self.bar = tqdm(total=self.total, initial=progress.step, unit="step", dynamic_ncols=True,
+                        disable=None if world.is_main else True)
+        self.monitor = StepMonitor(world, max_unreadable=cfg.DATASET.MAX_UNREADABLE, pairs_per_epoch=len(dataset),
+                                   pairs_per_step=progress.pairs_per_step)
+        self.skipped = self.skipped_in_a_row = 0
+        self.seconds_per_step = 0.0
+
+    def run(self, stop: StopRequest) -> bool:
+        """Train until END_EPOCH and return True, or until all processes agree to stop, save, and return False.
+
+        The host waits for the device only every PRINT_FREQ steps and before a checkpoint.
+        """
+        train, progress = self.cfg.TRAIN, self.progress
+        while progress.step < self.total:
+            epoch = self.begin_epoch()
+            start, end = epoch * progress.steps_per_epoch, (epoch + 1) * progress.steps_per_epoch
+            while progress.step < end:
+                self.stage.set_rate(learning_rate(train, epoch=epoch, step=progress.step - start,
+                                                  steps_per_epoch=progress.steps_per_epoch))
+                batch = next(self.batches)
+                output = self.take_step(batch)
+                progress.step += 1
+
+                stopping = stop.agreed()
+                saving = (stopping or progress.step == end
+                          or (train.SAVE_EVERY > 0 and progress.step % train.SAVE_EVERY == 0))
+                if saving or progress.step % self.cfg.PRINT_FREQ == 0:
+                    self.report()
+                if progress.step == end:
+                    self.draw(batch, output)
+                if saving:
+                    self.save(required=stopping)
+                if stopping and progress.step < self.total:
+                    return False
+        return True
+
+    def begin_epoch(self) -> int:
+        """Return the number of the next step's epoch, from 0, after changing what trains if it begins another stage."""
+        epoch = self.progress.epoch
+        self.stage = build_stage(self.model, self.cfg.TRAIN, epoch=epoch, world=self.world, before=self.stage)
+        self.stage.train_mode()
+        if self.world.is_main:
+            log.info("epoch %d/%d: %s", epoch + 1, self.cfg.TRAIN.END_EPOCH, self.stage.describe())
+        self.monitor.restart_clock()
+        return epoch
+
+    def take_step(self, batch: Sample) -> OceanOutput:
+        """Take one step of the optimizer on the loss of a batch on the device; return the network's output."""
+        train, world, stage = self.cfg.TRAIN, self.world, self.stage
+        # Dropout, where a backbone has it, draws from the step's own seed: the same after a resume.
+        torch.manual_seed((train.SEED * 1_000_003 + self.progress.step) * world.size + world.rank)
+        statistics = [buffer.clone() for buffer in self.model.buffers()] if train.NONFINITE == "skip" else []
+        with torch.autocast(world.device.type, dtype=_AMP.get(train.AMP), enabled=train.AMP in _AMP):
+            output = stage.module(self._pixels(batch.template), self._pixels(batch.search))
+        losses = ocean_loss(output, cls_target=batch.cls_target, ltrb_target=batch.ltrb_target, weight=batch.weight)
+        stage.optimizer.zero_grad(set_to_none=True)
+        self.scaler.scale(losses["total"]).backward()
+        self.scaler.unscale_(stage.optimizer)
+        norm = get_total_norm([p.grad for p in stage.parameters() if p.grad is not None])
+        if train.CLIP_GRAD > 0:
+            clip_grads_with_norm_(stage.parameters(), train.CLIP_GRAD, norm)
+        values = {**losses, GRAD_NORM: norm}
+        if self._is_usable(values):
+            self.scaler.step(stage.optimizer)
+            self.monitor.add(self.progress.step, values)
+        else:  # the batch must leave no trace, in BatchNorm's statistics neither
+            for buffer, before in zip(self.model.buffers(), statistics, strict=True):
+                buffer.copy_(before)
+        self.scaler.update()
+        self.monitor.add_unreadable(batch.unreadable)
+        return output
+
+    def report(self) -> None:
+        """Wait for the device, check that every number since the last report is finite, and log the averages."""
+        summary = self.monitor.summarize(waited=self.batches.waited)
+        if summary is None:
+            return
+        bad = first_bad_step(summary.values, overflow_ok=self.scaler.is_enabled())
+        if bad is not None:
+            self._stop_diverged(summary.first + bad[1], bad[0], values_text(summary.values[bad], summary.names))
+        if self.world.is_main:
+            self._log(summary)
+        formats = {name: self.cfg.DATASET.SOURCES[name].FORMAT for name in self.cfg.TRAIN.WHICH_USE}
+        self.monitor.hint_if_data_bound(advice(self.batches.workers, world=self.world, formats=formats))
+
+    def _log(self, summary: StepSummary) -> None:
+        progress, means, rates = self.progress, summary.means, self.stage.rates()
+        norm, pairs = means.pop(GRAD_NORM), summary.steps * progress.pairs_per_step / summary.seconds
+        values = {f"loss/{name}": value for name, value in means.items()}
+        values |= {f"rate/{name}": rate for name, rate in rates.items()}
+        values |= {GRAD_NORM: norm, "pairs_per_second": pairs, "data_wait": summary.data_wait}
+        if self.world.device.type == "cuda":
+            values["gpu_memory_gib"] = torch.cuda.max_memory_allocated(self.world.device) / 2**30
+        self.board.scalars(values, progress.step)
+        per_step = summary.seconds / summary.steps
+        self.seconds_per_step = 0.7 * self.seconds_per_step + 0.3 * per_step if self.seconds_per_step else per_step
+        left = duration((self.total - progress.step) * self.seconds_per_step)
+        parts = " ".join(f"{name} {value:.4f}" for name, value in means.items() if name != "total")
+        text = (f"loss {means['total']:.4f} ({parts})  grad {norm:.3g}  rate {max(rates.values()):.3g}  "
+                f"{pairs:.1f} pairs/s  data {100 * summary.data_wait:.0f}%")
+        epoch, step = divmod(progress.step - 1, progress.steps_per_epoch)
+        place = f"epoch {epoch + 1}/{self.cfg.TRAIN.END_EPOCH}  step {step + 1}/{progress.steps_per_epoch}"
+        PROGRESS.info("%s  %s  left %s", place, text, left)
+        self.bar.set_postfix_str(f"{place}  {text}", refresh=False)
+        self.bar.update(progress.step - self.bar.n)
+
+    def draw(self, batch: Sample, output: OceanOutput) -> None:
+        """Write the epoch's picture: the first pairs of its last batch with boxes and score map. Rank 0 only."""
+        if not self.world.is_main:
+            return
+        score = output.cls[:PICTURED, 0].detach().float().sigmoid().cpu().numpy()
+        ltrb = output.ltrb[:PICTURED].detach().float().cpu().numpy()
+        template, search, box = (t[:PICTURED].cpu().numpy() for t in (batch.template, batch.search, batch.box_xyxy))
+        picture = training_picture(template, search, box, best_boxes(ltrb, score, search.shape[-1]), score)
+        self.board.picture("pairs", picture, self.progress.step)
+
+    def save(self, *, required: bool = False) -> None:
+        """Write a checkpoint; call `report` before it. When it cannot be written the one before stays.
+
+        Then the run stops with a UserError, or goes on when ON_SAVE_ERROR says so and it is not `required`.
+        Weights that are not finite are never written and always stop the run.
+        """
+        problem, fatal = "", True
+        if self.world.is_main:
+            try:
+                check_finite(self.model.state_dict(), place=f"after step {self.progress.step}")
+                fatal = required or self.cfg.TRAIN.ON_SAVE_ERROR == "stop"
+                path = write_checkpoint(Path(self.cfg.CHECKPOINT_DIR), self.checkpoint(),
+                                        keep_last=self.cfg.TRAIN.KEEP_LAST)
+                log.info("saved %s", path)
+            except UserError as error:
+                problem = str(error)
+            self.board.flush()
+        problem, fatal = from_main((problem, fatal), self.world)
+        if problem and fatal:
+            raise UserError(problem)
+        if problem:
+            log.warning("%s; training goes on without this checkpoint (TRAIN.ON_SAVE_ERROR continue)", problem)
+        self.monitor.restart_clock()
+
+    def checkpoint(self) -> dict[str, Any]:
+        """Return a checkpoint in the reference's keys (the first four), with what a resume needs besides."""
+        progress = self.progress
+        return {
+            "epoch": progress.epoch, "arch": self.cfg.TRAIN.MODEL,
+            "state_dict": self.model.state_dict(), "optimizer": self.stage.optimizer.state_dict(),
+            "optimizer_names": list(self.stage.names), "scaler": self.scaler.state_dict(), "model": self.model.spec,
+            "config": self.cfg.as_dict(), "step": progress.step, "steps_per_epoch": progress.steps_per_epoch,
+            "pairs_per_step": progress.pairs_per_step, "samples": progress.samples, "run": self.run_name,
+            "torch": str(torch.__version__),
+        }
+
+    def faults_text(self) -> str:
+        """Return what to say at the end of steps skipped and crops replaced, "" when there were none."""
+        skipped = f", {self.skipped} of them skipped as not finite" if self.skipped else ""
+        unreadable = self.monitor.unreadable
+        return skipped + (f", {unreadable} unreadable crops replaced" if unreadable else "")
+
+    def close(self) -> None:
+        """End the loader processes, the progress bar and the TensorBoard writer."""
+        self.bar.close()
+        self.batches.close()
+        self.board.close()
+
+    def _pixels(self, crops: Tensor) -> Tensor:
+        """Return uint8 crops as the network's float32, in the memory format of CHANNELS_LAST."""
+        last = self.cfg.TRAIN.CHANNELS_LAST
+        return crops.to(torch.float32, memory_format=torch.channels_last if last else torch.contiguous_format)
+
+    def _sampler(self, rank: int, first: int, last: int) -> StreamSampler:
+        """Return the sample numbers that a rank has in the steps first .. last - 1 of the run, a list for each."""
+        sampler = StreamSampler(self.cfg.TRAIN.BATCH, rank=rank, world=self.world.size, start=self.progress.start)
+        sampler.set_position(first, last)
+        return sampler
+
+    def _is_usable(self, values: dict[str, Tensor]) -> bool:
+        """Return whether to take the step. With NONFINITE stop always, without waiting: `report` finds the fault.
+
+        With skip it waits for the device and for the other ranks, and a step that is not finite in any is left out.
+        """
+        if self.cfg.TRAIN.NONFINITE == "stop":
+            return True
+        own = torch.stack([value.detach().float() for value in values.values()])
+        rows = gather(own, self.world).cpu().double().numpy()[:, None]
+        bad = first_bad_step(rows, overflow_ok=self.scaler.is_enabled())
+        if bad is None:
+            self.skipped_in_a_row = 0
+            return True
+        self.skipped += 1
+        self.skipped_in_a_row += 1
+        step, text = self.progress.step, values_text(rows[bad], tuple(values))
+        if self.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
+            self._stop_diverged(step, bad[0], f"{text}; {self.skipped_in_a_row} steps in a row were skipped")
+        if self.world.is_main:
+            log.warning("%s: not finite (%s); step skipped, the %d. of this run %s", self._place(step), text,
+                        self.skipped, self._dump(step, bad[0]))
+        return False
+
+    def _stop_diverged(self, step: int, rank: int, values: str) -> None:
+        where = f"rank {rank}, " if self.world.size > 1 else ""
+        text = (f"{self._place(step)}: loss or gradient is not finite ({where}{values}); lower the rate, or clip with "
+                f"TRAIN.CLIP_GRAD ")
+        raise UserError(from_main(text + self._dump(step, rank) if self.world.is_main else "", self.world))
+
+    def _place(self, step: int) -> str:
+        epoch, within = divmod(step, self.progress.steps_per_epoch)
+        return f"epoch {epoch + 1} step {within + 1}"
+
+    def _dump(self, step: int, rank: int) -> str:
+        """Write the batch that a rank had in a step for inspection and return where it is. Rank 0 only."""
+        assert self.folder is not None
+        path = self.folder / f"not_finite_e{step // self.progress.steps_per_epoch + 1}_s{step + 1}_rank{rank}.npz"
+        return dump_batch(path, self.dataset, next(iter(self._sampler(rank, step, step + 1))))
+
+
+def best_boxes(ltrb: NDArray[Any], score: NDArray[Any], search: int) -> NDArray[Any]:
+    """Return the boxes_xyxy (B, 4) in search px predicted at each map's highest score.
+
+    ltrb (B, 4, S, S) px, score (B, S, S), search: the crop's side.
+    """
+    side = score.shape[-1]
+    cells = score.reshape(len(score), -1).argmax(1)
+    left, top, right, bottom = ltrb.reshape(len(ltrb), 4, -1)[np.arange(len(ltrb)), :, cells].T
+    grid_x, grid_y = (cells_to_px(cell, side=side, search_size=search) for cell in (cells % side, cells // side))
+    return np.stack([grid_x - left, grid_y - top, grid_x + right, grid_y + bottom], axis=1)
