@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import io
 import pickle
 import re
 import warnings
@@ -16,19 +17,22 @@ import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import IO, Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lib.errors import UserError
+from lib.errors import UserError, did_you_mean
 from lib.files import atomic_write
 from lib.models.models import Ocean, build_model
 from lib.models.pretrained import LAST_BLOCK, split_last_block, torchvision_resnet, torchvision_vit
 
 PREFIXES = ("module.", "_orig_mod.", "feature_extractor.")
 ALIGN_PREFIX = "align_head."
+WEIGHTS_ROOT = Path(__file__).resolve().parents[1] / "experiments" / "weights"
+EXPORTED_PARAMS = "tracker.yaml"
+_COUNTER = "num_batches_tracked"  # of a BatchNorm: no weight, only old checkpoints and ours for use lack it
 _SPARE = 10**8  # parameters that a checkpoint may lack before it is refused without its names being compared
 NEW_PARTS = (ALIGN_PREFIX, "features_mhsa.", "features_mhsa_z.")  # what may be added to a trained Ocean
 
@@ -39,7 +43,7 @@ class LoadReport:
 
     source: str
     loaded: int  # tensors copied
-    lacking: tuple[str, ...] = ()  # in the model, not in the file, harmless: BatchNorm counters, new parts
+    missing: tuple[str, ...] = ()  # in the model, not in the file, harmless: BatchNorm counters, new parts
     skipped: tuple[str, ...] = ()  # in the file, not used
     prefixes: tuple[str, ...] = ()  # stripped from the names
 
@@ -47,8 +51,8 @@ class LoadReport:
         parts = [f"{self.source}: {self.loaded} tensors loaded"]
         if self.prefixes:
             parts.append(f"prefix {' and '.join(self.prefixes)} removed")
-        if self.lacking:
-            parts.append(f"not in the file: {_few(self.lacking)}")
+        if new := [name for name in self.missing if not name.endswith(_COUNTER)]:
+            parts.append(f"not in the file: {_few(new)}")
         if self.skipped:
             parts.append(f"not used: {_few(self.skipped)}")
         return "; ".join(parts)
@@ -61,42 +65,39 @@ def checkpoint_name(epoch: int, *, step: int | None = None) -> str:
 
 def save_checkpoint(path: str | Path, checkpoint: Mapping[str, Any]) -> None:
     """Write `checkpoint` to `path`, whole or not at all; raise UserError when it cannot be written (full disk)."""
+    buffer = io.BytesIO()  # torch reports a failed write as an error of its archive; the system's own says why
+    torch.save(dict(checkpoint), buffer)
     with atomic_write(path, mode="wb") as file:
-        writer = _Writer(file)
-        try:
-            torch.save(dict(checkpoint), cast(IO[bytes], writer))
-        except RuntimeError as error:
-            # torch reports a failed write as an error of its archive; the system's own says why.
-            raise (writer.error or error) from error
+        file.write(buffer.getbuffer())
 
 
-class _Writer:
-    """A file that remembers the first error of a write, which torch.save replaces by its own."""
+def find_weights(path: str | Path) -> Path:
+    """Return `path`, or the weights of that name that come with the project (experiments/weights/<name>.pth)."""
+    shipped = WEIGHTS_ROOT / f"{path}.pth"
+    return shipped if not Path(path).exists() and shipped.is_file() else Path(path)
 
-    def __init__(self, file: Any) -> None:
-        self.file = file
-        self.error: OSError | None = None
 
-    def write(self, data: Any) -> int:
-        try:
-            return self.file.write(data)
-        except OSError as error:
-            self.error = self.error or error
-            raise
+def params_beside(path: str | Path) -> Path | None:
+    """Return the file of tracking hyper-parameters that belongs to weights, None if there is none.
 
-    def flush(self) -> None:
-        self.file.flush()
+    It has their name and lies beside them; an exported folder holds it.
+    """
+    weights = find_weights(path)
+    beside = weights / EXPORTED_PARAMS if weights.is_dir() else weights.with_suffix(".yaml")
+    return beside if beside.is_file() else None
 
 
 def read_checkpoint(path: str | Path) -> dict[str, Any]:
-    """Return the checkpoint at `path` as a dict with at least "state_dict", its tensors on the CPU.
+    """Return the checkpoint at `path` (or of that name, see `find_weights`) as a dict with at least "state_dict".
 
-    Nothing in the file is executed (`weights_only=True`). Raises UserError for a file that is missing, truncated, or
-    holds anything but weights and plain values.
+    The tensors are on the CPU. Nothing in the file is executed (`weights_only=True`). Raises UserError for a file that
+    is missing, truncated, or holds anything but weights and plain values.
     """
-    path = Path(path)
+    path = find_weights(path)
     if not path.is_file():
-        raise UserError(f"{path}: no such checkpoint file; check the path (snapshot/{checkpoint_name(20)}, say)")
+        raise UserError(f"{path}: {_where_else(path)}")
+    if path.suffix == ".safetensors":
+        return {"state_dict": _read_safetensors(path)}
     _check_stored(path)
     try:
         with torch.serialization.safe_globals(_numpy_scalars()), warnings.catch_warnings():
@@ -118,6 +119,28 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if "state_dict" not in content:
         content = {"state_dict": content}
     return content
+
+
+def _where_else(path: Path) -> str:
+    """Return what is wrong with a path at which there is no file, and the nearest one."""
+    if path.is_dir():
+        return f"a folder; expected a file in it, such as {path / checkpoint_name(20)}"
+    if path.parent == Path() and not path.suffix:
+        names = (shipped.stem for shipped in WEIGHTS_ROOT.glob("*.pth"))
+        return f"neither a checkpoint file nor weights that come along{did_you_mean(str(path), names)}"
+    there = [other.name for other in path.parent.glob("*.pth")]
+    return f"no such checkpoint file{did_you_mean(path.name, there) if there else f'; no .pth file in {path.parent}/'}"
+
+
+def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    try:
+        from safetensors.torch import load_file  # type: ignore[import-not-found,unused-ignore]
+    except ImportError as error:
+        raise UserError(f"{path}: reading it needs a package: pip install safetensors") from error
+    try:
+        return dict(load_file(path))
+    except Exception as error:  # a malformed file makes the reader fail in several ways
+        raise _unreadable(path) from error
 
 
 def _check_stored(path: Path) -> None:
@@ -155,9 +178,9 @@ def load_weights(model: nn.Module, state_dict: Mapping[str, Any], *, source: str
     own = model.state_dict()
     skipped = tuple(name for name in weights if name not in own and name.startswith(tuple(ignore)))
     absent = [name for name in own if name not in weights]
-    lacking = tuple(name for name in absent if name.endswith("num_batches_tracked") or name.startswith(tuple(optional)))
+    missing = tuple(name for name in absent if name.endswith(_COUNTER) or name.startswith(tuple(optional)))
     problems = {
-        "missing": [name for name in absent if name not in lacking],
+        "missing": [name for name in absent if name not in missing],
         "unexpected": [name for name in weights if name not in own and name not in skipped],
         "of another shape": [f"{name} {_shape(tensor)} instead of {_shape(own[name])}"
                              for name, tensor in weights.items() if name in own and tensor.shape != own[name].shape],
@@ -168,15 +191,16 @@ def load_weights(model: nn.Module, state_dict: Mapping[str, Any], *, source: str
     usable = {name: tensor for name, tensor in weights.items() if name in own}
     _check_finite(usable, source=source)
     model.load_state_dict(usable, strict=False)
-    return LoadReport(source, len(usable), lacking, skipped, prefixes)
+    return LoadReport(source, len(usable), missing, skipped, prefixes)
 
 
 def load_model(path: str | Path, *, align: bool | None = None, device: str | torch.device = "cpu") -> Ocean:
-    """Return the model of a checkpoint, in eval mode on `device`.
+    """Return the model of a checkpoint, or of the weights of that name, in eval mode on `device`.
 
     The architecture is what the checkpoint says (`model`); one of the reference code is Ocean on ResNet-50, with the
     object-aware branch when its weights are there. align: True requires the branch, False leaves it out, None takes
-    what the file has. `model.load_report` says what was skipped or lacking.
+    what the file has. `model.load_report` says what was skipped or missing, `model.params_file` names the tracking
+    hyper-parameters that belong to the weights, None if they have none of their own.
     """
     checkpoint = read_checkpoint(path)
     weights, _ = _strip(checkpoint["state_dict"], source=str(path))
@@ -197,6 +221,7 @@ def load_model(path: str | Path, *, align: bool | None = None, device: str | tor
     except (UserError, TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"{path}: {error}") from error
     model.load_report = load_weights(model, checkpoint["state_dict"], source=str(path), ignore=_unwanted(model))
+    model.params_file = params_beside(path)
     return model.to(device).eval()
 
 

@@ -24,7 +24,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from lib.checkpoint import load_model
 from lib.models.models import build_model
-from lib.testing.opening import find_weights
 from lib.tracker.ocean import OceanTracker, TrackerState, search_crop
 from lib.tracker.params import TrackerParams
 
@@ -63,7 +62,7 @@ def main() -> None:
     rng = np.random.default_rng(0)
     image = rng.integers(0, 255, (480, 640, 3), dtype=np.uint8)
     params = TrackerParams(small_sz=args.search, big_sz=args.search)
-    model = load_model(find_weights(args.resume)) if args.resume else build_model(**(_SMALL if args.small else {}))
+    model = load_model(args.resume) if args.resume else build_model(**(_SMALL if args.small else {}))
     tracker = OceanTracker(model, params, device=args.device, amp=args.amp, compiled=args.compile)
     states = [tracker.init(image, [100 + 10 * i % 300, 120, 60, 80]) for i in range(args.batch)]
     measure(tracker, states, image, frames=3)  # kernels are chosen, memory is taken, code is compiled

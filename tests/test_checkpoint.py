@@ -4,6 +4,8 @@ import os
 import pickle
 import resource
 import signal
+import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 
@@ -15,6 +17,7 @@ import torchvision
 from torch import Tensor, nn
 
 from lib.checkpoint import (
+    WEIGHTS_ROOT,
     checkpoint_name,
     import_pretrained,
     load_model,
@@ -88,9 +91,9 @@ def test_forms_in_the_wild(tmp_path: Path, prefix: str, bare: bool) -> None:
     report = load_weights(model, read_checkpoint(path)["state_dict"], source=path.name)
     assert same_weights(model, small_model())
     assert report.prefixes == tuple(p + "." for p in prefix.split(".") if p)
-    assert len(report.lacking) + report.loaded == len(model.state_dict())
-    assert all(name.endswith("num_batches_tracked") for name in report.lacking)
-    assert "not in the file: " in str(report)
+    assert len(report.missing) + report.loaded == len(model.state_dict())
+    assert all(name.endswith("num_batches_tracked") for name in report.missing)
+    assert "not in the file: " not in str(report)
     assert (f"prefix {prefix.replace('.f', '. and f')} removed" in str(report)) == bool(prefix)
 
 
@@ -228,6 +231,43 @@ def test_text_and_missing_files(tmp_path: Path) -> None:
         one_line(error)
 
 
+def test_a_missing_file_names_the_nearest(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saved(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    for path, words in {
+        "OceanSmal": "did you mean OceanSmall?", "checkpoint_e2.pth": "did you mean checkpoint_e3.pth?",
+        "nowhere/checkpoint_e20.pth": "no .pth file in nowhere/", str(tmp_path): "a folder",
+    }.items():
+        with pytest.raises(UserError) as error:
+            read_checkpoint(path)
+        assert one_line(error).startswith(f"{path}: ")
+        assert words in str(error.value)
+
+
+def test_shipped_weights_are_known_by_name_and_bring_their_settings(tmp_path: Path) -> None:
+    model = load_model("OceanSmall")
+    assert model.params_file == WEIGHTS_ROOT / "OceanSmall.yaml"
+    assert "not in the file" not in str(model.load_report)
+    assert read_checkpoint("OceanSmall")["model"] == model.spec
+    assert load_model(saved(tmp_path)).params_file is None
+
+
+def test_safetensors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "a.safetensors"
+    path.write_bytes(b"x")
+    monkeypatch.setitem(sys.modules, "safetensors.torch", None)  # not installed
+    with pytest.raises(UserError, match=r"a\.safetensors: .*pip install safetensors"):
+        read_checkpoint(path)
+    package = types.ModuleType("safetensors.torch")
+    package.load_file = lambda path: small_model().state_dict()
+    monkeypatch.setitem(sys.modules, "safetensors", types.ModuleType("safetensors"))
+    monkeypatch.setitem(sys.modules, "safetensors.torch", package)
+    assert read_checkpoint(path)["state_dict"].keys() == small_model().state_dict().keys()
+    package.load_file = lambda path: 1 / 0
+    with pytest.raises(UserError, match="truncated or not a checkpoint"):
+        read_checkpoint(path)
+
+
 def test_full_disk_keeps_the_previous_checkpoint(tmp_path: Path) -> None:
     path = saved(tmp_path)
     before = path.read_bytes()
@@ -341,7 +381,7 @@ def test_a_trained_ocean_takes_new_parts() -> None:
     model = build_model(backbone="ResNet_MHSA", backbone_options={"separate_template": True}, channels=8, towernum=1,
                         align=True)
     report = import_pretrained(model, base.state_dict(), source="checkpoint_e20.pth")
-    assert {name.split(".")[0] for name in report.lacking} == {"align_head", "features_mhsa", "features_mhsa_z"}
+    assert {name.split(".")[0] for name in report.missing} == {"align_head", "features_mhsa", "features_mhsa_z"}
     assert len(report.skipped) == 18
     assert same_weights(base.connect_model, model.connect_model)
     assert same_weights(base.features.features.layer2, model.features.features.layer2)

@@ -10,10 +10,10 @@ import pytest
 import torch
 from tracker_stubs import small_model, square_frames, write_squares
 
-from lib.checkpoint import save_checkpoint
+from lib.checkpoint import params_beside, save_checkpoint
 from lib.errors import UserError
 from lib.models.ocean import OceanOutput, TemplateFeatures
-from lib.testing.opening import open_tracker, params_beside
+from lib.testing.opening import open_tracker
 from lib.testing.run import params_for
 from lib.tools.cost import settle
 from lib.tools.export import Graphs, Row, export, table

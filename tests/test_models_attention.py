@@ -178,7 +178,7 @@ def test_transformer_weights_fill_a_joint_trunk_whose_kinds_stay_new() -> None:
     theirs = torchvision.models.VisionTransformer(image_size=224, patch_size=16, num_layers=3, num_heads=2,
                                                   hidden_dim=16, mlp_dim=64)
     report = import_pretrained(variant("vit joint"), theirs.state_dict(), source="vit.pth")
-    assert set(report.lacking) == {"features.kinds.template", "features.kinds.search"}
+    assert set(report.missing) == {"features.kinds.template", "features.kinds.search"}
     with pytest.raises(UserError, match="another architecture"):
         import_pretrained(variant("single"), theirs.state_dict(), source="vit.pth")
 

@@ -8,13 +8,13 @@ import torch
 from tracker_stubs import small_checkpoint
 
 from lib.boxes import iou_xywh
-from lib.checkpoint import load_model, read_checkpoint
+from lib.checkpoint import find_weights, load_model, read_checkpoint
 from lib.config import load_config
 from lib.datasets.synthetic.sequences import held_out_scene
 from lib.errors import UserError
 from lib.files import sha256_of
 from lib.models.models import build_model
-from lib.testing.opening import find_weights, open_tracker
+from lib.testing.opening import open_tracker
 from lib.testing.run import params_for
 from lib.tools.release import main
 from lib.tracker.params import TrackerParams
@@ -28,7 +28,7 @@ GONE_ON = ["TRAIN.PRETRAIN=snapshot/OceanSmall/checkpoint_e10.pth", "TRAIN.SEED=
 @pytest.fixture
 def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "weights"
-    monkeypatch.setattr("lib.testing.opening.WEIGHTS_ROOT", folder)
+    monkeypatch.setattr("lib.checkpoint.WEIGHTS_ROOT", folder)
     return folder
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
 from torch import nn
@@ -34,6 +35,7 @@ class Ocean(Ocean_):
         self.features_single, self.features_mhsa, self.features_mhsa_z = parts.single, parts.mhsa, parts.mhsa_z
         self.templ, self.joint, self.new_single = parts.templ, parts.joint, parts.new_single
         self.load_report: Any = None  # what `lib.checkpoint.load_model` did
+        self.params_file: Path | None = None  # tracking hyper-parameters that belong to the weights
         self.neck = AdjustLayer(in_channels=parts.channels, out_channels=channels)
         self.connect_model = box_tower(channels, channels, towernum=towernum, box_bias=box_bias)
         self.align_head = AlignHead(channels, channels) if align else None

@@ -8,16 +8,14 @@ from pathlib import Path
 
 import torch
 
-from lib.checkpoint import load_model
+from lib.checkpoint import find_weights, load_model
 from lib.errors import UserError, did_you_mean
 from lib.models.models import ARCHS
 from lib.tracker.ocean import Amp, OceanTracker
 from lib.tracker.onnx import default_device, load_onnx, record_file
 from lib.tracker.params import TrackerParams
 
-WEIGHTS_ROOT = Path(__file__).resolve().parents[2] / "experiments" / "weights"
 EXPORTED = {"OceanONNX": False, "OceanTRT": True}  # whether ONNX Runtime shall use TensorRT
-EXPORTED_PARAMS = "tracker.yaml"
 _log = logging.getLogger(__name__)
 
 
@@ -32,25 +30,9 @@ def params_arch(arch: str) -> str:
     return "Ocean" if arch in EXPORTED else arch
 
 
-def find_weights(path: Path) -> Path:
-    """Return `path`, or the weights of that name that come with the project (experiments/weights/<name>.pth)."""
-    shipped = WEIGHTS_ROOT / f"{path}.pth"
-    return shipped if not path.exists() and shipped.is_file() else path
-
-
 def weights_file(arch: str, path: Path) -> Path:
     """Return the file that stands for the weights: the checkpoint, or the export.json of an exported folder."""
     return record_file(path) if arch in EXPORTED else find_weights(path)
-
-
-def params_beside(path: Path) -> Path | None:
-    """Return the file of tracking hyper-parameters that belongs to weights, None if there is none.
-
-    It has their name and lies beside them; an exported folder holds it.
-    """
-    weights = find_weights(path)
-    beside = weights / EXPORTED_PARAMS if weights.is_dir() else weights.with_suffix(".yaml")
-    return beside if beside.is_file() else None
 
 
 def pick_device(text: str) -> torch.device:
@@ -73,7 +55,7 @@ def open_tracker(arch: str, path: Path, params: TrackerParams, *, align: bool | 
     """
     check_arch(arch)
     if arch not in EXPORTED:
-        model = load_model(find_weights(path), align=align)
+        model = load_model(path, align=align)
         _log.info("%s", model.load_report)
         return OceanTracker(model, params, device=pick_device(device), amp=amp, compiled=compiled)
     if amp != "none" or compiled:

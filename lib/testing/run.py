@@ -18,12 +18,13 @@ from typing import Any, NoReturn
 from tqdm import tqdm
 
 from lib.benchmarks import Benchmark, Sequence, VOTSequence, load_benchmark
+from lib.checkpoint import params_beside
 from lib.crops import Image
 from lib.errors import UserError, did_you_mean
 from lib.log import RunLog, duration
 from lib.options import BenchmarkOptions, TestOptions
 from lib.testing.batched import Job, Lockstep, Track, Watcher
-from lib.testing.opening import check_arch, open_tracker, params_arch, params_beside, weights_file
+from lib.testing.opening import check_arch, open_tracker, params_arch, weights_file
 from lib.testing.restart import RestartRuns, RestartTrack
 from lib.testing.results import ResultFolder, record_of
 from lib.testing.video import GREEN, YELLOW, BoxVideo

@@ -12,10 +12,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lib.checkpoint import load_model, read_checkpoint, save_checkpoint
+from lib.checkpoint import WEIGHTS_ROOT, load_model, read_checkpoint, save_checkpoint
 from lib.errors import UserError
 from lib.files import sha256_of
-from lib.testing.opening import WEIGHTS_ROOT
 
 MOST_BYTES = 8_000_000  # what a repository should carry
 KEPT = ("arch", "epoch", "model", "config", "torch")  # plain values that say where the weights come from

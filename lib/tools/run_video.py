@@ -20,11 +20,12 @@ import numpy as np
 from tqdm import tqdm
 
 from lib.boxes import Boxes
+from lib.checkpoint import params_beside
 from lib.crops import Image
 from lib.errors import UserError
 from lib.files import atomic_write
 from lib.log import RunLog
-from lib.testing.opening import open_tracker, params_beside
+from lib.testing.opening import open_tracker
 from lib.testing.run import Parser, boolean, positive
 from lib.testing.video import YELLOW, BoxVideo, Colour
 from lib.tools.select_box import select_box

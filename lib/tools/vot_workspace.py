@@ -24,10 +24,11 @@ from typing import Any
 
 import yaml
 
+from lib.checkpoint import find_weights
 from lib.errors import UserError, did_you_mean
 from lib.files import atomic_write, read_text, read_yaml
 from lib.log import RunLog
-from lib.testing.opening import check_arch, find_weights
+from lib.testing.opening import check_arch
 from lib.testing.run import Parser, params_for
 from lib.tools.vot_toolkit import INSTALL, add_tracker_flags
 
