@@ -10,7 +10,7 @@ import os
 import re
 import stat
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO, Any
 
@@ -91,11 +91,16 @@ def read_text(path: str | Path, *, max_bytes: int = MAX_TEXT_BYTES) -> str:
         raise UserError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
 
 
-def read_json(path: str | Path, *, max_bytes: int = MAX_TEXT_BYTES) -> Any:
-    """Return the value in a JSON file; raise UserError with line and column when it is not JSON."""
+def read_json(
+    path: str | Path, *, max_bytes: int = MAX_TEXT_BYTES, object_pairs_hook: Callable[[list[Any]], Any] | None = None
+) -> Any:
+    """Return the value in a JSON file; raise UserError with line and column when it is not JSON.
+
+    `object_pairs_hook` makes something else than a dict of each object's pairs, as json.loads has it.
+    """
     text = read_text(path, max_bytes=max_bytes)
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=object_pairs_hook)
     except json.JSONDecodeError as error:
         raise UserError(f"{path}: not JSON at line {error.lineno} column {error.colno} ({error.msg})") from error
     except (RecursionError, ValueError) as error:

@@ -26,11 +26,9 @@ import simplejpeg
 import torch
 import torchvision
 
-from lib.config import SourceConfig
-from lib.datasets.augment import Augmentation
-from lib.datasets.dataset import OceanDataset
-from lib.datasets.pairs import CropFiles, TrackSource, crop_name
-from lib.datasets.sources import build_source
+from lib.config import DatasetConfig, SourceConfig
+from lib.datasets.dataset import OceanDataset, build_source
+from lib.datasets.stores import CropFiles, IndexedSource, crop_name
 from lib.errors import UserError, run
 
 TURNS, BLOCK = 4, 25
@@ -55,15 +53,15 @@ def main() -> int:
     return 0
 
 
-def source_of(form: str, path: Path, data: Path) -> TrackSource:
+def source_of(form: str, path: Path, data: Path) -> IndexedSource:
     """Return the source of a prepared folder in one of its forms."""
     config = SourceConfig(PATH=str(path), ANNOTATION=str(data / "train.json"), FORMAT=cast(Any, form))
     source = build_source("BENCHMARK", config, place="--data")
-    assert isinstance(source, TrackSource)
+    assert isinstance(source, IndexedSource)
     return source
 
 
-def measure(sources: dict[str, TrackSource], files: list[str], *, pairs: int) -> dict[str, object]:
+def measure(sources: dict[str, IndexedSource], files: list[str], *, pairs: int) -> dict[str, object]:
     """Return pairs per second of each way of reading, and their shares of the limit (OpenCV reading two JPEGs)."""
     kinds = kinds_of(sources, files)
     seconds = dict.fromkeys(kinds, 0.0)
@@ -94,13 +92,13 @@ def processor() -> str:
         return platform.processor() or platform.machine()
 
 
-def kinds_of(sources: dict[str, TrackSource], files: list[str]) -> dict[str, Callable[[int], object]]:
+def kinds_of(sources: dict[str, IndexedSource], files: list[str]) -> dict[str, Callable[[int], object]]:
     """Return, for each way of reading, a function that reads pair n."""
-    every = dict.fromkeys(("flip", "rotation", "gray", "blur", "cutout"), 1.0)
+    every = dict.fromkeys(("FLIP", "ROTATION", "GRAY", "BLUR", "CUTOUT"), 1.0)
 
-    def samples(form: str, augmentation: Augmentation) -> Callable[[int], object]:
+    def samples(form: str, settings: DatasetConfig) -> Callable[[int], object]:
         source = sources[form]
-        return OceanDataset([source], [source.num_tracks], augmentation=augmentation).__getitem__
+        return OceanDataset([source], [source.num_tracks], settings).__getitem__
 
     def two(read: Callable[[str], object]) -> Callable[[int], object]:
         return lambda n: (read(files[2 * n]), read(files[2 * n + 1]))
@@ -109,13 +107,13 @@ def kinds_of(sources: dict[str, TrackSource], files: list[str]) -> dict[str, Cal
         LIMIT: two(cv2.imread),
         "torchvision_read_two": two(lambda path: torchvision.io.decode_jpeg(torchvision.io.read_file(path))),
         "simplejpeg_read_two": two(lambda path: simplejpeg.decode_jpeg(Path(path).read_bytes(), "BGR")),
-        **{form: samples(form, Augmentation()) for form in sources},
-        "crop511_without_colour": samples("crop511", Augmentation(color=0.0)),
-        "crop511_all_augmentations": samples("crop511", Augmentation(**every)),
+        **{form: samples(form, DatasetConfig()) for form in sources},
+        "crop511_without_colour": samples("crop511", DatasetConfig(COLOR=0.0)),
+        "crop511_all_augmentations": samples("crop511", DatasetConfig(**every)),
     }
 
 
-def crop_files(source: TrackSource, count: int) -> list[str]:
+def crop_files(source: IndexedSource, count: int) -> list[str]:
     """Return the paths of `count` random crops of a source."""
     assert isinstance(source.store, CropFiles)
     index, rng = source.index, np.random.default_rng(0)

@@ -21,7 +21,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from lib.config import Config, load_config
-from lib.datasets.sample import Sample
+from lib.datasets.dataset import Sample
 from lib.distributed import World
 from lib.models.models import build_model
 from lib.tools.cost import commit, load, machine

@@ -6,7 +6,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from lib.datasets.pairs import crop_name
+from lib.datasets.stores import crop_name
 
 
 def write_source(root: Path, *, tracks: int = 6, frames: int = 5, videos: int = 2, seed: int = 0) -> Path:

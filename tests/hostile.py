@@ -24,13 +24,12 @@ from lib.benchmarks import load_benchmark, read_result
 from lib.benchmarks.vot import read_trajectory
 from lib.checkpoint import load_model
 from lib.config import load_config
+from lib.datasets import UnreadableCrop
 from lib.datasets.index import build_index, load_index
-from lib.datasets.packed import PackedCrops
-from lib.datasets.pairs import CropFiles, UnreadableCrop
-from lib.datasets.pictures import load_pictures
 from lib.datasets.prepare import coco
 from lib.datasets.prepare.pack import pack
 from lib.datasets.prepare.pascal import read_objects
+from lib.datasets.stores import CropFiles, PackedCrops, load_pictures
 from lib.errors import UserError
 from lib.eval_toolkit.results import score_tracker
 from lib.files import read_regular
@@ -75,13 +74,13 @@ def _readers_of_training(root: Path) -> Iterator[tuple[str, Reader]]:
     yield "packed table", Reader(table, table.read_bytes(), lambda: _use_packed(root / "packed", index))
     pictures = root / "pictures.json"
     names = json.dumps({f"part/video_{k}": [f"video_{k}/", 8, ".jpg"] for k in range(2)})
-    yield "pictures", Reader(pictures, names.encode(), lambda: load_pictures(pictures, index))
+    yield "pictures", Reader(pictures, names.encode(), lambda: load_pictures(root, pictures, index))
     crop = next((root / "source" / "crop511").rglob("*.jpg"))
     view = np.array([100.0, 150.0, 400.0, 380.0])
     small = cv2.imencode(".jpg", np.full((96, 64, 3), 90, np.uint8), [cv2.IMWRITE_JPEG_RST_INTERVAL, 4])[1].tobytes()
     crops = CropFiles(root / "source" / "crop511")
-    yield "crop", Reader(crop, crop.read_bytes(), lambda: [crops.read(index, track, row, view) for track in range(3)
-                                                           for row in range(*index.rows(track))])
+    yield "crop", Reader(crop, crop.read_bytes(), lambda: [crops.read(index, row, view)
+                                                           for row in range(len(index.frames))])
     yield "picture", Reader(root / "picture.jpg", small, lambda: _decode(root / "picture.jpg"))
     checkpoint = small_checkpoint(root / "good.pth")
     broken = root / "broken.pth"
@@ -174,7 +173,7 @@ def _use_index(path: Path) -> None:
 def _use_packed(folder: Path, index: Any) -> None:
     crops = PackedCrops(folder, index)
     for row in range(len(index.frames)):
-        crops.read(index, int(np.searchsorted(index.starts, row, side="right")) - 1, row)
+        crops.read(index, row)
 
 
 def _decode(path: Path) -> None:

@@ -6,15 +6,23 @@ import pytest
 
 from lib.config import DatasetConfig
 from lib.crops import CROP_SIZE, box_in_crop511, crop511, crop_square, view_matrix
-from lib.datasets.augment import Augmentation, Look, Rendered, colour_matrix, look_matrix, looked_at, warp
+from lib.datasets import Crop
+from lib.datasets.augment import (
+    CropAugmentation,
+    Rendered,
+    augmentation_matrix,
+    colour_matrix,
+    draw_augmentation,
+    shown_part,
+    warp,
+)
 from lib.datasets.augment import render as render_read
-from lib.datasets.pairs import Crop
 
 SIZE_WH = (60.0, 40.0)
 WARP_AFFINE = cv2.warpAffine
 
 
-def render(crop: Crop, look: Look, *, out_size: int) -> Rendered:
+def render(crop: Crop, look: CropAugmentation, *, out_size: int) -> Rendered:
     return render_read(lambda _view=None: crop, look, out_size=out_size)
 
 
@@ -33,9 +41,10 @@ def bright_box(pixels: np.ndarray) -> np.ndarray:
 
 
 def looks(count: int, **switches: float):
-    augmentation = Augmentation(**switches)
+    keys = {"shift_search": "SHIFTs", "scale_search": "SCALEs"}
+    settings = DatasetConfig(**{keys.get(name, name.upper()): float(value) for name, value in switches.items()})
     rng = np.random.default_rng(0)
-    return [augmentation.draw(rng, template_size=127, search_size=255) for _ in range(count)]
+    return [draw_augmentation(settings, rng, search_size=255) for _ in range(count)]
 
 
 def test_without_shift_and_scale_the_template_shows_the_context_square():
@@ -114,7 +123,7 @@ def test_under_rotation_the_box_is_the_hull_of_its_corners():
 def test_a_flip_is_the_mirror_image_exactly():
     rng = np.random.default_rng(1)
     crop = Crop(rng.integers(0, 256, (511, 511, 3), dtype=np.uint8), box_in_crop511(SIZE_WH))
-    look = Look(np.array([130.0, 131.0, 384.0, 385.0]), (2.0, 3.0))  # 254 px: no interpolation
+    look = CropAugmentation(np.array([130.0, 131.0, 384.0, 385.0]), (2.0, 3.0))  # 254 px: no interpolation
     plain, flipped = render(crop, look, out_size=255), render(crop, look._replace(flip=True), out_size=255)
     assert np.array_equal(plain.pixels, crop.image[131:386, 130:385].transpose(2, 0, 1))
     assert np.array_equal(flipped.pixels, plain.pixels[:, :, ::-1])
@@ -143,7 +152,7 @@ def test_colours_by_hand():
     pixel = np.array([40.0, 120.0, 200.0, 1.0])
 
     def shown(**change):
-        return colour_matrix(Look(view, (0, 0), **change), mean_bgr=(100, 100, 100)) @ pixel
+        return colour_matrix(CropAugmentation(view, (0, 0), **change), mean_bgr=(100, 100, 100)) @ pixel
 
     assert shown() == pytest.approx([40, 120, 200])
     assert shown(jitter=(1.05, 1, 1, 0)) == pytest.approx([42, 126, 210])
@@ -154,7 +163,7 @@ def test_colours_by_hand():
     turned = shown(jitter=(1, 1, 1, 0.05))
     assert np.dot([0.114, 0.587, 0.299], turned) == pytest.approx(gray), "hue keeps the brightness"
     assert np.abs(turned - pixel[:3]).max() > 5
-    assert colour_matrix(Look(view, (0, 0), jitter=(1, 1, 1, 0.05)), mean_bgr=(0, 0, 0)) @ [9, 9, 9, 1] == \
+    assert colour_matrix(CropAugmentation(view, (0, 0), jitter=(1, 1, 1, 0.05)), mean_bgr=(0, 0, 0)) @ [9, 9, 9, 1] == \
         pytest.approx([9, 9, 9], abs=1e-9), "hue leaves gray alone"
 
 
@@ -182,16 +191,9 @@ def test_a_cutout_hides_one_square():
     assert (render(crop, corner, out_size=255).pixels[0, -16:, -16:] != 200).all()
 
 
-def test_the_config_sets_every_switch():
-    config = DatasetConfig(SHIFT=1.0, SCALE=0.02, SHIFTs=3.0, SCALEs=0.04, COLOR=0.5, FLIP=0.6, ROTATION=0.7, GRAY=0.8,
-                           BLUR=0.9, CUTOUT=0.1, JITTER=0.3)
-    assert Augmentation.from_config(config) == Augmentation(1.0, 0.02, 3.0, 0.04, 0.5, 0.6, 0.7, 0.8, 0.9, 0.1, 0.3)
-    assert Augmentation.from_config(DatasetConfig()) == Augmentation(), "one default, written in two places"
-
-
 def test_rotation_turns_counter_clockwise_about_the_middle():
-    look = Look(np.array([0.0, 0, 254, 254]), (0, 0), angle=10.0)
-    matrix = look_matrix(look, out_size=255)
+    look = CropAugmentation(np.array([0.0, 0, 254, 254]), (0, 0), angle=10.0)
+    matrix = augmentation_matrix(look, out_size=255)
     assert matrix @ [127, 127, 1] == pytest.approx([127, 127])
     x, y = matrix @ [227, 127, 1]
     assert x < 227
@@ -207,7 +209,7 @@ def test_the_fast_way_shows_what_warp_affine_shows(flip, monkeypatch):
     monkeypatch.setattr("lib.datasets.augment.cv2.warpAffine", None)
     for pair in looks(60, flip=flip):
         for look, size in ((pair.template, 127), (pair.search, 255)):
-            matrix = look_matrix(look, out_size=size)
+            matrix = augmentation_matrix(look, out_size=size)
             try:
                 fast = warp(crop, matrix, out_size=size)
             except TypeError:  # warpAffine was called
@@ -223,8 +225,8 @@ def test_the_fast_way_shows_what_warp_affine_shows(flip, monkeypatch):
 def test_the_part_that_is_looked_at_holds_every_px_of_the_view():
     for pair in looks(30, rotation=1, flip=0.5):
         look = pair.search
-        matrix = look_matrix(look, out_size=255)
-        x1, y1, x2, y2 = looked_at(matrix, out_size=255)
+        matrix = augmentation_matrix(look, out_size=255)
+        x1, y1, x2, y2 = shown_part(matrix, out_size=255)
         back = cv2.invertAffineTransform(matrix)
         for corner in ((0, 0), (254, 0), (0, 254), (254, 254)):
             x, y = back @ [*corner, 1]

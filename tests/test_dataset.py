@@ -14,9 +14,7 @@ from torch.utils.data import DataLoader
 
 from lib.config import Config, DatasetConfig, SourceConfig, TrainConfig
 from lib.crops import context_side
-from lib.datasets.augment import Augmentation
-from lib.datasets.dataset import OceanDataset, build_dataset
-from lib.datasets.sample import Sample
+from lib.datasets.dataset import OceanDataset, Sample, build_dataset
 from lib.errors import UserError
 from lib.images import decode
 
@@ -218,8 +216,8 @@ def test_the_reference_rule_for_the_label_is_a_key(root):
 
 
 @pytest.mark.parametrize(("options", "words"), [
-    ({"sede": 1}, ["OPTIONS.sede", "did you mean seed"]), ({"tracks": 0}, ["OPTIONS.tracks is 0", "at least 1"]),
-    ({"length": True}, ["OPTIONS.length is True"]), ({"size_wh": 320}, ["[width, height]"]),
+    ({"sede": 1}, ["OPTIONS.sede", "did you mean seed"]), ({"tracks": 0}, ["OPTIONS.tracks is 0", "equal to 1"]),
+    ({"length": True}, ["OPTIONS.length is True"]), ({"size_wh": 320}, ["OPTIONS.size_wh is 320", "tuple"]),
 ])
 def test_the_renderers_options_are_checked(options, words):
     source = SourceConfig(FORMAT="synthetic", OPTIONS=options)
@@ -252,6 +250,6 @@ def test_decoding_is_opencvs_to_the_last_bit():
 
 def test_the_augmentation_can_be_given_by_hand(root):
     sources = build_dataset(config_for(root)).sources
-    plain = OceanDataset(sources, [3], augmentation=Augmentation(0, 0, 0, 0, 0))
+    plain = OceanDataset(sources, [3], DatasetConfig(SHIFT=0.0, SCALE=0.0, SHIFTs=0.0, SCALEs=0.0, COLOR=0.0))
     box = plain[0].box_xyxy
     assert ((box[:2] + box[2:]) / 2).tolist() == pytest.approx([127, 127])

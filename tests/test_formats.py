@@ -12,11 +12,10 @@ from torch.utils.data import DataLoader
 
 from lib.config import Config, DatasetConfig, SourceConfig, TrainConfig
 from lib.crops import context_side
-from lib.datasets.dataset import OceanDataset, StreamSampler, build_dataset
-from lib.datasets.pictures import load_pictures, pack_pictures, picture_path
+from lib.datasets.dataset import OceanDataset, Sample, build_dataset
+from lib.datasets.mixing import StreamSampler
 from lib.datasets.prepare.__main__ import main
-from lib.datasets.raw import reduction
-from lib.datasets.sample import Sample
+from lib.datasets.stores import load_pictures, pack_pictures, picture_path, reduction
 from lib.errors import UserError
 
 SWITCHES = {"FLIP": 0.5, "ROTATION": 0.3, "GRAY": 0.3}
@@ -69,7 +68,7 @@ def test_raw_pictures_give_the_same_pairs_and_nearly_the_same_pixels(data):
 def test_the_pixels_of_reduced_pictures_lie_where_they_should(data, monkeypatch):
     raw = dataset(data, "raw")
     reduced = [raw[n] for n in range(COUNT)]
-    monkeypatch.setattr("lib.datasets.raw.reduction", lambda scale: 1)
+    monkeypatch.setattr("lib.datasets.stores.reduction", lambda scale: 1)
     changed = 0
     for n in range(COUNT):
         whole = raw[n]
@@ -159,7 +158,7 @@ def test_paths_of_pictures_in_short(pictures, packed):
 
 
 @pytest.mark.parametrize(("old", "new", "words"), [
-    ("video 1", "video 9", "is not the index's video 1"), ('"video 2"', '"video 3"', "index's video 2"),
+    ("video 1", "video 9", "lacks video 'video 1'"), ('"video 2"', '"video 3"', "lacks video 'video 2'"),
     ("[", '["../', "names no pictures"), ("8,", '"8",', "names no pictures"),
 ])
 def test_a_faulty_table_of_pictures_is_one_clear_line(data, tmp_path, old, new, words):
@@ -168,4 +167,4 @@ def test_a_faulty_table_of_pictures_is_one_clear_line(data, tmp_path, old, new, 
     assert old in text
     (tmp_path / "pictures.json").write_text(text.replace(old, new).replace('"../"', '"../'), encoding="utf-8")
     with pytest.raises(UserError, match=words):
-        load_pictures(tmp_path / "pictures.json", index)
+        load_pictures(data / "raw", tmp_path / "pictures.json", index)

@@ -1,12 +1,13 @@
-"""Rows cut out of a JPEG have the pixels that they have in the whole."""
+"""JpegRows cut out of a JPEG have the pixels that they have in the whole."""
 
 import cv2
 import numpy as np
 import pytest
 
-from lib.datasets.jpeg_rows import Rows, cut_rows
-from lib.datasets.pairs import UnreadableCrop, decode_crop
+from lib.datasets import UnreadableCrop
+from lib.datasets.jpeg_rows import JpegRows, cut_rows
 from lib.datasets.prepare.cut import encode
+from lib.datasets.stores import decode_crop
 from lib.images import decode
 
 
@@ -37,12 +38,12 @@ def test_the_rows_are_those_of_the_whole(quality):
 ])
 def test_other_jpegs_stay_whole(options, size):
     data = cv2.imencode(".jpg", picture(size, 511), options)[1].tobytes()
-    assert cut_rows(data, 3, 12) == Rows(data)
+    assert cut_rows(data, 3, 12) == JpegRows(data)
 
 
 @pytest.mark.parametrize("data", [b"", b"\xff\xd8", b"\xff\xd8\xff\xe0", b"GIF89a and so on", bytes(1000)])
 def test_what_is_no_jpeg_stays_as_it_is(data):
-    assert cut_rows(data, 3, 12) == Rows(data)
+    assert cut_rows(data, 3, 12) == JpegRows(data)
 
 
 def test_a_gray_jpeg_has_blocks_of_8():

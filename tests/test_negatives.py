@@ -12,8 +12,8 @@ from crop_trees import write_source
 from lib.config import Config, DatasetConfig, SourceConfig, TrainConfig
 from lib.datasets.dataset import build_dataset
 from lib.datasets.index import build_index
-from lib.datasets.negatives import Negatives, distractor
-from lib.datasets.pairs import CropFiles, TrackSource
+from lib.datasets.mixing import distractor, draw_negative
+from lib.datasets.stores import CropFiles, IndexedSource
 from lib.errors import UserError
 from lib.models.losses import ocean_loss
 from lib.models.ocean import OceanOutput
@@ -86,14 +86,19 @@ def test_the_loss_of_a_batch_of_negatives_is_finite(roots):
 class Drawn:
     """A store that notes what is asked of it."""
 
-    def read(self, index, track, row, view_xyxy=None, /):
+    def read(self, index, row, view_xyxy=None, /):
+        track = index.track_of(row)
         return index.video(track), int(index.track_numbers[track]), int(index.frames[row])
 
 
-def source_of(folder: Path, tracks: dict) -> TrackSource:
+def source_of(folder: Path, tracks: dict) -> IndexedSource:
     path = folder / "train.json"
     path.write_text(json.dumps(tracks), encoding="utf-8")
-    return TrackSource("S", build_index(path), Drawn(), 5)
+    return IndexedSource("S", build_index(path), Drawn(), 5)
+
+
+def negative(where: str, *arguments: object):
+    return draw_negative(DatasetConfig(NEGATIVE=1.0, NEGATIVE_FROM=where), *arguments)
 
 
 BOX = [100, 100, 140, 140]  # its crop shows 4 x 80 px around the centre: -41 .. 281
@@ -102,8 +107,8 @@ FAR, NEAR = [1000, 100, 1040, 140], [200, 200, 220, 220]
 
 def test_the_other_object_is_of_another_video(tmp_path):
     source = source_of(tmp_path, {v: {"00": {"0": BOX}, "01": {"0": BOX}} for v in ("a", "b", "c")})
-    negatives, rng = Negatives(1.0, "source"), np.random.default_rng(0)
-    found = Counter(negatives.draw([source], [1], 0, 2, rng)()[0] for _ in range(200))
+    rng = np.random.default_rng(0)
+    found = Counter(negative("source", [source], [1], 0, 2, rng)()[0] for _ in range(200))
     assert set(found) == {"a", "c"}
     assert min(found.values()) > 60
 
@@ -112,8 +117,8 @@ def test_any_source_is_drawn_by_its_share(tmp_path):
     (tmp_path / "x").mkdir()
     (tmp_path / "y").mkdir()
     sources = [source_of(tmp_path / name, {f"{name}{k}": {"00": {"0": BOX}} for k in range(4)}) for name in "xy"]
-    negatives, rng = Negatives(1.0, "any"), np.random.default_rng(0)
-    found = Counter(negatives.draw(sources, [3, 1], 0, 2, rng)()[0] for _ in range(800))
+    rng = np.random.default_rng(0)
+    found = Counter(negative("any", sources, [3, 1], 0, 2, rng)()[0] for _ in range(800))
     assert set(found) == {"x0", "x1", "x3", "y0", "y1", "y2", "y3"}
     from_y = sum(count for name, count in found.items() if name[0] == "y")
     assert from_y / 800 == pytest.approx(1 / 4 / (1 - 3 / 4 / 4), abs=0.06), "own track excepted"
@@ -127,18 +132,18 @@ def test_an_object_of_the_same_video_where_the_target_is_out_of_sight(tmp_path):
     }, "b": {"00": {"0": BOX}}})
     rng = np.random.default_rng(0)
     rows = {distractor(source.index, 0, rng) for _ in range(300)}
-    frames = {(track, int(source.index.frames[row])) for track, row in rows - {None}}
+    frames = {(source.index.track_of(row), int(source.index.frames[row])) for row in rows - {None}}
     assert frames == {(1, 0), (1, 2), (1, 7)}
-    assert {Negatives(1.0, "video").draw([source], [1], 0, 0, rng)()[:2] for _ in range(100)} <= {("a", 1), ("b", 0)}
+    assert {negative("video", [source], [1], 0, 0, rng)()[:2] for _ in range(100)} <= {("a", 1), ("b", 0)}
     assert distractor(source.index, 3, rng) is None, "video b has one object"
 
 
 def test_a_source_with_one_video_stays_positive(tmp_path):
     source = source_of(tmp_path, {"a": {"00": {"0": BOX}, "01": {"0": NEAR}}})
-    assert Negatives(1.0, "any").draw([source], [1], 0, 0, np.random.default_rng(0)) is None
+    assert negative("any", [source], [1], 0, 0, np.random.default_rng(0)) is None
 
 
 def test_crop_files_are_a_store(roots):
     store = CropFiles(roots["A"] / "crop511")
     index = build_index(roots["A"] / "train.json")
-    assert store.read(index, 0, 0).image.shape == (511, 511, 3)
+    assert store.read(index, 0).image.shape == (511, 511, 3)

@@ -19,7 +19,7 @@ import lib.training.loop
 from lib import commands
 from lib.checkpoint import load_model, read_checkpoint
 from lib.config import load_config
-from lib.datasets.sample import Sample
+from lib.datasets.dataset import Sample
 from lib.distributed import World
 from lib.errors import UserError
 from lib.log import duration, new_run_folder, training_picture

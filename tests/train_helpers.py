@@ -21,7 +21,7 @@ from torch.utils.data import Dataset
 
 import lib.training.loop
 from lib import commands
-from lib.datasets.sample import Sample
+from lib.datasets.dataset import Sample
 from lib.distributed import World, join, leave
 from lib.errors import UserError
 from lib.training.trainer import Trainer

@@ -1,0 +1,72 @@
+"""What a source of training pairs gives to the data set. A new source is one class like `TrainingSource` in one file,
+and one entry in `lib.datasets.dataset.FORMATS`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lib.boxes import Boxes
+from lib.crops import Image
+
+
+class UnreadableCrop(Exception):
+    """A crop that is missing, cut short or not an image; the message is "path: reason"."""
+
+
+class Crop(NamedTuple):
+    """An object's training crop: the geometry is that of a 511 px crop with the object in its centre.
+
+    `image` is usually that crop itself. A source that holds whole pictures gives the picture and `to_image` instead,
+    the affine matrix (2, 3) from crop px to px of `image`, and the colour outside the picture.
+    """
+
+    image: Image  # uint8 (H, W, 3), BGR
+    box_xyxy: Boxes  # float64 (4,), the object's box in crop px
+    to_image: NDArray[np.float64] | None = None
+    fill: tuple[float, float, float] | None = None  # BGR; None repeats the border's px
+
+
+class CropReader(Protocol):
+    """A frame's crop, not read yet."""
+
+    def __call__(self, view_xyxy: Boxes | None = None, /) -> Crop:
+        """Return the crop, of which at least `view_xyxy` (crop px, all of it if None) is right.
+
+        Raises UnreadableCrop when the file behind it cannot be used.
+        """
+        ...
+
+
+@dataclass(frozen=True)
+class FramePair:
+    """Two frames of one object. Nothing is read before `template()` or `search()` is called."""
+
+    name: str  # for messages: source, video, track and the two frame numbers
+    template: CropReader
+    search: CropReader
+
+
+class TrainingSource(Protocol):
+    """Anything that pairs can be drawn from. It is copied (pickled) to each loader process."""
+
+    @property
+    def name(self) -> str:
+        """Return the source's key under DATASET."""
+        ...
+
+    @property
+    def num_tracks(self) -> int:
+        """Return the number of tracks (objects), at least 1."""
+        ...
+
+    def pair(self, track: int, rng: np.random.Generator) -> FramePair:
+        """Return a pair of frames of track 0 .. num_tracks - 1, drawn with `rng` alone: the same state, the same pair.
+
+        The random numbers that it takes decide what the augmentation draws after it.
+        """
+        ...

@@ -5,7 +5,6 @@ Each switch (COLOR, FLIP, ...) is a probability per sample. A flip or rotation o
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from math import cos, pi, sin
 from typing import Any, NamedTuple
 
@@ -15,12 +14,11 @@ from numpy.typing import NDArray
 
 from lib.boxes import Boxes
 from lib.config import DatasetConfig
-from lib.crops import CROP_SIZE, Image, transform_box, view_matrix
-from lib.datasets.pairs import Crop, CropReader
+from lib.crops import CROP_SIZE, TEMPLATE_SIZE, Image, transform_box, view_matrix
+from lib.datasets import Crop, CropReader
 
 Matrix = NDArray[Any]
 
-JITTER = 0.05  # of brightness, contrast and saturation: the reference's ColorJitter(0.05, 0.05, 0.05, 0.05)
 HUE = 0.05  # turns, whatever JITTER: light changes in brightness, hardly in hue
 MAX_ANGLE = 10.0  # degrees
 BLUR_SIGMA = 1.0  # px
@@ -35,7 +33,7 @@ _TURNED = np.linalg.inv(_TO_YIQ) @ np.array([[0, 0, 0], [0, 0, -1], [0, 1, 0]]) 
 _DRAWS = 28  # uniform numbers a sample consumes, always all of them: what one switch uses never moves another's
 
 
-class Look(NamedTuple):
+class CropAugmentation(NamedTuple):
     """How one crop is shown: everything that was drawn for it."""
 
     view_xyxy: Boxes  # the part of the 511 px crop that is shown, crop px
@@ -48,11 +46,11 @@ class Look(NamedTuple):
     cutout: tuple[float, float] | None = None  # place of the square's corner, each 0..1 of what fits
 
 
-class Looks(NamedTuple):
-    """The looks of a pair."""
+class PairAugmentation(NamedTuple):
+    """How the two crops of a pair are shown."""
 
-    template: Look
-    search: Look
+    template: CropAugmentation
+    search: CropAugmentation
 
 
 class Rendered(NamedTuple):
@@ -62,56 +60,32 @@ class Rendered(NamedTuple):
     box_xyxy: Boxes  # float64 (4,), px of `pixels`
 
 
-@dataclass(frozen=True)
-class Augmentation:
-    """The ranges and probabilities of DATASET; `draw` makes one sample's choices from them."""
+def draw_augmentation(settings: DatasetConfig, rng: np.random.Generator, *, search_size: int) -> PairAugmentation:
+    """Return what is done to a pair's two crops, drawn from the ranges and probabilities of DATASET.
 
-    shift: float = 4.0
-    scale: float = 0.05
-    shift_search: float = 64.0
-    scale_search: float = 0.18
-    color: float = 1.0
-    flip: float = 0.0
-    rotation: float = 0.0
-    gray: float = 0.0
-    blur: float = 0.0
-    cutout: float = 0.0
-    jitter: float = JITTER
-
-    @classmethod
-    def from_config(cls, config: DatasetConfig) -> Augmentation:
-        """Return the augmentation that a configuration's DATASET asks for."""
-        return cls(
-            config.SHIFT, config.SCALE, config.SHIFTs, config.SCALEs, config.COLOR, config.FLIP, config.ROTATION,
-            config.GRAY, config.BLUR, config.CUTOUT, config.JITTER,
+    Flip and gray are the scene's and change both alike; the other switches, once on, take their own angle, colour or
+    place for each of the two.
+    """
+    u = rng.random(_DRAWS).tolist()
+    chances = (settings.COLOR, settings.FLIP, settings.ROTATION, settings.GRAY, settings.BLUR, settings.CUTOUT)
+    color, flip, rotation, gray, blur, cutout = (u[i] < chance for i, chance in enumerate(chances))
+    views = (
+        _view(u[6:10], shift=settings.SHIFT, scale=settings.SCALE, size=TEMPLATE_SIZE),
+        _view(u[10:14], shift=settings.SHIFTs, scale=settings.SCALEs, size=search_size),
+    )
+    template, search = (
+        CropAugmentation(
+            *view,
+            flip=flip,
+            angle=_signed(u[14 + k]) * MAX_ANGLE if rotation else 0.0,
+            jitter=_jitter(u[16 + 4 * k : 20 + 4 * k], settings.JITTER) if color else None,
+            gray=gray,
+            blur=blur,
+            cutout=(u[24 + 2 * k], u[25 + 2 * k]) if cutout else None,
         )
-
-    def draw(self, rng: np.random.Generator, *, template_size: int, search_size: int) -> Looks:
-        """Return what is done to a pair's two crops.
-
-        Flip and gray are the scene's and change both alike; the other switches, once on, take their own angle, colour
-        or place for each of the two.
-        """
-        u = rng.random(_DRAWS).tolist()
-        on = [u[i] < chance for i, chance in
-              enumerate((self.color, self.flip, self.rotation, self.gray, self.blur, self.cutout))]
-        views = (
-            _view(u[6:10], shift=self.shift, scale=self.scale, size=template_size),
-            _view(u[10:14], shift=self.shift_search, scale=self.scale_search, size=search_size),
-        )
-        looks = [
-            Look(
-                *view,
-                flip=on[1],
-                angle=_signed(u[14 + k]) * MAX_ANGLE if on[2] else 0.0,
-                jitter=_jitter(u[16 + 4 * k : 20 + 4 * k], self.jitter) if on[0] else None,
-                gray=on[3],
-                blur=on[4],
-                cutout=(u[24 + 2 * k], u[25 + 2 * k]) if on[5] else None,
-            )
-            for k, view in enumerate(views)
-        ]
-        return Looks(*looks)
+        for k, view in enumerate(views)
+    )
+    return PairAugmentation(template, search)
 
 
 def _signed(u: float) -> float:
@@ -147,30 +121,28 @@ def _view(u: list[float], *, shift: float, scale: float, size: int) -> tuple[Box
     return np.array([x1, y1, x2, y2]), (moves[0], moves[1])
 
 
-def render(read: CropReader, look: Look, *, out_size: int) -> Rendered:
-    """Return the network input (3, out_size, out_size) of a crop under a look, and the object's box in it.
+def render(read: CropReader, change: CropAugmentation, *, out_size: int) -> Rendered:
+    """Return the network input (3, out_size, out_size) of a crop, augmented, and the object's box in it.
 
-    Only the part of the crop that the look shows is read.
-
-    One warp takes the view, the flip and the rotation; one 3 x 4 colour matrix takes brightness, contrast, saturation,
-    hue and gray. The colour matrix does what a table per channel cannot (hue and saturation mix channels) and is
-    faster: 0.03 ms against 0.18 ms for a 255 px crop.
+    Only the part of the crop that is shown is read. One warp takes the view, the flip and the rotation; one 3 x 4
+    colour matrix takes brightness, contrast, saturation, hue and gray: a table per channel cannot turn hues, and is
+    slower (0.18 ms against 0.03 ms for a 255 px crop).
     """
-    matrix = look_matrix(look, out_size=out_size)
-    crop = read(looked_at(matrix, out_size=out_size))
+    matrix = augmentation_matrix(change, out_size=out_size)
+    crop = read(shown_part(matrix, out_size=out_size))
     box = transform_box(crop.box_xyxy, matrix)
     if crop.to_image is not None:
         matrix = _compose(matrix, cv2.invertAffineTransform(crop.to_image))
     picture = warp(crop, matrix, out_size=out_size)
-    if look.jitter is not None or look.gray:
-        matrix = colour_matrix(look, mean_bgr=cv2.mean(picture)[:3])
+    if change.jitter is not None or change.gray:
+        matrix = colour_matrix(change, mean_bgr=cv2.mean(picture)[:3])
         picture = np.asarray(cv2.transform(picture, matrix), np.uint8)
-    if look.blur:
+    if change.blur:
         picture = np.asarray(cv2.GaussianBlur(picture, (0, 0), BLUR_SIGMA), np.uint8)
     pixels = np.empty((3, out_size, out_size), np.uint8)
     cv2.split(picture, [pixels[0], pixels[1], pixels[2]])  # writes in place: 8 times as fast as numpy's transposed copy
-    if look.cutout is not None:
-        x, y = (round(place * (out_size - CUTOUT_SIDE)) for place in look.cutout)
+    if change.cutout is not None:
+        x, y = (round(place * (out_size - CUTOUT_SIDE)) for place in change.cutout)
         pixels[:, y : y + CUTOUT_SIDE, x : x + CUTOUT_SIDE] = np.array(cv2.mean(picture)[:3])[:, None, None]
     return Rendered(pixels, box)
 
@@ -212,19 +184,19 @@ def _resized(image: Image, matrix: Matrix, *, out_size: int) -> Image | None:
     return np.asarray(cv2.flip(picture, 1) if mirrored else picture, np.uint8)
 
 
-def look_matrix(look: Look, *, out_size: int) -> Matrix:
+def augmentation_matrix(change: CropAugmentation, *, out_size: int) -> Matrix:
     """Return the affine matrix (2, 3) from crop px to network input px: the view, then the flip, then the rotation."""
-    matrix = view_matrix(look.view_xyxy, out_size=out_size)
-    if look.flip:
+    matrix = view_matrix(change.view_xyxy, out_size=out_size)
+    if change.flip:
         matrix = _compose(_mirror(out_size), matrix)
-    if look.angle:
+    if change.angle:
         middle = (out_size - 1) / 2
-        matrix = _compose(cv2.getRotationMatrix2D((middle, middle), look.angle, 1.0), matrix)
+        matrix = _compose(cv2.getRotationMatrix2D((middle, middle), change.angle, 1.0), matrix)
     return matrix
 
 
-def looked_at(matrix: Matrix, *, out_size: int) -> Boxes:
-    """Return the hull (x1, y1, x2, y2), crop px, of what `look_matrix` shows."""
+def shown_part(matrix: Matrix, *, out_size: int) -> Boxes:
+    """Return the hull (x1, y1, x2, y2), crop px, of what `augmentation_matrix` shows."""
     last = out_size - 1
     return transform_box((0, 0, last, last), cv2.invertAffineTransform(matrix))
 
@@ -241,19 +213,19 @@ def _compose(second: Matrix, first: Matrix) -> Matrix:
     return linear
 
 
-def colour_matrix(look: Look, *, mean_bgr: tuple[float, ...]) -> Matrix:
-    """Return the matrix (3, 4) that maps (b, g, r, 1) to a look's colours, for a picture of the given mean colour.
+def colour_matrix(change: CropAugmentation, *, mean_bgr: tuple[float, ...]) -> Matrix:
+    """Return the matrix (3, 4) (b, g, r, 1) -> colours of an augmentation, for a picture of the given mean colour.
 
     The steps are torchvision's ColorJitter's: brightness scales, contrast moves away from the picture's mean gray,
     saturation from each pixel's own gray, hue turns by a share of the colour circle; then gray, if asked for.
     """
     matrix = np.eye(3, 4)
-    if look.jitter is not None:
-        brightness, contrast, saturation, hue = look.jitter
+    if change.jitter is not None:
+        brightness, contrast, saturation, hue = change.jitter
         turn = 2 * pi * hue
         # gray + saturation * colour, the colour turned: gray is left alone by saturation and hue
         colour = (saturation * cos(turn)) * _COLOUR + (saturation * sin(turn)) * _TURNED
         matrix[:, :3] = (brightness * contrast) * (_GRAY + colour)
         blue, green, red = mean_bgr
         matrix[:, 3] = (1 - contrast) * brightness * (_LUMA[0] * blue + _LUMA[1] * green + _LUMA[2] * red)
-    return _GRAY @ matrix if look.gray else matrix
+    return _GRAY @ matrix if change.gray else matrix

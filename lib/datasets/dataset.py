@@ -3,31 +3,49 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
+from pydantic import ValidationError
 from torch.utils.data import Dataset
 
-from lib.boxes import Boxes
 from lib.config import Config, DatasetConfig, SourceConfig
-from lib.datasets.augment import Augmentation, Looks, render
-from lib.datasets.mixing import Mixture, StreamSampler, generator, shares
-from lib.datasets.negatives import Negatives
-from lib.datasets.pairs import CropReader, FramePair, Source, UnreadableCrop
-from lib.datasets.sample import Sample
-from lib.datasets.sources import build_source
-from lib.datasets.targets import Rule, Targets, box_targets, empty_targets, reference_cell
-from lib.errors import UserError
-
-__all__ = ["OceanDataset", "StreamSampler", "build_dataset"]
+from lib.crops import TEMPLATE_SIZE
+from lib.datasets import TrainingSource, UnreadableCrop
+from lib.datasets.augment import draw_augmentation, render
+from lib.datasets.index import TrackIndex, load_index
+from lib.datasets.mixing import Mixture, draw_negative, generator, shares
+from lib.datasets.stores import CropFiles, CropStore, IndexedSource, PackedCrops, load_pictures
+from lib.datasets.synthetic.sequences import SyntheticSource
+from lib.datasets.targets import box_targets, empty_targets, reference_cell
+from lib.errors import UserError, did_you_mean
 
 logger = logging.getLogger(__name__)
 
-Pixels = NDArray[np.uint8]
+_MAX_ATTEMPTS = 100  # pairs tried for one sample, whatever MAX_UNREADABLE allows: then the data is not there
 
-_MOST_ATTEMPTS = 100  # pairs tried for one sample, whatever MAX_UNREADABLE allows: then the data is not there
+
+class Sample(NamedTuple):
+    """One training pair with its targets; S = 25 for a search side of 255. A batch is a Sample of tensors (B, ...).
+
+    Pixels stay uint8 until they are on the device; channels are B, G, R.
+    """
+
+    template: Any  # uint8 (3, 127, 127)
+    search: Any  # uint8 (3, 255, 255)
+    cls_target: Any  # float32 (S, S), 1 at the object's centre cells, else 0
+    ltrb_target: Any  # float32 (4, S, S), px from each grid point to the left, top, right and bottom side of the box
+    weight: Any  # float32 (S, S), 1 where the grid point lies inside the box
+    box_xyxy: Any  # float32 (4,), the true box in search px; NaN in a negative pair (the object is not in the search)
+    unreadable: tuple[str, ...] = ()  # crops that had to be replaced to make this sample (or batch): "path: reason"
+
+    def to(self, device: Any) -> Sample:
+        """Return the batch on `device`, copied while the host goes on when it lies in pinned memory."""
+        return Sample._make([*(field.to(device, non_blocking=True) for field in self[:-1]), self.unreadable])
 
 
 class OceanDataset(Dataset[Sample]):
@@ -35,23 +53,17 @@ class OceanDataset(Dataset[Sample]):
 
     def __init__(
         self,
-        sources: Sequence[Source],
+        sources: Sequence[TrainingSource],
         use: Sequence[int],
+        settings: DatasetConfig | None = None,
         *,
         seed: int = 0,
-        augmentation: Augmentation | None = None,
-        template_size: int = 127,
         search_size: int = 255,
-        cls_target: Rule = "box",
-        max_unreadable: float = 0.0,
-        negatives: Negatives | None = None,
     ) -> None:
+        """Mix `use[s]` pairs of each source in an epoch; of `settings` its sources do not count here."""
         self.sources = tuple(sources)
         self.mixture = Mixture(use, [source.num_tracks for source in sources], seed=seed)
-        self.seed, self.cls_target, self.max_unreadable = seed, cls_target, max_unreadable
-        self.augmentation = Augmentation() if augmentation is None else augmentation
-        self.template_size, self.search_size = template_size, search_size
-        self.negatives = Negatives() if negatives is None else negatives
+        self.settings, self.seed, self.search_size = settings or DatasetConfig(), seed, search_size
 
     def __len__(self) -> int:
         """Return the pairs of an epoch, the sum of USE. Sample numbers go on beyond it: each epoch has new samples."""
@@ -64,49 +76,40 @@ class OceanDataset(Dataset[Sample]):
         from (seed, n) too, and named in the sample's `unreadable`; whoever runs the stream keeps the sum. Raises
         UserError naming the crop where MAX_UNREADABLE tolerates none, or where 100 pairs in a row are unreadable.
         """
-        source, track = self.mixture[n]
+        pick = self.mixture[n]
         unreadable: list[str] = []
-        for attempt in range(_MOST_ATTEMPTS if self.max_unreadable else 1):
+        for attempt in range(_MAX_ATTEMPTS if self.settings.MAX_UNREADABLE else 1):
             rng = generator(self.seed, n, attempt=attempt)
             if attempt:
-                track = int(rng.integers(self.sources[source].num_tracks))
-            pair = self.sources[source].pair(track, rng)
-            looks = self.augmentation.draw(rng, template_size=self.template_size, search_size=self.search_size)
-            other = self.negatives.draw(self.sources, self.mixture.use, source, track, rng)
+                pick = pick._replace(track=int(rng.integers(self.sources[pick.source].num_tracks)))
             try:
-                if other is not None:
-                    return self._negative(pair, other, looks, tuple(unreadable))
-                return self._positive(pair, looks, tuple(unreadable))
+                arrays = self._draw(pick.source, pick.track, rng)
             except UnreadableCrop as error:
                 unreadable.append(str(error))
-        raise too_many(unreadable)
+                continue
+            return Sample._make([*map(torch.from_numpy, arrays), tuple(unreadable)])
+        raise _too_many(unreadable)
 
-    def _positive(self, pair: FramePair, looks: Looks, unreadable: tuple[str, ...]) -> Sample:
-        z = render(pair.template, looks.template, out_size=self.template_size)
-        x = render(pair.search, looks.search, out_size=self.search_size)
-        return _sample(z.pixels, x.pixels, self._targets(x.box_xyxy, looks), x.box_xyxy, unreadable)
-
-    def _negative(self, pair: FramePair, other: CropReader, looks: Looks, unreadable: tuple[str, ...]) -> Sample:
-        z = render(pair.template, looks.template, out_size=self.template_size)
-        x = render(other, looks.search, out_size=self.search_size)
-        return _sample(z.pixels, x.pixels, empty_targets(self.search_size), np.full(4, np.nan), unreadable)
-
-    def _targets(self, box_xyxy: Boxes, looks: Looks) -> Targets:
-        cell = None
-        if self.cls_target == "reference":
-            shift_x, shift_y = looks.search.shift_xy
-            cell = reference_cell((-shift_x if looks.search.flip else shift_x, shift_y), search_size=self.search_size)
-        return box_targets(box_xyxy, search_size=self.search_size, centre_cell=cell)
-
-
-def _sample(
-    template: Pixels, search: Pixels, targets: Targets, box_xyxy: Boxes, unreadable: tuple[str, ...]
-) -> Sample:
-    arrays = (template, search, *targets, box_xyxy.astype(np.float32))
-    return Sample._make([*map(torch.from_numpy, arrays), unreadable])
+    def _draw(self, source: int, track: int, rng: np.random.Generator) -> tuple[np.ndarray[Any, Any], ...]:
+        """Return the arrays of a Sample, drawn with `rng`; raise UnreadableCrop."""
+        pair = self.sources[source].pair(track, rng)
+        change = draw_augmentation(self.settings, rng, search_size=self.search_size)
+        other = draw_negative(self.settings, self.sources, self.mixture.use, source, track, rng)
+        template = render(pair.template, change.template, out_size=TEMPLATE_SIZE)
+        search = render(other or pair.search, change.search, out_size=self.search_size)
+        if other is not None:
+            targets, box = empty_targets(self.search_size), np.full(4, np.nan)
+        else:
+            cell = None
+            if self.settings.CLS_TARGET == "reference":
+                x, y = change.search.shift_xy
+                cell = reference_cell((-x if change.search.flip else x, y), search_size=self.search_size)
+            box = search.box_xyxy
+            targets = box_targets(box, search_size=self.search_size, centre_cell=cell)
+        return template.pixels, search.pixels, *targets, box.astype(np.float32)
 
 
-def too_many(unreadable: Sequence[str]) -> UserError:
+def _too_many(unreadable: Sequence[str]) -> UserError:
     """Return the error for a crop where none may be unreadable, or for a sample without end; it names a few."""
     named = "; ".join(unreadable[:3]) + ("; ..." if len(unreadable) > 3 else "")
     fault = f"none of the {len(unreadable)} pairs drawn for one sample could be read"
@@ -116,30 +119,84 @@ def too_many(unreadable: Sequence[str]) -> UserError:
                      f"broken) or raise the key")
 
 
+# ---- from the configuration
+
+
+# FORMAT of a source with an index -> what opens its crops, and what the folder PATH holds.
+_STORES: dict[str, tuple[Callable[[SourceConfig, TrackIndex], CropStore], str]] = {
+    "crop511": (lambda config, _: CropFiles(Path(config.PATH)),
+                "crops of the source, as `python -m lib.datasets.prepare` writes them"),
+    "packed": (lambda config, index: PackedCrops(Path(config.PATH), index),
+               "archives of crops that `python -m lib.datasets.prepare pack` writes"),
+    "raw": (lambda config, index: load_pictures(
+                Path(config.PATH), Path(config.ANNOTATION).with_name("pictures.json"), index),
+            "original pictures, the --root that was given to `python -m lib.datasets.prepare`"),
+}
+
+
+def _indexed(name: str, config: SourceConfig, place: str) -> TrainingSource:
+    """Return the source of an index and a folder; raise UserError if one of them is missing or faulty."""
+    open_store, content = _STORES[config.FORMAT]
+    if config.OPTIONS:
+        raise UserError(f"{place}.OPTIONS is {config.OPTIONS}; FORMAT {config.FORMAT} takes none")
+    if not config.PATH or not Path(config.PATH).is_dir():
+        raise UserError(f"{place}.PATH is '{config.PATH}': no such folder; expected the {content}")
+    index = load_index(Path(config.ANNOTATION))
+    _warn_of_range(index, config.RANGE, place=place)
+    return IndexedSource(name, index, open_store(config, index), config.RANGE)
+
+
+def _synthetic(name: str, config: SourceConfig, place: str) -> TrainingSource:
+    try:
+        return SyntheticSource(**{"name": name, "frame_range": config.RANGE, **config.OPTIONS})
+    except ValidationError as error:
+        fault = error.errors()[0]
+        key, what = fault["loc"][0], f" is {fault['input']!r:.60}; {fault['msg']}"
+        if fault["type"] == "unexpected_keyword_argument":
+            what = f": unknown key{did_you_mean(str(key), [f.name for f in fields(SyntheticSource)])}"
+        raise UserError(f"{place}.OPTIONS.{key}{what}") from error
+
+
+# FORMAT of a source -> what makes it: called with its key under DATASET, its settings, and its place, for errors.
+FORMATS: dict[str, Callable[[str, SourceConfig, str], TrainingSource]] = {
+    **dict.fromkeys(_STORES, _indexed), "synthetic": _synthetic,
+}
+
+
+def build_source(name: str, config: SourceConfig, *, place: str) -> TrainingSource:
+    """Return the source that one child of DATASET describes; `place` is its key, for errors.
+
+    Raises UserError for a missing folder, a missing or faulty index, options that the format does not have.
+    """
+    if config.FORMAT not in FORMATS:
+        raise UserError(f"{place}.FORMAT is '{config.FORMAT}'{did_you_mean(config.FORMAT, FORMATS)}")
+    return FORMATS[config.FORMAT](name, config, place)
+
+
+def _warn_of_range(index: TrackIndex, frame_range: int, *, place: str) -> None:
+    """Say so when frames are numbered in steps so large that most pairs would show one frame twice."""
+    inner = np.ones(len(index.frames), bool)
+    inner[index.starts[:-1]] = False  # a track's first frame follows no other
+    steps = np.diff(index.frames, prepend=index.frames[:1])[inner]
+    if len(steps) and (middle := int(np.median(steps))) > frame_range:
+        logger.warning("%s.RANGE is %d, but frames are numbered in steps of %d: most pairs show one frame twice; set "
+                       "RANGE to a few times %d", place, frame_range, middle, middle)
+
+
 def build_dataset(config: Config) -> OceanDataset:
     """Return the data set of a configuration, its sources checked: those of TRAIN.WHICH_USE, in that order.
 
     Raises UserError for a missing crop folder, a missing or faulty index.
     """
-    settings = config.DATASET
+    settings, place = config.DATASET, f"{config.NAME}.DATASET"
     if not config.TRAIN.WHICH_USE:
         raise UserError(f"{config.NAME}.TRAIN.WHICH_USE is empty; name at least one of {', '.join(settings.SOURCES)}")
     chosen = {name: settings.SOURCES[name] for name in config.TRAIN.WHICH_USE}
-    sources = [build_source(name, source, place=f"{config.NAME}.DATASET.{name}") for name, source in chosen.items()]
-    use = pairs_of(settings, list(chosen.values()), place=f"{config.NAME}.DATASET")
+    sources = [build_source(name, source, place=f"{place}.{name}") for name, source in chosen.items()]
+    use = pairs_of(settings, list(chosen.values()), place=place)
     for source, pairs in zip(sources, use, strict=True):
         logger.info("%s: %d tracks, %d pairs per epoch", source.name, source.num_tracks, pairs)
-    return OceanDataset(
-        sources,
-        use,
-        seed=config.TRAIN.SEED,
-        augmentation=Augmentation.from_config(settings),
-        template_size=config.TRAIN.TEMPLATE_SIZE,
-        search_size=config.TRAIN.SEARCH_SIZE,
-        cls_target=settings.CLS_TARGET,
-        max_unreadable=settings.MAX_UNREADABLE,
-        negatives=Negatives(settings.NEGATIVE, settings.NEGATIVE_FROM),
-    )
+    return OceanDataset(sources, use, settings, seed=config.TRAIN.SEED, search_size=config.TRAIN.SEARCH_SIZE)
 
 
 def pairs_of(settings: DatasetConfig, sources: Sequence[SourceConfig], *, place: str) -> list[int]:

@@ -13,19 +13,21 @@ from collections.abc import Callable
 from dataclasses import dataclass, fields
 from itertools import chain, pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lib.datasets.arrayfile import read_arrays, write_arrays
-from lib.datasets.index_json import iter_videos
+from lib.datasets.array_file import Arrays, cached_arrays, read_arrays
 from lib.errors import UserError, one_line
+from lib.files import read_json
 
 logger = logging.getLogger(__name__)
 
-_FORMAT = 2  # of the cache: raise it whenever the arrays or the checks change
+_FORMAT = 2  # of the arrays: raise it whenever they or the checks change
 _MAX_NUMBER = 2**31 - 1
+MAX_BYTES = 2**32  # of the JSON: 30 million frames
+_EXPECTED = "expected {video: {track: {frame: [x1, y1, x2, y2]}}}"
 
 
 @dataclass(frozen=True)
@@ -39,6 +41,11 @@ class TrackIndex:
     starts: NDArray[np.int64]  # (tracks + 1,)
     frames: NDArray[np.int32]  # (rows,) frame numbers, rising within a track
     boxes_xyxy: NDArray[np.float32]  # (rows, 4) in px of the original image
+    file: Path | None = None  # that the arrays are mapped from
+
+    def __reduce__(self) -> tuple[Callable[..., TrackIndex], tuple[Any, ...]]:
+        """Return how another process gets the index: it maps the file instead of copying the arrays."""
+        return (_map, (self.file,)) if self.file else (TrackIndex, tuple(vars(self).values()))
 
     @property
     def num_tracks(self) -> int:
@@ -50,9 +57,18 @@ class TrackIndex:
         video = int(self.video_of_track[track])
         return bytes(self.name_bytes[self.name_starts[video] : self.name_starts[video + 1]]).decode()
 
+    def videos(self) -> list[str]:
+        """Return the names of all videos, in order."""
+        names = self.name_bytes.tobytes()
+        return [names[first:end].decode() for first, end in pairwise(self.name_starts.tolist())]
+
     def rows(self, track: int) -> tuple[int, int]:
         """Return the first row of a track and the one after its last."""
         return int(self.starts[track]), int(self.starts[track + 1])
+
+    def track_of(self, row: int) -> int:
+        """Return the track that a row belongs to."""
+        return int(np.searchsorted(self.starts, row, side="right")) - 1
 
     def size_wh(self, row: int) -> NDArray[np.float64]:
         """Return the size (w, h) of the box in a row, px of the original image."""
@@ -73,49 +89,30 @@ class TrackIndex:
         return template, first + int(rng.integers(low, high))
 
 
-@dataclass(frozen=True)
-class _MappedIndex(TrackIndex):
-    """A TrackIndex that lies in a file: a process that receives it maps the file instead of copying the arrays."""
+_ARRAYS = [field.name for field in fields(TrackIndex)[:-1]]
 
-    cache: Path
 
-    def __reduce__(self) -> tuple[Callable[[Path], _MappedIndex], tuple[Path]]:
-        return _open, (self.cache,)
+def _map(file: Path) -> TrackIndex:
+    arrays, _ = read_arrays(file)
+    return TrackIndex(**arrays, file=file)
 
 
 def load_index(path: Path) -> TrackIndex:
     """Return the index of a JSON file, from the arrays beside it if they belong to it, else read, checked and cached.
 
-    The arrays lie in `<name>.arrays` and belong to the JSON by its size and time of change. Where they cannot be
-    written, a warning says so and the arrays stay in memory. Raises UserError naming file, video, track and frame.
+    Raises UserError naming file, video, track and frame.
     """
-    try:
-        status = path.stat()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); expected the index JSON of a source, as "
-                        f"`python -m lib.datasets.prepare` writes it") from error
-    cache = path.with_name(path.name + ".arrays")
-    note = {"format": _FORMAT, "bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
-    try:
-        arrays, found = read_arrays(cache)
-        if found == note:
-            return _checked(_MappedIndex(**arrays, cache=cache))
-    except FileNotFoundError:
-        pass
-    except (ValueError, KeyError, TypeError, OSError) as error:
-        logger.warning("%s is damaged (%s): made again", cache, error)
-    logger.info("reading %s (%.1f MB); the next start maps %s instead", path, status.st_size / 1e6, cache.name)
-    index = build_index(path)
-    try:
-        write_arrays(cache, {f.name: getattr(index, f.name) for f in fields(index)}, note=note)
-    except UserError as error:
-        logger.warning("%s: each start reads the JSON again", error)
-        return index
-    return _open(cache)
+    def read() -> Arrays:
+        index = build_index(path)
+        return {name: getattr(index, name) for name in _ARRAYS}
+
+    arrays, file = cached_arrays(path, read, check=_check_arrays, key={"format": _FORMAT})
+    return TrackIndex(**arrays, file=file)
 
 
-def _checked(index: _MappedIndex) -> _MappedIndex:
-    """Return arrays from a file beside the JSON, which may be a stranger's as that is; raise ValueError if they lie."""
+def _check_arrays(arrays: Arrays) -> None:
+    """Raise ValueError, KeyError or TypeError for arrays that are no index: they may be a stranger's, as the JSON."""
+    index = TrackIndex(**arrays)
     frames, tracks, videos = len(index.frames), index.num_tracks, len(index.name_starts) - 1
     for starts, parts, total in ((index.starts, tracks, frames), (index.name_starts, videos, len(index.name_bytes))):
         if len(starts) != parts + 1 or starts[0] != 0 or starts[-1] != total or (np.diff(starts) <= 0).any():
@@ -126,36 +123,66 @@ def _checked(index: _MappedIndex) -> _MappedIndex:
     if len(index.track_numbers) != tracks or (index.video_of_track >= videos).any() or (
             index.boxes_xyxy.shape != (frames, 4) or index.boxes_xyxy.dtype != np.float32):
         raise ValueError("its parts do not belong together")
-    names = index.name_bytes.tobytes()
-    for first, end in pairwise(index.name_starts.tolist()):
-        if not is_below(names[first:end].decode()):
-            raise ValueError(f"{names[first:end]!r:.100} is no name below the crop folder")
-    return index
+    for name in index.videos():
+        if not is_below(name):
+            raise ValueError(f"{name!r:.100} is no name below the crop folder")
 
 
-def _open(cache: Path) -> _MappedIndex:
-    arrays, _ = read_arrays(cache)
-    return _MappedIndex(**arrays, cache=cache)
+class _Track(NamedTuple):
+    """A track of the JSON."""
+
+    frames: array[int]  # rising
+    boxes: array[float]  # four numbers a frame
+
+
+def _packed(pairs: list[tuple[str, Any]]) -> _Track | tuple[tuple[str, Any], ...]:
+    """Return a JSON object: packed if it is a track, which keeps the tree of a large file small, else its pairs."""
+    try:
+        numbers, boxes = [int(frame) for frame, _ in pairs], [box for _, box in pairs]
+        rising = sorted(set(numbers))
+        if set(map(len, boxes)) == {4} and rising[0] >= 0 and len(rising) == len(numbers):
+            if rising != numbers:
+                boxes = [box for _, box in sorted(zip(numbers, boxes, strict=True))]
+            return _Track(array("i", rising), array("f", chain.from_iterable(boxes)))
+    except (TypeError, ValueError, OverflowError):
+        pass
+    return tuple(pairs)
 
 
 def build_index(path: Path) -> TrackIndex:
-    """Return the checked index of a JSON file, in memory; raise UserError naming file, video, track and frame."""
+    """Return the checked index of a JSON file, in memory; raise UserError naming file, video, track and frame.
+
+    Videos and tracks that hold nothing are left out and counted.
+    """
     names, name_starts = bytearray(), array("q", [0])
     videos, numbers, starts = array("i"), array("i"), array("q", [0])
     frames, boxes = array("i"), array("f")
     seen: set[str] = set()
-    for video, tracks in iter_videos(path):
+    empty = 0
+    for video, tracks in _pairs(read_json(path, max_bytes=MAX_BYTES, object_pairs_hook=_packed), f"{path}", "videos"):
         _check_name(path, video, seen)
-        for track, rows in _items(tracks, f"{path}: video '{video}'", "tracks"):
-            place = f"{path}: video '{video}' track '{track}'"
-            numbers.append(_number(track, place))
+        place, in_video = f"{path}: video '{video}'", set[int]()
+        for text, track in _pairs(tracks, place, "tracks"):
+            if track == ():
+                continue
+            if not isinstance(track, _Track):
+                raise UserError(f"{place} track '{text}' {_fault(track)}")
+            if (number := _number(text, place)) in in_video:
+                raise UserError(f"{place}: track {number} stands twice; merge the two")
+            in_video.add(number)
+            numbers.append(number)
             videos.append(len(name_starts) - 1)
-            _add_rows(rows, frames, boxes, place=place)
+            frames.extend(track.frames)
+            boxes.extend(track.boxes)
             starts.append(len(frames))
-        names += video.encode()
-        name_starts.append(len(names))
+        empty += sum(track == () for _, track in tracks) if in_video else 1
+        if in_video:
+            names += video.encode()
+            name_starts.append(len(names))
     if not numbers:
-        raise UserError(f"{path}: holds no track; expected {{video: {{track: {{frame: [x1, y1, x2, y2]}}}}}}")
+        raise UserError(f"{path}: holds no track; {_EXPECTED}")
+    if empty:
+        logger.warning("%s: %d videos or tracks without a frame are left out", path, empty)
     index = TrackIndex(
         np.frombuffer(bytes(names), np.uint8), np.asarray(name_starts, np.int64), np.asarray(videos, np.int32),
         np.asarray(numbers, np.int32), np.asarray(starts, np.int64), np.asarray(frames, np.int32),
@@ -181,42 +208,31 @@ def _check_name(path: Path, video: str, seen: set[str]) -> None:
     seen.add(video)
 
 
-def _items(value: Any, place: str, what: str) -> Any:
-    if not isinstance(value, dict):
-        raise UserError(f"{place} holds {value!r:.60}, not {what}; expected {{track: {{frame: [x1, y1, x2, y2]}}}}")
-    if not value:
-        raise UserError(f"{place} has no {what}; remove it from the index")
-    return value.items()
+def _pairs(value: Any, place: str, what: str) -> tuple[tuple[str, Any], ...]:
+    """Return the pairs of an object that does not hold boxes; raise UserError for anything else."""
+    if type(value) is not tuple:
+        raise UserError(f"{place} holds {'boxes' if isinstance(value, _Track) else repr(value)[:60]}, not {what}; "
+                        f"{_EXPECTED}")
+    return value
 
 
 def _number(text: str, place: str) -> int:
-    if not (text.isascii() and text.isdecimal()) or len(text) > 10 or int(text) > _MAX_NUMBER:
+    if not _is_number(text):
         raise UserError(f"{place}: {text!r:.60} is not a number of 0 to {_MAX_NUMBER}")
     return int(text)
 
 
-def _add_rows(rows: Any, frames: array[int], boxes: array[float], *, place: str) -> None:
-    """Append one track's frame numbers, in rising order, and its boxes."""
-    items = _items(rows, place, "frames")
-    try:
-        numbers = list(map(int, rows))
-        rising = sorted(set(numbers))
-        if numbers != rising:
-            items = sorted(items, key=lambda item: int(item[0]))
-        values = [box for _, box in items]
-        if set(map(len, values)) != {4} or rising[0] < 0 or len(rising) != len(values):
-            raise ValueError
-        frames.extend(rising)
-        boxes.extend(chain.from_iterable(values))
-    except (TypeError, ValueError, OverflowError) as error:
-        raise UserError(f"{place} {_fault(rows)}") from error
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) <= 10 and int(text) <= _MAX_NUMBER
 
 
-def _fault(rows: dict[str, Any]) -> str:
-    """Return what is wrong with the first bad frame of a track."""
+def _fault(track: Any) -> str:
+    """Return what is wrong with a track, by its first bad frame."""
+    if type(track) is not tuple:
+        return f"holds {track!r:.60}, not frames; {_EXPECTED}"
     seen: dict[int, str] = {}
-    for frame, box in rows.items():
-        if not (frame.isascii() and frame.isdecimal()) or len(frame) > 10 or int(frame) > _MAX_NUMBER:
+    for frame, box in track:
+        if not _is_number(frame):
             return f"frame {frame!r:.60}: the frame is not a number of 0 to {_MAX_NUMBER}"
         if int(frame) in seen:
             return f"frame '{frame}': the same frame as '{seen[int(frame)]}'; keep one of them"
@@ -236,8 +252,7 @@ def _check_boxes(path: Path, index: TrackIndex) -> None:
     if good.all():
         return
     row = int(np.argmin(good))
-    track = int(np.searchsorted(index.starts, row, side="right")) - 1
-    more = int(len(good) - good.sum()) - 1
+    track, more = index.track_of(row), int((~good).sum()) - 1
     fault = (
         f"{path}: video '{index.video(track)}' track '{index.track_numbers[track]:02d}' frame "
         f"'{index.frames[row]:06d}': box {boxes[row].tolist()}; expected finite x1 < x2 and y1 < y2"

@@ -16,7 +16,7 @@ _RESTARTS = [bytes((0xFF, 0xD0 + k)) for k in range(8)]  # RST0 .. RST7, in turn
 _MARGIN = 2  # px above and below: chroma is interpolated between rows
 
 
-class Rows(NamedTuple):
+class JpegRows(NamedTuple):
     """A JPEG that shows some rows of another, and how many of its px are left out."""
 
     data: bytes
@@ -24,7 +24,7 @@ class Rows(NamedTuple):
     below: int = 0
 
 
-class Layout(NamedTuple):
+class _BlockRows(NamedTuple):
     """What a JPEG's header says about its rows of blocks."""
 
     height: int
@@ -33,37 +33,37 @@ class Layout(NamedTuple):
     rows: int
 
 
-def cut_rows(data: bytes, top: int, bottom: int) -> Rows:
+def cut_rows(data: bytes, top: int, bottom: int) -> JpegRows:
     """Return a JPEG that shows at least the px rows top .. bottom of `data`, with the same pixels there.
 
     It is `data` itself if that is no JPEG with a restart mark at the end of each row of blocks.
     """
     start = _scan_start(data)
     try:
-        layout = _layout(data[:start]) if start else None
+        found = _block_rows(data[:start]) if start else None
     except (IndexError, ValueError, ZeroDivisionError):
-        return Rows(data)  # a damaged header: the decoder says so
-    if layout is None:
-        return Rows(data)
-    first = max((top - _MARGIN) // layout.block, 0)
-    end = min((bottom + _MARGIN) // layout.block + 1, layout.rows)
-    if (first == 0 and end == layout.rows) or first >= end:
-        return Rows(data)
+        return JpegRows(data)  # a damaged header: the decoder says so
+    if found is None:
+        return JpegRows(data)
+    first = max((top - _MARGIN) // found.block, 0)
+    end = min((bottom + _MARGIN) // found.block + 1, found.rows)
+    if (first == 0 and end == found.rows) or first >= end:
+        return JpegRows(data)
     at, marks = start, []  # offsets behind the marks that end the rows
-    for row in range(min(end, layout.rows - 1)):
+    for row in range(min(end, found.rows - 1)):
         at = data.find(_RESTARTS[row % 8], at) + 2
         if at < 2:
-            return Rows(data)
+            return JpegRows(data)
         marks.append(at)
     begin = marks[first - 1] if first else start
-    body = bytearray(data[begin : marks[-1]] if end < layout.rows else data[begin:])
+    body = bytearray(data[begin : marks[-1]] if end < found.rows else data[begin:])
     for count, mark in enumerate(marks[first:]):  # the numbers of the marks begin anew
         body[mark - 1 - begin] = 0xD0 + count % 8
-    if end < layout.rows:
+    if end < found.rows:
         body[-1] = 0xD9  # the last mark becomes the end of the picture
-    above, below = first * layout.block, max(layout.height - end * layout.block, 0)
-    height, at = layout.height - above - below, layout.height_at
-    return Rows(data[:at] + height.to_bytes(2, "big") + data[at + 2 : start] + body, above, below)
+    above, below = first * found.block, max(found.height - end * found.block, 0)
+    height, at = found.height - above - below, found.height_at
+    return JpegRows(data[:at] + height.to_bytes(2, "big") + data[at + 2 : start] + body, above, below)
 
 
 def _scan_start(data: bytes) -> int:
@@ -78,8 +78,8 @@ def _scan_start(data: bytes) -> int:
 
 
 @lru_cache(maxsize=64)
-def _layout(header: bytes) -> Layout | None:
-    """Return the layout of a baseline JPEG whose restart interval is one row of blocks, else None."""
+def _block_rows(header: bytes) -> _BlockRows | None:
+    """Return the rows of blocks of a baseline JPEG whose restart interval is one row of blocks, else None."""
     at, interval, frame = 2, 0, 0
     while at + 4 <= len(header):
         kind, length = header[at + 1], int.from_bytes(header[at + 2 : at + 4], "big")
@@ -97,4 +97,4 @@ def _layout(header: bytes) -> Layout | None:
     across, down = 8 * max(f >> 4 for f in factors), 8 * max(f & 15 for f in factors)
     if interval != -(-width // across):
         return None
-    return Layout(height, frame + 5, down, -(-height // down))
+    return _BlockRows(height, frame + 5, down, -(-height // down))

@@ -1,4 +1,6 @@
-"""Which track sample n shows: a function of (seed, n) alone, found without a table however large the data is."""
+"""Which track sample n shows, and which other object a negative pair does: a function of (seed, n) alone, found
+without a table however large the data is.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,14 @@ from typing import NamedTuple
 
 import numpy as np
 
+from lib.config import DatasetConfig
+from lib.crops import crop_square
+from lib.datasets import CropReader, TrainingSource
+from lib.datasets.index import TrackIndex
+from lib.datasets.stores import IndexedSource
+
 _WORD = 2**64 - 1
+_TRIES = 20  # draws of another track before a negative pair stays a positive one
 _ROUNDS = 8  # of the Feistel network: four mix large sizes well (Luby and Rackoff 1988), sizes below 10 need more
 
 
@@ -118,10 +127,6 @@ class StreamSampler:
         assert 0 <= first_step <= last_step, (first_step, last_step)
         self.first_step, self.last_step = first_step, last_step
 
-    def steps_per_epoch(self, pairs: int) -> int:
-        """Return the steps of an epoch of `pairs` samples: as many as fit, at least 1."""
-        return max(1, pairs // (self.batch * self.world))
-
     def __len__(self) -> int:
         """Return the number of batches of the next pass."""
         return self.last_step - self.first_step
@@ -132,3 +137,67 @@ class StreamSampler:
         for step in range(self.first_step, self.last_step):
             first = self.start + step * total + self.rank
             yield list(range(first, first + total, self.world))
+
+
+# ---- negative pairs: the search shows another object, so that the tracker learns to say that its target is not there
+
+
+def draw_negative(
+    settings: DatasetConfig, sources: Sequence[TrainingSource], use: Sequence[int], source: int, track: int,
+    rng: np.random.Generator,
+) -> CropReader | None:
+    """Return the search crop that makes the pair of a track negative, None if it is to be positive.
+
+    NEGATIVE is the share of negative pairs. NEGATIVE_FROM "any" takes another video of any source, by the sources'
+    shares; "source" another video of the same source; "video" another object of the same video where there is one that
+    can be shown without the target, else as "source". Where no other object is found in a few draws (a source with one
+    video) the pair stays positive. With a share of 0 nothing is drawn from `rng`.
+    """
+    if not settings.NEGATIVE or rng.random() >= settings.NEGATIVE:
+        return None
+    own = sources[source]
+    if settings.NEGATIVE_FROM == "video" and isinstance(own, IndexedSource):
+        row = distractor(own.index, track, rng)
+        if row is not None:
+            return own.crop(row)
+    for _ in range(_TRIES):
+        other = source
+        if settings.NEGATIVE_FROM == "any":
+            other = int(np.searchsorted(np.cumsum(use), rng.integers(sum(use)), side="right"))
+        drawn = int(rng.integers(sources[other].num_tracks))
+        if other != source or not _same_video(own, track, drawn):
+            return sources[other].pair(drawn, rng).search
+    return None
+
+
+def _same_video(source: TrainingSource, a: int, b: int) -> bool:
+    if isinstance(source, IndexedSource):
+        return bool(source.index.video_of_track[a] == source.index.video_of_track[b])
+    return a == b
+
+
+def distractor(index: TrackIndex, track: int, rng: np.random.Generator) -> int | None:
+    """Return a row of another object of a track's video whose crop does not show the track's own box there.
+
+    None if the video has no such object, or a few draws found none: on a still the two are mostly seen together.
+    """
+    video = index.video_of_track[track]
+    first, end = (int(n) for n in np.searchsorted(index.video_of_track, [video, video + 1]))
+    for _ in range(_TRIES if end - first > 1 else 0):
+        other = first + int(rng.integers(end - first))
+        row = int(rng.integers(*index.rows(other)))
+        if other != track and not _shows(index, row, track):
+            return row
+    return None
+
+
+def _shows(index: TrackIndex, row: int, track: int) -> bool:
+    """Return whether the crop of a row holds a part of a track's box on the same frame."""
+    first, end = index.rows(track)
+    frame = index.frames[row]
+    place = first + int(np.searchsorted(index.frames[first:end], frame))
+    if place == end or index.frames[place] != frame:
+        return False
+    x1, y1, x2, y2 = crop_square(index.boxes_xyxy[row])
+    a1, b1, a2, b2 = index.boxes_xyxy[place].tolist()
+    return bool(a1 < x2 and a2 > x1 and b1 < y2 and b2 > y1)

@@ -14,7 +14,7 @@ import cv2
 import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from lib.datasets.sample import Sample
+from lib.datasets.dataset import Sample
 from lib.distributed import World, available_cpus, die_with_parent
 from lib.errors import UserError
 

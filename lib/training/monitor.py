@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from lib.datasets.sample import Sample
+from lib.datasets.dataset import Sample
 from lib.distributed import World, gather, gather_texts
 from lib.errors import UserError
 from lib.files import atomic_write

@@ -17,9 +17,8 @@ from tqdm import tqdm
 
 from lib.config import Config
 from lib.crops import cells_to_px
-from lib.datasets.dataset import OceanDataset
+from lib.datasets.dataset import OceanDataset, Sample
 from lib.datasets.mixing import StreamSampler
-from lib.datasets.sample import Sample
 from lib.distributed import StopRequest, World, available_cpus, from_main, gather
 from lib.errors import UserError
 from lib.log import PROGRESS, Board, duration, training_picture

@@ -11,13 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from lib.datasets import UnreadableCrop
 from lib.datasets.index import load_index
-from lib.datasets.packed import TABLE, PackedCrops
-from lib.datasets.pairs import UnreadableCrop, crop_name
-from lib.datasets.pictures import picture_path
 from lib.datasets.prepare.finish import CROPS, MANIFEST
 from lib.datasets.prepare.journal import NAME, Journal, read_records
 from lib.datasets.prepare.work import default_jobs, on_all_cores
+from lib.datasets.stores import TABLE, PackedCrops, crop_name, picture_path
 from lib.errors import UserError
 from lib.files import read_json, sha256_of
 
@@ -73,7 +72,7 @@ class PackChecker:
         index = self.packed.index
         for row in range(first, min(first + _ROWS, len(index.frames))):
             try:
-                self.packed.read(index, int(np.searchsorted(self.starts, row, side="right")) - 1, row)
+                self.packed.read(index, row)
             except UnreadableCrop as error:
                 found.append(str(error))
         return found

@@ -11,9 +11,8 @@ from typing import Any
 import cv2
 
 from lib.crops import Image, crop511, mean_colour
-from lib.datasets.pairs import crop_name
-from lib.datasets.pictures import pack_pictures
 from lib.datasets.prepare.records import MISSING, UNREADABLE, Box, Filters, Frame, Task, Video
+from lib.datasets.stores import crop_name, pack_pictures
 from lib.errors import UserError
 from lib.files import MAX_PICTURE_BYTES, read_regular
 from lib.images import decode

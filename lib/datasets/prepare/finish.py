@@ -15,10 +15,10 @@ import numpy as np
 
 from lib.config import DatasetConfig, SourceConfig
 from lib.crops import Image, box_in_crop511, crop511, mean_colour
+from lib.datasets import UnreadableCrop
 from lib.datasets.index import load_index
-from lib.datasets.pairs import UnreadableCrop, crop_name, decode_crop
-from lib.datasets.pictures import picture_path
 from lib.datasets.prepare.journal import Journal
+from lib.datasets.stores import crop_name, decode_crop, picture_path
 from lib.files import atomic_write, sha256_of
 from lib.images import decode
 

@@ -1,4 +1,4 @@
-"""`prepare pack`: crops as single files to a few tar archives with a table of offsets (see `lib.datasets.packed`)."""
+"""`prepare pack`: crops as single files to a few tar archives with a table of offsets (see `lib.datasets.stores`)."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
-from lib.datasets.arrayfile import read_arrays, write_arrays
+from lib.datasets import UnreadableCrop
+from lib.datasets.array_file import read_arrays, write_arrays
 from lib.datasets.index import TrackIndex, load_index
-from lib.datasets.packed import TABLE, archive_name, fingerprint
-from lib.datasets.pairs import UnreadableCrop, crop_name, decode_crop
 from lib.datasets.prepare.finish import CROPS, INDEX
 from lib.datasets.prepare.work import default_jobs, on_all_cores
+from lib.datasets.stores import TABLE, archive_name, crop_name, decode_crop, fingerprint
 from lib.errors import UserError
 from lib.files import MAX_PICTURE_BYTES, atomic_write, read_regular
 

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from lib.datasets.index_json import iter_videos
+from lib.datasets.index import MAX_BYTES
 from lib.errors import UserError
-from lib.files import atomic_write
+from lib.files import atomic_write, read_json
 
 
 def select(index: Path, out: Path, *, only: Sequence[str], without: Sequence[str] = ()) -> tuple[int, int]:
@@ -21,7 +21,9 @@ def select(index: Path, out: Path, *, only: Sequence[str], without: Sequence[str
     """
     if out.resolve() == index.resolve():
         raise UserError(f"--out {out}: is the index itself; choose another name")
-    videos = dict(iter_videos(index))
+    videos = read_json(index, max_bytes=MAX_BYTES)
+    if not isinstance(videos, dict):
+        raise UserError(f"{index}: expected the index of a source, {{video: {{track: {{frame: box}}}}}}")
     for pattern in (*only, *without):
         if not any(fnmatchcase(name, pattern) for name in videos):
             raise UserError(f"{index}: no video is called '{pattern}'; it holds {', '.join(sorted(videos)[:3])} ...")

@@ -11,16 +11,17 @@ import functools
 import json
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import cv2
 import numpy as np
+from pydantic import ConfigDict, Field
+from pydantic.dataclasses import dataclass
 
 from lib.boxes import Boxes, xywh_to_xyxy
 from lib.crops import CROP_SIZE, Image, box_in_crop511, crop_square, transform_box, view_matrix
-from lib.datasets.pairs import Crop, FramePair
+from lib.datasets import Crop, FramePair
 from lib.datasets.synthetic.scene import Scene, random_scene
 from lib.errors import UserError
 from lib.files import read_json
@@ -32,24 +33,25 @@ DRAWS = 6  # frames tried before the least hidden one is taken
 JPEG_QUALITY = 92
 RENDERER = 1  # to be counted up with each change that draws other pixels or boxes from the same seed
 RECORD = "synthetic.json"  # beside a sequence: what it was rendered with
+Side = Annotated[int, Field(ge=64, le=8192, strict=True)]  # px
 CODEC_BLOCK = 8  # px; windows of a frame start at a multiple, as JPEG's blocks do
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid"))
 class SyntheticSource:
-    """A source of pairs (see `lib.datasets.pairs.Source`) that renders two frames of a scene when they are asked for.
+    """A `lib.datasets.TrainingSource` that renders two frames of a scene when they are asked for; no scene is kept.
 
     `frame_range` is the greatest distance in frames between template and search frame, `tracks` the number of scenes,
-    each `length` frames long, in frames of `size_wh` px, `difficulty` as `random_scene` has it. No scene is kept.
+    each `length` frames long, in frames of `size_wh` px, `difficulty` as `random_scene` has it.
     """
 
     name: str = "SYNTHETIC"
-    seed: int = 0
-    tracks: int = 100_000
-    length: int = 120
-    frame_range: int = 60
-    size_wh: tuple[int, int] = SIZE_WH
-    difficulty: float = 1.0
+    seed: Annotated[int, Field(ge=0, lt=2**63)] = 0
+    tracks: Annotated[int, Field(ge=1, le=10**7)] = 100_000
+    length: Annotated[int, Field(ge=2, le=100_000)] = 120
+    frame_range: Annotated[int, Field(ge=1)] = 60
+    size_wh: Annotated[tuple[Side, Side], Field(strict=False)] = SIZE_WH
+    difficulty: Annotated[float, Field(ge=0, le=1)] = 1.0
 
     @property
     def num_tracks(self) -> int:
