@@ -9,7 +9,7 @@ from typing import Literal
 from lib.cli import flag
 
 Amp = Literal["none", "bf16", "fp16"]
-Convention = Literal["pysot", "otb", "got10k", "pytracking"]
+Convention = Literal["pysot", "otb", "lasot", "got10k", "pytracking"]
 _CHECKPOINT = "checkpoint, e.g. snapshot/checkpoint_e20.pth, or shipped weights by name: OceanSmall"
 _OVERRIDES = "settings of the YAML, such as OCEAN.TRAIN.BATCH=16"
 
@@ -110,6 +110,7 @@ class EvalOptions:
         "as failures; default: the convention's rule", None)
     origin: tuple[str, ...] = flag("pixel origin of the result files, of all or of the named trackers, where it is "
                                    "not the data set's own (OTB: 1)", (), metavar="[NAME=]0|1")
+    labels: tuple[str, ...] = flag("names for tables, plots and the page", (), metavar="NAME=DISPLAY")
     overlap: Literal["counted", "exact"] | None = flag("VOT: pixels counted as the toolkits do (the default), or exact "
                                                        "areas by shapely", None)
     allow_missing: bool = flag("score although sequences are missing", False)

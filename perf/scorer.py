@@ -17,7 +17,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from lib.benchmarks import Benchmark, Sequence, write_result
 from lib.benchmarks.facts import OTB_FACTS as FACTS
-from lib.eval_toolkit.results import score_tracker
+from lib.eval_toolkit.protocols import score_results
 
 
 def make_benchmark(rng: np.random.Generator) -> Benchmark:
@@ -71,14 +71,14 @@ def main() -> None:
         for folder in folders:
             write_tracker(folder, benchmark, rng)
         start = time.process_time()
-        scores = [score_tracker(benchmark, folder, convention="pysot") for folder in folders]
+        scores = [score_results(benchmark, folder, convention="pysot") for folder in folders]
         seconds = time.process_time() - start
         start = time.process_time()
         plain = [plain_score(folder, benchmark) for folder in folders[: args.plain]]
         plain_seconds = time.process_time() - start
     for score, (success, precision) in zip(scores, plain, strict=False):
-        assert abs(score.success - success) < 1e-9, "the plain loop must agree"
-        assert abs(score.precision - precision) < 1e-9, "the plain loop must agree"
+        assert abs(score.values["success"] - success) < 1e-9, "the plain loop must agree"
+        assert abs(score.values["precision"] - precision) < 1e-9, "the plain loop must agree"
     per_plain = plain_seconds / max(len(plain), 1)
     plain_seconds = per_plain * args.trackers
     print(json.dumps({

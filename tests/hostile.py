@@ -31,7 +31,7 @@ from lib.datasets.prepare.pack import pack
 from lib.datasets.prepare.pascal import read_objects
 from lib.datasets.stores import CropFiles, PackedCrops, load_pictures
 from lib.errors import UserError
-from lib.eval_toolkit.results import score_tracker
+from lib.eval_toolkit.protocols import score_results
 from lib.files import read_regular
 from lib.images import decode, read_image
 from lib.tracker.params import load_tracker_params
@@ -132,7 +132,7 @@ def _readers_of_tests(root: Path) -> Iterator[tuple[str, Reader]]:
     whole.write_bytes(boxes_text())
     good = load_benchmark("good", root / "good", images=False)
     result = root / "results" / "Mine" / "Deer.txt"
-    yield "result text", Reader(result, boxes_text(), lambda: score_tracker(
+    yield "result text", Reader(result, boxes_text(), lambda: score_results(
         good, result.parent, convention="pysot", length="fit"))
     trajectory = root / "bag_001.txt"
     yield "VOT result", Reader(trajectory, b"1\n1.5,2,30,40\n2\n0\n0\n0\n0\n1\n3,4,30,40\n",

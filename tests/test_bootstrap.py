@@ -6,26 +6,26 @@ import numpy as np
 import pytest
 
 from lib.eval_toolkit.bootstrap import paired_differences
-from lib.eval_toolkit.ope import CONVENTIONS, Curves
+from lib.eval_toolkit.ope import CONVENTIONS
+from lib.eval_toolkit.protocols import ScoreSummary, summarise_ope
 from lib.eval_toolkit.report import difference_tables
-from lib.eval_toolkit.results import OPEScores
 
 
 def scores_of(
     tracker: str, values: list[float], names: list[str] | None = None, convention: str = "pysot"
-) -> OPEScores:
+) -> ScoreSummary:
     """Return scores whose success and precision on each sequence are `values`."""
     column = np.array(values)[:, None]
-    curves = Curves(np.repeat(column, 21, axis=1), np.repeat(column, 51, axis=1), np.repeat(column, 51, axis=1))
+    curves = {name: np.repeat(column, size, axis=1) for name, size in (("success", 21), ("precision", 51))}
     names = names or [f"s{i}" for i in range(len(values))]
-    return OPEScores(tracker, CONVENTIONS[convention], tuple(names), ((),) * len(values), (1,) * len(values), curves,
-                     len(values), (), 0, 0, 0, (), ())
+    return summarise_ope(tracker, CONVENTIONS[convention], curves, names=tuple(names), frames=(1,) * len(values),
+                         attributes=[()] * len(values), expected=len(values), missing=())
 
 
 def test_a_constant_lead_has_no_width_however_much_sequences_differ() -> None:
-    base = [0.1, 0.5, 0.9, 0.3]
+    base = [0.1, 0.5, 0.9, 0.3] * 3
     (found,) = paired_differences([scores_of("a", [v + 0.05 for v in base]), scores_of("b", base)], metric="success")
-    assert (found.first, found.second, found.sequences) == ("a", "b", 4)
+    assert (found.first, found.second, found.sequences) == ("a", "b", 12)
     assert (found.value, found.low, found.high) == pytest.approx((0.05, 0.05, 0.05))
     assert found.is_clear
 
@@ -41,7 +41,7 @@ def test_the_interval_is_that_of_the_mean_difference() -> None:
 
 
 def test_it_is_the_same_every_time_and_mirrored_for_the_other_order() -> None:
-    a, b = scores_of("a", [0.1, 0.9, 0.4]), scores_of("b", [0.3, 0.2, 0.8])
+    a, b = scores_of("a", [0.1, 0.9, 0.4] * 4), scores_of("b", [0.3, 0.2, 0.8] * 4)
     (ab,), (ba,) = (paired_differences(pair, metric="success") for pair in ([a, b], [b, a]))
     assert paired_differences([a, b], metric="success") == [ab]
     assert (ba.value, ba.low, ba.high) == pytest.approx((-ab.value, -ab.high, -ab.low))
@@ -60,7 +60,7 @@ def test_only_sequences_common_to_all_count() -> None:
 def test_a_convention_that_drops_failures_compares_the_means_it_reports() -> None:
     a, b = scores_of("a", [0.8, 0.0], convention="otb"), scores_of("b", [0.2, 0.4], convention="otb")
     (found,) = paired_differences([a, b], metric="success")
-    assert found.value == pytest.approx(a.success - b.success) == pytest.approx(0.8 - 0.3)
+    assert found.value == pytest.approx(a.values["success"] - b.values["success"]) == pytest.approx(0.8 - 0.3)
 
 
 def test_the_table_says_where_no_difference_is_clear() -> None:
@@ -71,3 +71,14 @@ def test_the_table_says_where_no_difference_is_clear() -> None:
     assert table.title == "Lead of a (paired bootstrap over 50 sequences)"
     assert "no clear difference" in str(table.rows[0][2])
     assert table.rows[1][1:3] == ("+0.100", "+0.100 .. +0.100")
+
+
+@pytest.mark.parametrize("count", [1, 2, 9])
+def test_few_sequences_have_a_difference_but_no_interval(count: int) -> None:
+    a, b = scores_of("a", [0.9] * count), scores_of("b", [0.1] * count)
+    (found,) = paired_differences([a, b], metric="success")
+    assert (found.value, found.low, found.high, found.is_clear) == (pytest.approx(0.8), None, None, False)
+    (table,) = difference_tables([a, b])
+    assert table.rows[0][1:] == ("+0.800", "too few sequences (under 10)") * 2
+    (found,) = paired_differences([scores_of("a", [0.9] * 10), scores_of("b", [0.1] * 10)], metric="success")
+    assert found.is_clear

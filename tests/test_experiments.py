@@ -16,7 +16,6 @@ from lib.checkpoint import load_model, read_checkpoint
 from lib.config import Config, load_config
 from lib.datasets.synthetic.sequences import write_otb
 from lib.distributed import World
-from lib.eval_toolkit.cli import main as score
 from lib.models.losses import ocean_loss
 from lib.models.models import build_model
 from lib.training.stage import build_stage
@@ -68,8 +67,8 @@ def test_a_training_file_trains_tests_scores_and_resumes(
     assert commands.call("test", ["--arch", "Ocean", "--resume", str(last), "--dataset", "SYN", "--align", align,
                          "--dataset_dir", str(tmp_path / "dataset"), "--tracker_name", name]) == 0
     assert len(load_benchmark("SYN", tmp_path / "dataset", images=False).sequences) == 1
-    score(["--dataset_dir", str(tmp_path / "dataset"), "--dataset", "SYN", "--tracker_result_dir", "result/SYN",
-           "--trackers", name])
+    commands.call("eval", ["--dataset_dir", str(tmp_path / "dataset"), "--dataset", "SYN", "--tracker_result_dir",
+                           "result/SYN", "--trackers", name])
     assert "1/1" in capsys.readouterr().out
 
 

@@ -17,13 +17,11 @@ import pytest
 from otb_trees import boxes_of, make_sequence, write_rows
 
 from lib.benchmarks import load_benchmark
+from lib.commands import call
 from lib.errors import UserError
-from lib.eval_toolkit.cli import main
-from lib.eval_toolkit.html_data import NO_BOX, NO_OVERLAP, encode_boxes, encode_overlaps, epoch_of
-from lib.eval_toolkit.html_report import as_html, write_report_of
+from lib.eval_toolkit.page import NO_BOX, NO_OVERLAP, encode_boxes, encode_overlaps, epoch_of, write_page
+from lib.eval_toolkit.protocols import score_results
 from lib.eval_toolkit.report import remarks, warnings
-from lib.eval_toolkit.results import score_tracker
-from lib.eval_toolkit.tables import Table
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 TIMEOUT = 120_000  # ms: a page holds plotly's script, which a busy machine takes long to read
@@ -51,10 +49,10 @@ def results(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def write_page(folder: Path, *more: str, trackers: str = "*") -> Path:
+def page_of(folder: Path, *more: str, trackers: str = "*") -> Path:
     page = folder / "report.html"
-    main(["--dataset_dir", str(folder / "data"), "--dataset", "MINE", "--tracker_result_dir", str(folder / "res"),
-          "--trackers", trackers, "--html", str(page), *more])
+    call("eval", ["--dataset_dir", str(folder / "data"), "--dataset", "MINE", "--tracker_result_dir",
+                  str(folder / "res"), "--trackers", trackers, "--html", str(page), *more])
     return page
 
 
@@ -107,7 +105,7 @@ def test_epochs_are_read_off_names(name: str, family: str, epoch: int | None) ->
 
 
 def test_the_page_is_whole_and_loads_nothing(results: Path) -> None:
-    page = write_page(results)
+    page = page_of(results)
     reader = Reader()
     reader.feed(page.read_text(encoding="utf-8"))
     assert not [link for link in reader.links if not link.startswith(("#", "data:"))]
@@ -125,16 +123,15 @@ def test_the_page_is_whole_and_loads_nothing(results: Path) -> None:
 
 def test_every_name_is_escaped(results: Path) -> None:
     reader = Reader()
-    reader.feed(write_page(results).read_text(encoding="utf-8"))
+    reader.feed(page_of(results).read_text(encoding="utf-8"))
     assert "img" not in reader.tags
     assert reader.handlers == []
     assert reader.tags.count("script") == 3
     assert EVIL.replace("/", "|") in " ".join(reader.text)
-    assert "&lt;b&gt; &quot;x&quot;" in as_html(Table("t", ("a", '<b> "x"'), (("c", 1.0),)), identity="i")
 
 
 def test_embedding_puts_small_images_into_the_page(results: Path) -> None:
-    videos = data_of(write_page(results, "--embed", "15"))["videos"]
+    videos = data_of(page_of(results, "--embed", "15"))["videos"]
     by_name = {video["name"]: video for video in videos}
     # The worst video comes first; 15 frames are enough for the short one and not for both.
     embedded = [name for name, video in by_name.items() if video["original"]]
@@ -150,19 +147,19 @@ def test_embedding_puts_small_images_into_the_page(results: Path) -> None:
 def test_a_broken_image_is_named(results: Path) -> None:
     (results / "data" / "still#1" / "img" / "0003.jpg").write_bytes(b"no image")
     with pytest.raises(UserError, match=r"still#1/img/0003.jpg: cannot be read as an image"):
-        write_page(results, "--embed")
+        page_of(results, "--embed")
 
 
 def test_without_images_the_page_has_boxes_alone(results: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for folder in (results / "data").iterdir():
         shutil.rmtree(folder / "img")
-    content = data_of(write_page(results))
+    content = data_of(page_of(results))
     assert [video["images"] for video in content["videos"]] == [[], []]
     assert "the page shows boxes without images" in capsys.readouterr().err
 
 
 def test_one_tracker_needs_no_comparison(results: Path) -> None:
-    page = write_page(results, trackers="Right")
+    page = page_of(results, trackers="Right")
     assert data_of(page)["differences"] == []
     text = page.read_text(encoding="utf-8").split('id="data"')[0]
     assert "Lead of" not in text
@@ -173,8 +170,10 @@ def test_one_tracker_needs_no_comparison(results: Path) -> None:
 
 def test_speeds_and_the_mean_by_which_videos_are_sorted_are_told(results: Path) -> None:
     benchmark = load_benchmark("MINE", results / "data", images=False)
-    folders = [results / "res" / name for name in ("Ocean_checkpoint_e1", "Right")]
-    text = write_report_of(results / "r.html", benchmark, folders, speeds={"Right": 12.34}).read_text(encoding="utf-8")
+    scores = [score_results(benchmark, results / "res" / name, keep_rows=True)
+              for name in ("Ocean_checkpoint_e1", "Right")]
+    write_page(results / "r.html", benchmark, scores, dataset_dir=results / "data", speeds={"Right": 12.34})
+    text = (results / "r.html").read_text(encoding="utf-8")
     head, *rows = [[re.sub("<[^>]*>", "", cell) for cell in re.findall(r"<t[hd].*?</t[hd]>", row)]
                    for row in re.findall(r"<tr>.*?</tr>", text.split('id="summary-table"')[1].split("</table>")[0])]
     speed = head.index("Frames/s")
@@ -187,7 +186,7 @@ def test_speeds_and_the_mean_by_which_videos_are_sorted_are_told(results: Path) 
 def test_warnings_leave_out_what_is_in_order(results: Path) -> None:
     benchmark = load_benchmark("MINE", results / "data", images=False)
     (results / "res" / "Ocean_checkpoint_e1" / "still#1.txt").unlink()
-    scores = [score_tracker(benchmark, results / "res" / name, convention="pysot", allow_missing=True)
+    scores = [score_results(benchmark, results / "res" / name, convention="pysot", allow_missing=True)
               for name in ("Right", "Ocean_checkpoint_e1", "Ocean_checkpoint_e2")]
     said = warnings(benchmark, scores)
     assert [text.split(":")[0] for text in said] == [
@@ -248,7 +247,7 @@ class View:
 
 
 def test_the_page_in_a_browser(results: Path, browser: Any) -> None:
-    view = View(browser, write_page(results))
+    view = View(browser, page_of(results))
     page = view.page
     assert page.locator(".js-plotly-plot").count() == 5  # three curves, epochs, strips; no attributes: not drawn
     assert page.locator("#plot-attributes").is_hidden()
@@ -302,7 +301,7 @@ def test_the_page_in_a_browser(results: Path, browser: Any) -> None:
 
 
 def test_the_player(results: Path, browser: Any) -> None:
-    view = View(browser, write_page(results))
+    view = View(browser, page_of(results))
     page = view.page
     page.locator("#video-table button.open", has_text="walk & run").click()
     assert page.locator("#video-name").inner_text() == "walk & run"
@@ -340,7 +339,7 @@ def test_the_player(results: Path, browser: Any) -> None:
 def test_many_trackers_share_a_legend_and_the_player_starts_with_the_best(results: Path, browser: Any) -> None:
     for epoch in range(3, 7):
         shutil.copytree(results / "res" / "Ocean_checkpoint_e1", results / "res" / f"Ocean_checkpoint_e{epoch}")
-    view = View(browser, write_page(results))
+    view = View(browser, page_of(results))
     key = view.page.locator("#curve-keys button", has_text="Ocean e6")
     place = view.page.locator("#curve-keys button").all_inner_texts().index("Ocean e6")
     key.click()
@@ -353,7 +352,7 @@ def test_many_trackers_share_a_legend_and_the_player_starts_with_the_best(result
 
 
 def test_embedded_frames_need_no_data_set(results: Path, browser: Any) -> None:
-    page = write_page(results, "--embed", "60")
+    page = page_of(results, "--embed", "60")
     shutil.rmtree(results / "data")
     view = View(browser, page)
     view.page.locator("#video-table button.open", has_text="walk & run").click()
@@ -364,14 +363,14 @@ def test_embedded_frames_need_no_data_set(results: Path, browser: Any) -> None:
 
 
 def test_missing_frames_are_said(results: Path, browser: Any) -> None:
-    page = write_page(results)
+    page = page_of(results)
     shutil.rmtree(results / "data")
     view = View(browser, page)
     view.until("document.getElementById('image-note').textContent.includes('not found')")
 
 
 def test_the_tables_are_readable_without_javascript(results: Path, browser: Any) -> None:
-    view = View(browser, write_page(results), java_script_enabled=False)
+    view = View(browser, page_of(results), java_script_enabled=False)
     assert view.page.locator("#summary-table tbody tr").count() == 4
     assert view.page.locator("#video-table tbody tr").count() == 2
     assert view.page.locator("body noscript").inner_text().startswith("Without JavaScript")

@@ -11,11 +11,9 @@ import numpy as np
 import pytest
 
 from lib.benchmarks import KNOWN_LAYOUTS, Benchmark, layout_of, load_benchmark, result_origin, write_result
+from lib.commands import call
 from lib.errors import UserError
-from lib.eval_toolkit.cli import main
-from lib.eval_toolkit.got10k import averages, score_got10k
-from lib.eval_toolkit.kinds import default_convention
-from lib.eval_toolkit.results import score_tracker
+from lib.eval_toolkit.protocols import default_convention, score_results
 
 BOXES = [[10, 20, 30, 40], [11, 20, 30, 40], [12, 20, 30, 40]]
 
@@ -208,45 +206,47 @@ def results(root: Path, benchmark: Benchmark, boxes: Sequence[Sequence[float]]) 
 def test_lasot_leaves_absent_frames_out_of_the_counts_but_not_of_the_length(tmp_path: Path) -> None:
     benchmark = load_benchmark("LASOT", lasot(tmp_path), images=False)
     assert default_convention("LASOT") == "lasot"
-    scores = score_tracker(benchmark, results(tmp_path, benchmark, BOXES), convention="lasot", allow_missing=True)
+    scores = score_results(benchmark, results(tmp_path, benchmark, BOXES), convention="lasot", allow_missing=True)
     # Right in all frames: two of three count, at every threshold but 1.
-    assert scores.curves.success[0].tolist() == pytest.approx([2 / 3] * 20 + [0])
-    assert scores.precision == scores.norm_precision == pytest.approx(2 / 3)
+    assert scores.sequence_curves["success"][0].tolist() == pytest.approx([2 / 3] * 20 + [0])
+    assert scores.values["precision"] == scores.values["norm_precision"] == pytest.approx(2 / 3)
     # A lost target is replaced by the box before, 1 px off: IoU 29 / 31 in frame 1.
     lost = [BOXES[0], [np.nan] * 4, BOXES[2]]
-    scores = score_tracker(benchmark, results(tmp_path, benchmark, lost), convention="lasot", allow_missing=True)
-    assert scores.curves.success[0, -2] == pytest.approx(1 / 3)  # at 0.95 only the first frame, set to the truth
-    assert scores.repaired_boxes == 1
+    scores = score_results(benchmark, results(tmp_path, benchmark, lost), convention="lasot", allow_missing=True)
+    # At 0.95 only the first frame, set to the truth.
+    assert scores.sequence_curves["success"][0, -2] == pytest.approx(1 / 3)
+    assert scores.counts["repaired_boxes"] == 1
     # A longer result is cut, a shorter one refused (calc_seq_err_robust.m, and the index error it runs into).
-    longer = score_tracker(benchmark, results(tmp_path, benchmark, [*lost, BOXES[2]]), convention="lasot",
+    longer = score_results(benchmark, results(tmp_path, benchmark, [*lost, BOXES[2]]), convention="lasot",
                            allow_missing=True)
-    assert longer.success == scores.success
+    assert longer.values["success"] == scores.values["success"]
     assert longer.mismatches[0].action == "surplus rows left out"
     with pytest.raises(UserError, match="2 rows for 3 frames, which the lasot convention refuses"):
-        score_tracker(benchmark, results(tmp_path, benchmark, lost[:2]), convention="lasot", allow_missing=True)
+        score_results(benchmark, results(tmp_path, benchmark, lost[:2]), convention="lasot", allow_missing=True)
 
 
 def test_a_frame_without_annotation_is_what_pysot_makes_of_it(tmp_path: Path) -> None:
     benchmark = load_benchmark("UAV123", uav123(tmp_path), images=False)
-    scores = score_tracker(benchmark, results(tmp_path, benchmark, [BOXES[0]] * 877), convention="pysot",
+    scores = score_results(benchmark, results(tmp_path, benchmark, [BOXES[0]] * 877), convention="pysot",
                            allow_missing=True)
-    assert scores.curves.success[0, 0] == pytest.approx(876 / 877)
-    assert scores.precision == 1
-    assert scores.invalid_rows == 1
+    assert scores.sequence_curves["success"][0, 0] == pytest.approx(876 / 877)
+    assert scores.values["precision"] == 1
+    assert scores.counts["invalid_rows"] == 1
 
 
 def test_got10k_by_hand(tmp_path: Path) -> None:
     benchmark = load_benchmark("GOT10K-val", got10k(tmp_path, cover="8\n4\n8\n"), images=False)
     # Cut at 100 x 50, the truth is 30 x 30 from y = 20. Frame 1 is right, frame 2 is moved by 15: 15 / 45.
     folder = results(tmp_path, benchmark, [[0, 0, 1, 1], [11, 20, 30, 99], [27, 20, 30, 40]])
-    scores = score_got10k(benchmark, folder, allow_missing=True)
-    assert scores.all_overlaps == pytest.approx([1, 1 / 3])
-    assert averages(scores.all_overlaps) == pytest.approx((2 / 3, 0.5, 0.5))
+    scores = score_results(benchmark, folder, allow_missing=True)
+    assert scores.frames == (2,)
+    assert scores.values == pytest.approx({"ao": 2 / 3, "sr50": 0.5, "sr75": 0.5})
+    assert scores.curves["ao"][[0, 33, 34, 99, 100]].tolist() == [1, 1, 0.5, 0.5, 0]
     hidden = load_benchmark("GOT10K-val", got10k(tmp_path, cover="8\n4\n0\n"), images=False)
-    assert averages(score_got10k(hidden, folder, allow_missing=True).all_overlaps) == (1, 1, 1)
+    assert score_results(hidden, folder, allow_missing=True).values == {"ao": 1, "sr50": 1, "sr75": 1}
     put(folder / "GOT-10k_Val_000001.txt", rows(BOXES[:2]))
     with pytest.raises(UserError, match="2 rows for 3 frames"):
-        score_got10k(benchmark, folder, allow_missing=True)
+        score_results(benchmark, folder, allow_missing=True)
 
 
 def test_the_command_scores_got10k(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -258,15 +258,15 @@ def test_the_command_scores_got10k(tmp_path: Path, capsys: pytest.CaptureFixture
     command = ["--dataset_dir", str(tmp_path), "--dataset", "GOT10K-val", "--tracker_result_dir",
                str(tmp_path / "result"), "--show_video_level"]
     with pytest.raises(UserError, match="179 of 180 sequences of GOT10K-val are missing"):
-        main(command)
-    assert main([*command, "--allow-missing", "--vis", "--out", str(tmp_path / "out")]) == 0
+        call("eval", command)
+    assert call("eval", [*command, "--allow-missing", "--vis", "--out", str(tmp_path / "out")]) == 0
     row = next(line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("Ocean"))
     assert row == ["Ocean", "1.000", "1.000", "1.000", "1/180", "1"]
     record = json.loads((tmp_path / "out" / "scores.json").read_text())
     assert record["trackers"][0]["by_sequence"][own.stem]["sr75"] == 1
     assert (tmp_path / "out" / "success.png").is_file()
     with pytest.raises(UserError, match="--overlap: means nothing for GOT10K-val"):
-        main([*command, "--overlap", "exact"])
+        call("eval", [*command, "--overlap", "exact"])
 
 
 def test_spellings_that_mean_two_sequences_are_not_guessed(tmp_path: Path) -> None:
@@ -275,7 +275,7 @@ def test_spellings_that_mean_two_sequences_are_not_guessed(tmp_path: Path) -> No
     put(root / "car1_1.txt", rows(BOXES))
     benchmark = load_benchmark("UAV123", tmp_path, images=False)
     put(tmp_path / "T" / "car11.txt", rows(BOXES))
-    scores = score_tracker(benchmark, tmp_path / "T", convention="pysot", allow_missing=True)
+    scores = score_results(benchmark, tmp_path / "T", convention="pysot", allow_missing=True)
     assert scores.names == ("car11",)
 
 
@@ -290,7 +290,7 @@ def test_submissions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         put(folder / ".run" / f"{sequence.name}.json", json.dumps({"seconds": 1.5, "frames": 3}))
         command = ["--dataset_dir", str(tmp_path), "--dataset", dataset, "--tracker_result_dir",
                    str(tmp_path / "result"), "--allow-missing", "--out", str(tmp_path / "out")]
-        assert main(command) == 0
+        assert call("eval", command) == 0
         archive = tmp_path / "out" / f"{dataset}_Ocean.zip"
         first = archive.read_bytes()
         assert f"wrote {archive}" in capsys.readouterr().out
@@ -302,9 +302,9 @@ def test_submissions(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
         assert set(texts) == expected
         assert all(len(text.splitlines()) == count for text in texts.values())
         assert next(iter(texts.values())).startswith("10.0000,20.0000,30.0000,40.0000\n")  # 0-based
-        assert main(command) == 0
+        assert call("eval", command) == 0
         assert archive.read_bytes() == first
         put(folder / f"{name}.txt", rows(BOXES[:2]))
         with pytest.raises(UserError, match=f"2 rows for {count} images"):
-            main(command)
+            call("eval", command)
         assert archive.read_bytes() == first

@@ -203,7 +203,7 @@ def test_a_report_is_of_just_these_results_and_whole(tmp_path: Path, monkeypatch
     entry = {"name": "Ocean_checkpoint_e1", "path": "checkpoint_e1.pth"}
     (results / "Ocean_epochs.json").write_text(json.dumps({"best": None, "checkpoints": [entry]}))
     written: list[str] = []
-    monkeypatch.setattr(lib.eval_toolkit.cli, "main", lambda flags: written.append(flags[flags.index("--html") + 1]))
+    monkeypatch.setattr(lib.eval_toolkit.cli, "main", lambda options: written.append(str(options.html)))
     page, scores = results / "_onekey" / "report.html", results / "_onekey" / "scores.json"
     page.parent.mkdir()
     mine = "Ocean_checkpoint_e1"

@@ -23,7 +23,8 @@ from lib.eval_toolkit.ope import (
     mean_curve,
     repair_boxes,
 )
-from lib.eval_toolkit.results import ALIGNED, OPEScores, score_tracker
+from lib.eval_toolkit.protocols import ScoreSummary, score_results
+from lib.eval_toolkit.results import ALIGNED
 
 TARGET = [100, 100, 20, 10]
 NAN = math.nan
@@ -150,8 +151,8 @@ def test_validity_is_judged_on_1_based_values(tmp_path: Path) -> None:
     # x = 1 in the file is 0 in memory, and valid; x = 0 in the file is invalid.
     truth = np.array([TARGET, [1, 5, 20, 10], [0, 5, 20, 10]], float)
     scores = score_one(tmp_path, truth, truth, "otb")
-    assert scores.invalid_rows == 1
-    assert scores.curves.success[0, 0] == pytest.approx(2 / 3)
+    assert scores.counts["invalid_rows"] == 1
+    assert scores.sequence_curves["success"][0, 0] == pytest.approx(2 / 3)
 
 
 # Repair
@@ -198,9 +199,9 @@ def sequence_of(rows: np.ndarray, name: str = "Deer", **more: object) -> Sequenc
     return Sequence(name, (), rows - [1, 1, 0, 0], **more)  # type: ignore[arg-type]
 
 
-def score_one(folder: Path, truth: np.ndarray, boxes: np.ndarray, convention: str, **more: object) -> OPEScores:
+def score_one(folder: Path, truth: np.ndarray, boxes: np.ndarray, convention: str, **more: object) -> ScoreSummary:
     write_rows(folder / "Deer.txt", boxes)
-    return score_tracker(benchmark_of(sequence_of(truth)), folder, convention=convention, **more)  # type: ignore[arg-type]
+    return score_results(benchmark_of(sequence_of(truth)), folder, convention=convention, **more)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("convention", "share"), [("pysot", 0.5), ("otb", 1), ("got10k", 1), ("pytracking", 1)])
@@ -208,7 +209,7 @@ def test_the_first_frame(tmp_path: Path, convention: str, share: float) -> None:
     truth = boxes_of(2)
     boxes = truth.copy()
     boxes[0] = [300, 300, 20, 10]
-    assert score_one(tmp_path, truth, boxes, convention).curves.success[0, 0] == share
+    assert score_one(tmp_path, truth, boxes, convention).sequence_curves["success"][0, 0] == share
 
 
 @pytest.mark.parametrize("convention", ["pysot", "otb"])
@@ -224,7 +225,7 @@ def test_another_length_is_an_error_that_says_how_to_go_on(tmp_path: Path, conve
 ])  # fmt: skip
 def test_a_short_result(tmp_path: Path, convention: str, length: str | None, share: float, frames: int) -> None:
     scores = score_one(tmp_path, boxes_of(4), boxes_of(3), convention, length=length)
-    assert scores.curves.success[0, 0] == share
+    assert scores.sequence_curves["success"][0, 0] == share
     assert scores.frames == (frames,)
     (mismatch,) = scores.mismatches
     assert mismatch[:3] == ("Deer", 4, 3)
@@ -233,7 +234,7 @@ def test_a_short_result(tmp_path: Path, convention: str, length: str | None, sha
 @pytest.mark.parametrize("convention", ["got10k", "pytracking"])
 def test_a_long_result_is_cut(tmp_path: Path, convention: str) -> None:
     scores = score_one(tmp_path, boxes_of(4), boxes_of(6), convention)
-    assert scores.curves.success[0, 0] == 1
+    assert scores.sequence_curves["success"][0, 0] == 1
     assert scores.mismatches[0].action == "surplus rows left out"
 
 
@@ -247,9 +248,9 @@ def test_tiger1_is_never_compared_with_other_frames(
     truth = boxes_of(354)
     tiger = Sequence("Tiger1", (), truth[5:] - [1, 1, 0, 0], lead_in_xywh=truth[:5] - [1, 1, 0, 0], num_lead_in=5)
     write_rows(tmp_path / "tiger1.txt", truth[-rows:])
-    scores = score_tracker(benchmark_of(tiger), tmp_path, convention=convention)
+    scores = score_results(benchmark_of(tiger), tmp_path, convention=convention)
     assert scores.frames == (frames,)
-    assert scores.sequence_success[0] == pytest.approx(20 / 21)
+    assert scores.by_sequence["success"][0] == pytest.approx(20 / 21)
     assert [m.action for m in scores.mismatches] == [ALIGNED] * aligned
 
 
@@ -257,19 +258,19 @@ def test_tiger1_from_a_json_has_no_lead_in_to_score(tmp_path: Path) -> None:
     truth = boxes_of(354)
     tiger = Sequence("Tiger1", (), truth[5:] - [1, 1, 0, 0], num_lead_in=5)
     write_rows(tmp_path / "Tiger1.txt", truth)
-    scores = score_tracker(benchmark_of(tiger), tmp_path, convention="got10k")
+    scores = score_results(benchmark_of(tiger), tmp_path, convention="got10k")
     assert scores.frames == (349,)
-    assert scores.sequence_success[0] == pytest.approx(20 / 21)
+    assert scores.by_sequence["success"][0] == pytest.approx(20 / 21)
 
 
 @pytest.mark.parametrize(("convention", "share"), [("pysot", 2 / 3), ("got10k", 2 / 3), ("otb", 1)])
 def test_a_nan_row(tmp_path: Path, convention: str, share: float) -> None:
     boxes = np.array([TARGET, [NAN] * 4, TARGET], float)
     scores = score_one(tmp_path, np.array([TARGET] * 3, float), boxes, convention)
-    assert scores.curves.success[0, 0] == pytest.approx(share)
-    assert scores.curves.precision[0, 50] == pytest.approx(share)
-    assert scores.broken_boxes == 1
-    assert scores.repaired_boxes == (convention == "otb")
+    assert scores.sequence_curves["success"][0, 0] == pytest.approx(share)
+    assert scores.sequence_curves["precision"][0, 50] == pytest.approx(share)
+    assert scores.counts["broken_boxes"] == 1
+    assert scores.counts["repaired_boxes"] == (convention == "otb")
 
 
 @pytest.mark.parametrize("row", [[NAN] * 4, [5, 5, -3, 4]])
@@ -282,9 +283,9 @@ def test_0_based_files_are_noticed_and_mended_by_a_flag(tmp_path: Path) -> None:
     truth = boxes_of(3)
     scores = score_one(tmp_path, truth, truth - [1, 1, 0, 0], "pysot")
     assert "0-based" in scores.notes[0]
-    assert scores.success < 20 / 21
+    assert scores.values["success"] < 20 / 21
     mended = score_one(tmp_path, truth, truth - [1, 1, 0, 0], "pysot", origin=0)
-    assert mended.success == pytest.approx(20 / 21)
+    assert mended.values["success"] == pytest.approx(20 / 21)
     assert mended.notes == ()
 
 
@@ -292,13 +293,13 @@ def test_missing_sequences_are_an_error_unless_allowed(tmp_path: Path) -> None:
     write_rows(tmp_path / "Deer.txt", boxes_of(4))
     whole = benchmark_of(sequence_of(boxes_of(4)), sequence_of(boxes_of(4), "Man"))
     with pytest.raises(UserError, match=r"no result of 1 of 2 sequences \(Man\).*--allow-missing"):
-        score_tracker(whole, tmp_path, convention="pysot")
-    scores = score_tracker(whole, tmp_path, convention="pysot", allow_missing=True)
+        score_results(whole, tmp_path, convention="pysot")
+    scores = score_results(whole, tmp_path, convention="pysot", allow_missing=True)
     assert (scores.names, scores.missing, scores.expected) == (("Deer",), ("Man",), 2)
     part = benchmark_of(sequence_of(boxes_of(4)), expected=3, missing=("Man", "Girl"))
     with pytest.raises(UserError, match=r"2 of 3 sequences of OTB2015 are missing \(Man, Girl\).*--allow-missing"):
-        score_tracker(part, tmp_path, convention="pysot")
-    assert score_tracker(part, tmp_path, convention="pysot", allow_missing=True).missing == ("Man", "Girl")
+        score_results(part, tmp_path, convention="pysot")
+    assert score_results(part, tmp_path, convention="pysot", allow_missing=True).missing == ("Man", "Girl")
 
 
 def test_attributes_are_means_over_their_sequences(tmp_path: Path) -> None:
@@ -306,12 +307,12 @@ def test_attributes_are_means_over_their_sequences(tmp_path: Path) -> None:
     benchmark = benchmark_of(sequence_of(rows, attributes=("Occlusion",)), sequence_of(rows, "Man"))
     write_rows(tmp_path / "Deer.txt", rows)
     write_rows(tmp_path / "Man.txt", rows + np.array([200, 200, 0, 0]))
-    scores = score_tracker(benchmark, tmp_path, convention="pysot")
-    occluded = scores.with_attribute("Occlusion")
-    assert occluded is not None
-    assert (scores.success, occluded.success) == (pytest.approx(10 / 21), pytest.approx(20 / 21))
-    assert occluded.names == ("Deer",)
-    assert scores.with_attribute("Rain") is None
+    scores = score_results(benchmark, tmp_path, convention="pysot")
+    assert set(scores.by_attribute) == {"Occlusion"}
+    occluded = scores.by_attribute["Occlusion"]
+    assert (scores.values["success"], occluded.values["success"]) == (pytest.approx(10 / 21), pytest.approx(20 / 21))
+    assert occluded.curves["success"].mean() == pytest.approx(20 / 21)
+    assert (occluded.sequences, occluded.frames) == (1, 4)
 
 
 # Published numbers. MDNet and Struck have short files, which pysot and MATLAB refuse; with the missing frames counted
@@ -340,11 +341,11 @@ def test_published_scores(
     otb2015: Benchmark, tracker: str, convention: str, length: str | None, success: float, precision: float
 ) -> None:
     folder = shared("raw_results", "OTB2015", tracker)
-    scores = score_tracker(otb2015, folder, convention=convention, length=length)  # type: ignore[arg-type]
-    assert (round(scores.success, 3), round(scores.precision, 3)) == (success, precision)
+    scores = score_results(otb2015, folder, convention=convention, length=length)  # type: ignore[arg-type]
+    assert (round(scores.values["success"], 3), round(scores.values["precision"], 3)) == (success, precision)
     # got10k cuts Board and Twinnings to MDNet's short files, and with that their two invalid last rows away.
-    assert scores.invalid_rows == (8 if (tracker, convention) == ("MDNet", "got10k") else 10)
-    assert scores.repaired_boxes == (15_624 if (tracker, convention) == ("TLD", "otb") else 0)
+    assert scores.counts["invalid_rows"] == (8 if (tracker, convention) == ("MDNet", "got10k") else 10)
+    assert scores.counts["repaired_boxes"] == (15_624 if (tracker, convention) == ("TLD", "otb") else 0)
 
 
 @pytest.mark.parametrize(("tracker", "convention", "message"), [
@@ -354,10 +355,10 @@ def test_published_scores(
 ])  # fmt: skip
 def test_broken_published_results_are_refused(otb2015: Benchmark, tracker: str, convention: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
-        score_tracker(otb2015, shared("raw_results", "OTB2015", tracker), convention=convention)
+        score_results(otb2015, shared("raw_results", "OTB2015", tracker), convention=convention)
 
 
 def test_matlabs_repair_lifts_tld_by_what_the_notes_say(otb2015: Benchmark) -> None:
     folder = shared("raw_results", "OTB2015", "TLD")
-    plain, repaired = (score_tracker(otb2015, folder, convention=name) for name in ("pysot", "otb"))
-    assert repaired.success - plain.success == pytest.approx(0.048, abs=5e-4)
+    plain, repaired = (score_results(otb2015, folder, convention=name) for name in ("pysot", "otb"))
+    assert repaired.values["success"] - plain.values["success"] == pytest.approx(0.048, abs=5e-4)

@@ -17,7 +17,6 @@ from lib.benchmarks import VOTSequence, load_benchmark
 from lib.benchmarks.vot import FAILURE, INIT, REGION, UNKNOWN, read_trajectory
 from lib.commands import call
 from lib.errors import UserError
-from lib.eval_toolkit.cli import main as evaluate
 from lib.testing.restart import RestartRuns, run_restart
 from lib.testing.results import fingerprint
 from lib.testing.run import job_of
@@ -163,6 +162,6 @@ def test_the_command_runs_and_scores(
         main(command)
     assert main([*command, "--fresh"]) == 0
     capsys.readouterr()
-    assert evaluate(["--dataset_dir", "dataset", "--dataset", "VOT2018", "--tracker_result_dir", "result",
+    assert call("eval", ["--dataset_dir", "dataset", "--dataset", "VOT2018", "--tracker_result_dir", "result",
                      "--trackers", "Ocean", "--allow-missing"]) == 0
     assert "2/60" in capsys.readouterr().out

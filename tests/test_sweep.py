@@ -17,10 +17,10 @@ from tracker_stubs import small_checkpoint, small_model, write_squares
 from lib.checkpoint import read_checkpoint, save_checkpoint
 from lib.commands import call, parse
 from lib.errors import UserError
+from lib.eval_toolkit.protocols import ONE_PASS, ScoreSummary
 from lib.options import SweepOptions
 from lib.testing import sweep_launch as launch
 from lib.testing.locks import Claims
-from lib.testing.outcome import Outcome
 from lib.testing.sweep_plan import find_entries, missing_epochs
 from lib.testing.sweep_scores import training_run
 
@@ -235,7 +235,8 @@ def test_the_table_is_written_in_every_form(here: Path) -> None:
 
 def test_the_best_is_the_one_of_the_highest_first_score() -> None:
     def rank(**values: float) -> tuple[float, ...]:
-        return Outcome(None, values, 1, 1).rank
+        return ScoreSummary(scoring=ONE_PASS, tracker="T", names=(), frames=(), values=values, curves={},
+                            by_sequence={}, expected=1, missing=()).rank
 
     assert rank(success=0.6, precision=0.7) < rank(success=0.5, precision=0.9)
     assert rank(success=0.6, precision=0.9) < rank(success=0.6, precision=0.7)

@@ -9,7 +9,7 @@ from tracker_stubs import small_checkpoint, write_squares
 
 from lib.benchmarks import load_benchmark, write_result
 from lib.errors import UserError
-from lib.eval_toolkit.results import score_tracker
+from lib.eval_toolkit.protocols import score_results
 from lib.tools.trial import load_videos, score
 from lib.tools.tune import RANGES, OnChunk, Task, Values, _baseline, _work, _write, main, open_study, suggest
 from lib.tools.tune_report import Line, table
@@ -152,8 +152,8 @@ def test_the_score_in_memory_is_that_of_the_written_results(tmp_path: Path) -> N
     boxes = [video.boxes_xywh + rng.normal(0, 6, video.boxes_xywh.shape) for video in benchmark.sequences]
     for video, found in zip(benchmark.sequences, boxes, strict=True):
         write_result(tmp_path / "r" / "T" / f"{video.name}.txt", found, dataset="MINE")
-    written = score_tracker(benchmark, tmp_path / "r" / "T", convention="pysot")
-    assert score(benchmark.sequences, boxes) == pytest.approx((written.success, written.precision))
+    written = score_results(benchmark, tmp_path / "r" / "T", convention="pysot")
+    assert score(benchmark.sequences, boxes) == pytest.approx((written.values["success"], written.values["precision"]))
     assert 0.1 < written.success < 0.9
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 
 import numpy as np
@@ -22,9 +23,9 @@ from lib.benchmarks.vot import (
     trajectory_file,
     write_trajectory,
 )
+from lib.commands import call
 from lib.errors import UserError
-from lib.eval_toolkit.cli import main
-from lib.eval_toolkit.vot_results import score_vot
+from lib.eval_toolkit.protocols import score_results
 
 DIAMOND = [30, 10, 50, 30, 30, 50, 10, 30]
 
@@ -127,28 +128,31 @@ def test_scores_of_a_small_set_by_hand(tmp_path: Path) -> None:
     good = [1, *[[20, 20, 20, 20]] * 11]
     write_result(tmp_path / "result" / "T", "agility", good)
     benchmark = load_benchmark("VOT2019", tmp_path, images=False)
-    scores = score_vot(benchmark, tmp_path / "result" / "T", allow_missing=True)
-    assert (scores.accuracy, scores.lost_number, scores.robustness, scores.frames) == (1, 0, 0, (12,))
-    assert scores.eao["all"] is None  # shorter than the interval
-    assert scores.curve[1:] == pytest.approx(np.ones(11))
+    scores = score_results(benchmark, tmp_path / "result" / "T", allow_missing=True)
+    assert scores.frames == (12,)
+    assert {**scores.values, "eao": 0} == {"accuracy": 1, "lost_number": 0, "robustness": 0, "eao": 0}
+    assert math.isnan(scores.values["eao"])  # shorter than the interval
+    assert scores.headline["eao"] == 0
+    assert scores.curves["eao"][1:] == pytest.approx(np.ones(11))
     write_result(tmp_path / "result" / "T", "agility", [1, *[[30, 20, 20, 20]] * 10, 2], repetition=2)
-    scores = score_vot(benchmark, tmp_path / "result" / "T", allow_missing=True)
-    assert scores.repetitions == len(find_trajectories(tmp_path / "result" / "T", "agility")) == 2
-    assert scores.accuracy == pytest.approx((1 + (1 + 11 / 31) / 2) / 2)  # frame 11 of the first run, 10 of both
-    assert scores.robustness == pytest.approx(100 * 0.5 / 12)
+    scores = score_results(benchmark, tmp_path / "result" / "T", allow_missing=True)
+    assert scores.counts["runs"] == len(find_trajectories(tmp_path / "result" / "T", "agility")) == 2
+    # Frame 11 of the first run, 10 of both.
+    assert scores.values["accuracy"] == pytest.approx((1 + (1 + 11 / 31) / 2) / 2)
+    assert scores.values["robustness"] == pytest.approx(100 * 0.5 / 12)
 
 
 def test_what_is_odd_is_said(tmp_path: Path) -> None:
     make_video(tmp_path / "VOT2019", "agility", [square(20, 20)] * 12)
     write_result(tmp_path / "T", "agility", [1, *[[70, 20, 20, 20]] * 20])
     benchmark = load_benchmark("VOT2019", tmp_path, images=False)
-    scores = score_vot(benchmark, tmp_path / "T", allow_missing=True)
+    scores = score_results(benchmark, tmp_path / "T", allow_missing=True)
     assert "11 of 11 boxes do not touch the ground truth" in scores.notes[0]
     assert (scores.mismatches[0].expected, scores.mismatches[0].found) == (12, 21)
-    with pytest.raises(UserError, match="59 of 60 videos of VOT2019 are missing"):
-        score_vot(benchmark, tmp_path / "T")
-    with pytest.raises(UserError, match="no result of 1 of 1 videos"):
-        score_vot(benchmark, tmp_path / "nobody", allow_missing=True)
+    with pytest.raises(UserError, match="59 of 60 sequences of VOT2019 are missing"):
+        score_results(benchmark, tmp_path / "T")
+    with pytest.raises(UserError, match=r"nobody: no result file of VOT2019 .* baseline/agility/agility_001\.txt"):
+        score_results(benchmark, tmp_path / "nobody", allow_missing=True)
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -156,7 +160,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     write_result(tmp_path / "result" / "VOT2019" / "Ocean", "girl", [1, *[[20, 20, 20, 20]] * 59])
     command = ["--dataset_dir", str(tmp_path), "--dataset", "VOT2019", "--tracker_result_dir", str(tmp_path / "result"),
                "--allow-missing"]
-    assert main([*command, "--show_video_level", "--vis", "--out", str(tmp_path / "out")]) == 0
+    assert call("eval", [*command, "--show_video_level", "--vis", "--out", str(tmp_path / "out")]) == 0
     printed = capsys.readouterr().out
     row = next(line.split() for line in printed.splitlines() if line.startswith("Ocean"))
     assert row == ["Ocean", "1.000", "1.000", "0.000", "0.0", "1/60", "60", "1", "0"]
@@ -166,7 +170,7 @@ def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert record["trackers"][0]["eao_by_attribute"]["occlusion"] == pytest.approx(1)
     assert record["trackers"][0]["eao_by_attribute"]["illum_change"] is None
     with pytest.raises(UserError, match="--convention: means nothing for VOT2019"):
-        main([*command, "--convention", "otb"])
+        call("eval", [*command, "--convention", "otb"])
 
 
 # Real data
@@ -184,17 +188,18 @@ def test_real_results_score_as_the_loops_of_the_toolkit_do() -> None:
         pytest.skip(f"no {folder}")
     benchmark = load_benchmark("VOT2019", VOT_DATA / "vot_annotations", images=False)
     assert (len(benchmark.sequences), benchmark.num_frames) == (60, 19935)
-    scores = score_vot(benchmark, folder)
+    scores = score_results(benchmark, folder)
     rows = [line for path in folder.glob("baseline/*/*.txt") for line in path.read_text().split()]
-    assert scores.lost_number == rows.count("2") == 82
-    assert scores.accuracy == pytest.approx(0.57947, abs=5e-5)
-    assert scores.robustness == pytest.approx(100 * 82 / 19935)
-    expected = {"all": 0.2973, "camera_motion": 0.3828, "illum_change": 0.2751, "motion_change": 0.1573,
+    assert scores.values["lost_number"] == rows.count("2") == 82
+    assert scores.values["accuracy"] == pytest.approx(0.57947, abs=5e-5)
+    assert scores.values["robustness"] == pytest.approx(100 * 82 / 19935)
+    assert scores.values["eao"] == pytest.approx(0.2973, abs=5e-5)
+    expected = {"camera_motion": 0.3828, "illum_change": 0.2751, "motion_change": 0.1573,
                 "size_change": 0.5141, "occlusion": 0.2736, "empty": 0.0537}
-    assert {tag: scores.eao[tag] for tag in expected} == pytest.approx(expected, abs=5e-5)
+    assert {tag: scores.by_attribute[tag].values["eao"] for tag in expected} == pytest.approx(expected, abs=5e-5)
     assert [note.split(":")[0] for note in scores.notes] == ["fish1"]
-    exact = score_vot(benchmark, folder, overlap="exact")
-    assert exact.eao["all"] == pytest.approx(0.29655, abs=5e-6)
+    exact = score_results(benchmark, folder, overlap="exact")
+    assert exact.values["eao"] == pytest.approx(0.29655, abs=5e-6)
 
 
 def test_the_real_video_is_read() -> None:

@@ -25,6 +25,9 @@ Flags = NDArray[np.bool_]
 OVERLAP_THRESHOLDS: Floats = np.arange(21, dtype=np.float64) * 0.05
 DISTANCE_THRESHOLDS: Floats = np.arange(51, dtype=np.float64)
 NORM_DISTANCE_THRESHOLDS: Floats = np.arange(51, dtype=np.float64) / 100
+THRESHOLDS: dict[str, Floats] = {"success": OVERLAP_THRESHOLDS, "precision": DISTANCE_THRESHOLDS,
+                                 "norm_precision": NORM_DISTANCE_THRESHOLDS, "ao": np.linspace(0, 1, 101)}
+"""Of the curves that each score is taken from."""
 PRECISION_AT = 20
 """Index of the reported precision: 20 px, and 0.2 of the target's size for the normalised one."""
 
@@ -215,3 +218,31 @@ def mean_curve(per_sequence: Floats, convention: Convention) -> Floats:
     if convention.drops_zero_curves:
         kept = per_sequence[per_sequence.sum(axis=1) > np.finfo(float).eps]
     return kept.mean(axis=0) if len(kept) else np.zeros(per_sequence.shape[1])
+
+
+def average_overlap(overlap: Floats) -> dict[str, float]:
+    """Return GOT-10k's scores of overlaps (N,): their mean (AO) and the shares above 0.5 and 0.75 (SR); NaN of none."""
+    if not len(overlap):
+        return dict.fromkeys(("ao", "sr50", "sr75"), float("nan"))
+    return {"ao": float(overlap.mean()), "sr50": float((overlap > 0.5).mean()), "sr75": float((overlap > 0.75).mean())}
+
+
+def counted_overlaps(
+    truth_xywh: Boxes, boxes_xywh: Boxes, *, image_wh: tuple[int, int] | None, absent: Flags | None
+) -> Floats:
+    """Return the overlaps of a sequence's frames that count for GOT-10k's scores, as the got10k toolkit does.
+
+    The first frame and those without a visible part of the target (`absent`, (N,)) do not count; both boxes, (N, 4),
+    are cut at the image's border where its size is known. A NaN in a prediction is an overlap of 0.
+    """
+    truth, boxes = truth_xywh[1:], boxes_xywh[1:]
+    if image_wh is not None:
+        truth, boxes = _cut(truth, image_wh), _cut(boxes, image_wh)
+    overlap = np.nan_to_num(np.clip(iou_xywh(boxes, truth), 0, 1))
+    return overlap if absent is None else overlap[~absent[1:]]
+
+
+def _cut(boxes_xywh: Boxes, image_wh: tuple[int, int]) -> Boxes:
+    """Return boxes cut at the border as the toolkit does: a corner left of the image is moved in, the width kept."""
+    corner = np.clip(boxes_xywh[:, :2], 0, image_wh)
+    return np.concatenate([corner, np.clip(boxes_xywh[:, 2:], 0, np.array(image_wh) - corner)], axis=1)

@@ -1,49 +1,40 @@
-"""Trackers' result folders: found, read, brought to the ground truth's length, and scored into `OPEScores`."""
+"""Trackers' result folders: found, read, brought to the ground truth's length, and packed for a server."""
 
 from __future__ import annotations
 
 import difflib
 import fnmatch
-from collections.abc import Mapping
+import glob
+import zipfile
+from collections.abc import Collection, Iterator
 from collections.abc import Sequence as Items
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lib.benchmarks import (
     Benchmark,
     Sequence,
     find_results,
     flat_trackers,
+    read_result,
     read_result_rows,
-    read_stamp,
+    result_folder,
     result_origin,
 )
 from lib.boxes import Boxes
 from lib.errors import UserError
-from lib.eval_toolkit.ope import (
-    CONVENTIONS,
-    PRECISION_AT,
-    Convention,
-    Curves,
-    Floats,
-    LengthRule,
-    broken_rows,
-    curves,
-    frame_errors,
-    leave_out,
-    mean_curve,
-    repair_boxes,
-    unusual_rows,
-)
+from lib.eval_toolkit.ope import CONVENTIONS, Convention, Flags, LengthRule, broken_rows, repair_boxes
+from lib.files import atomic_write, read_json, read_regular
 
 SHOWN_NAMES = 5
 """How many names a message lists before it says how many more there are."""
 ALIGNED = "aligned by leaving out the frames before the first tracked one"
 """What is done where result and ground truth differ by Tiger1's first five frames."""
+_EPOCH = (1980, 1, 1, 0, 0, 0)
+"""Date of every entry of an archive, so that the same results give the same archive."""
 
 
 class Mismatch(NamedTuple):
@@ -55,89 +46,13 @@ class Mismatch(NamedTuple):
     action: str
 
 
-@dataclass(frozen=True, eq=False)
-class OPEScores:
-    """Scores of one tracker on S sequences of a benchmark under one convention. All scores are in 0..1."""
-
-    tracker: str
-    convention: Convention
-    names: tuple[str, ...]
-    """The S sequences that were scored."""
-    attributes: tuple[tuple[str, ...], ...]
-    frames: tuple[int, ...]
-    """Scored frames of each sequence."""
-    curves: Curves
-    expected: int
-    """Number of sequences of the whole benchmark."""
-    missing: tuple[str, ...]
-    """Sequences of the benchmark that are not scored: not in the data set, or without a result."""
-    invalid_rows: int
-    """Ground-truth rows with any of x, y, w, h <= 0 (1-based): each convention treats them in its own way."""
-    broken_boxes: int
-    """Predicted rows with a NaN or an empty or negative size, as they stand in the files."""
-    repaired_boxes: int
-    """Predicted rows that the convention replaced by the row before."""
-    mismatches: tuple[Mismatch, ...]
-    notes: tuple[str, ...]
-    tuned_on: str = ""
-    """The benchmark that the tracker's settings were tuned on, "" where its results do not tell."""
-
-    @property
-    def label(self) -> str:
-        """Return the tracker's name as it stands beside its scores."""
-        return stamped(self.tracker, self.tuned_on)
-
-    @property
-    def success(self) -> float:
-        """Return the success score: the area under the mean success curve."""
-        return float(mean_curve(self.curves.success, self.convention).mean())
-
-    @property
-    def precision(self) -> float:
-        """Return the precision score: the mean precision curve at 20 px."""
-        return float(mean_curve(self.curves.precision, self.convention)[PRECISION_AT])
-
-    @property
-    def norm_precision(self) -> float:
-        """Return the normalised precision: the mean curve at 0.2 of the target's size."""
-        return float(mean_curve(self.curves.norm_precision, self.convention)[PRECISION_AT])
-
-    @property
-    def sequence_success(self) -> Floats:
-        """Return the success score of each sequence, (S,)."""
-        return self.curves.success.mean(axis=1)
-
-    @property
-    def sequence_precision(self) -> Floats:
-        """Return the precision at 20 px of each sequence, (S,)."""
-        return self.curves.precision[:, PRECISION_AT]
-
-    @property
-    def sequence_norm_precision(self) -> Floats:
-        """Return the normalised precision at 0.2 of each sequence, (S,)."""
-        return self.curves.norm_precision[:, PRECISION_AT]
-
-    def with_attribute(self, attribute: str) -> OPEScores | None:
-        """Return the scores on the sequences that have an attribute, None when none has it."""
-        picked = [index for index, own in enumerate(self.attributes) if attribute in own]
-        if not picked:
-            return None
-        return replace(self, names=tuple(self.names[i] for i in picked),
-                       attributes=tuple(self.attributes[i] for i in picked),
-                       frames=tuple(self.frames[i] for i in picked), curves=Curves(*(c[picked] for c in self.curves)))
-
-
-def stamped(tracker: str, tuned_on: str) -> str:
-    """Return a tracker's name with what its settings were tuned on, so that no score of it stands without."""
-    return f"{tracker} (tuned on {tuned_on})" if tuned_on else tracker
-
-
-def find_trackers(result_dirs: Items[Path], patterns: Items[str], *, dataset: str) -> list[Path]:
-    """Return the result folders that names or globs pick below `result_dirs`, in the order of the patterns.
+def find_trackers(result_dirs: Items[Path], patterns: Items[str], *, dataset: str) -> dict[str, Path]:
+    """Return the result folders that names or globs pick below `result_dirs`, by tracker, in the patterns' order.
 
     A result folder may also be the parent of a folder called as the data set, or the OTB toolkit's flat folder. A
     glob skips folders without result files and those whose name starts with "_" or "."; a name that is not there is
-    a UserError with the nearest one, and so is a picked name that two of `result_dirs` hold.
+    a UserError with the nearest one. A tracker in two of `result_dirs` is one if its files are the same, else both
+    come under names that tell them apart.
     """
     folders: dict[str, list[Path]] = {}
     for result_dir in dict.fromkeys(result_dirs):
@@ -152,16 +67,37 @@ def find_trackers(result_dirs: Items[Path], patterns: Items[str], *, dataset: st
             raise UserError(f"{', '.join(map(str, result_dirs))}: no results of {pattern!r}; there are "
                             f"{listed(list(folders))}; did you mean {near[0]!r}?")
         for name in names:
-            if len(folders[name]) > 1:
-                raise UserError(f"tracker {name!r} is both {folders[name][0]} and {folders[name][1]}: rename one of "
-                                f"the folders, or leave it out of --trackers")
-            picked[name] = folders[name][0]
-    return list(picked.values())
+            picked |= _told_apart(name, folders[name])
+    return picked
+
+
+def _told_apart(name: str, folders: Items[Path]) -> dict[str, Path]:
+    """Return folders of one tracker's name by names of their own, those that hold the same results once.
+
+    What is added to the name is the first part of the paths in which all of them differ.
+    """
+    different = list({_content(folder): folder for folder in reversed(folders)}.values())[::-1]
+    if len(different) == 1:
+        return {name: different[0]}
+    paths = [folder.absolute().parent.parts for folder in different]
+    column = next((parts for parts in zip(*paths, strict=False) if len(set(parts)) == len(paths)),
+                  tuple(str(folder.parent) for folder in different))
+    return {f"{name} ({part})": folder for part, folder in zip(column, different, strict=True)}
+
+
+def _content(folder: Path) -> frozenset[tuple[str, bytes]]:
+    """Return the result files of a tracker's folder, or of its name in a flat one."""
+    inside = folder.is_dir()
+    files = folder.rglob("*") if inside else folder.parent.glob(f"*_{glob.escape(folder.name)}.*")
+    base = folder if inside else folder.parent
+    return frozenset((path.relative_to(base).as_posix(), read_regular(path)) for path in files
+                     if path.suffix in (".txt", ".mat"))
 
 
 def _trackers_below(result_dir: Path, dataset: str) -> dict[str, Path]:
     """Return the folder of every tracker in a folder of results, by name; UserError when there is none."""
-    root = result_dir / dataset if (result_dir / dataset).is_dir() else result_dir
+    own = result_folder(result_dir, dataset)
+    root = own if own.is_dir() else result_dir
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; expected one folder of result files per tracker")
     folders = {path.name: path for path in sorted(root.iterdir())
@@ -179,43 +115,10 @@ def _has_results(folder: Path) -> bool:
         for path in folder.iterdir())
 
 
-def score_tracker(
-    benchmark: Benchmark, folder: Path, *, convention: str, length: LengthRule | None = None,
-    origin: int | None = None, allow_missing: bool = False,
-) -> OPEScores:
-    """Return the scores of the result files in a tracker's folder.
-
-    `length` overrides the convention's rule for results of another length, `origin` (0 or 1) is that of the files when
-    it is not the data set's. Raises UserError for missing sequences (unless `allow_missing`), broken files and
-    whatever the convention refuses.
-    """
-    rules = rules_of(convention, length=length)
-    rows = read_rows(benchmark, folder, rules, origin=origin, allow_missing=allow_missing)
-    return score_rows(benchmark, folder, rows, rules)
-
-
 def rules_of(convention: str, *, length: LengthRule | None = None) -> Convention:
     """Return a convention by name, with another rule for results of another length where one is given."""
     rules = CONVENTIONS[convention]
     return rules if length is None else replace(rules, length=length)
-
-
-def score_rows(benchmark: Benchmark, folder: Path, rows: Mapping[str, Rows], rules: Convention) -> OPEScores:
-    """Return the scores of the tracker in a folder from the rows of each of its sequences."""
-    scored = [sequence for sequence in benchmark.sequences if sequence.name in rows]
-    own = [rows[sequence.name] for sequence in scored]
-    lengths = [len(row.truth) for row in own]
-    truth = np.concatenate([row.truth for row in own])
-    errors = frame_errors(truth, np.concatenate([row.boxes for row in own]), rules)
-    errors = leave_out(errors, np.concatenate([_absent(*pair) for pair in zip(scored, own, strict=True)]))
-    lacking = [name for name in benchmark.names if name not in rows]
-    return OPEScores(
-        folder.name, rules, tuple(s.name for s in scored), tuple(s.attributes for s in scored), tuple(lengths),
-        curves(errors, lengths), benchmark.expected, (*benchmark.missing, *lacking),
-        invalid_rows=int(unusual_rows(truth).sum()), broken_boxes=sum(row.broken for row in own),
-        repaired_boxes=sum(row.repaired for row in own),
-        mismatches=tuple(row.mismatch for row in own if row.mismatch is not None),
-        notes=_origin_notes(folder.name, own), tuned_on=read_stamp(folder))
 
 
 def read_rows(
@@ -233,7 +136,7 @@ def read_rows(
 
 
 def check_complete(
-    benchmark: Benchmark, folder: Path, files: Mapping[str, Path], *, allow_missing: bool = False
+    benchmark: Benchmark, folder: Path, files: Collection[str], *, allow_missing: bool = False, example: str = "{0}.txt"
 ) -> None:
     """Raise UserError unless data set and results are whole, or `allow_missing` and there is some result."""
     absent = benchmark.expected - len(benchmark.sequences)
@@ -243,7 +146,7 @@ def check_complete(
                         f"missing{names}; complete the data set, or score what is there with --allow-missing")
     if not files:
         raise UserError(f"{folder}: no result file of {benchmark.name} in it; expected "
-                        f"{benchmark.names[0]}.txt and so on, one line x,y,w,h per frame")
+                        f"{example.format(benchmark.names[0])} and so on, one line x,y,w,h per frame")
     lacking = [name for name in benchmark.names if name not in files]
     if lacking and not allow_missing:
         raise UserError(f"{folder}: no result of {len(lacking)} of {len(benchmark.names)} sequences "
@@ -259,6 +162,8 @@ class Rows(NamedTuple):
     """(N, 4) with the same origin; NaN where nothing was predicted."""
     lead_in: int
     """How many of the N rows lie before the first frame of the sequence."""
+    absent: Flags
+    """(N,) rows in which the data set says that the target is not to be seen."""
     broken: int
     repaired: int
     mismatch: Mismatch | None
@@ -285,13 +190,10 @@ def _read(sequence: Sequence, path: Path, rules: Convention, *, shift: int) -> R
     first_shift = fitted[0] - fitted_truth[0]
     if rules.first_is_truth:
         fitted = np.concatenate([fitted_truth[:1], fitted[1:]])
-    return Rows(fitted_truth, fitted, lead_in, int(broken_rows(boxes).sum()), num_repaired, mismatch, first_shift)
-
-
-def _absent(sequence: Sequence, row: Rows) -> NDArray[np.bool_]:
-    """Return in which of a sequence's scored rows the data set says that the target is not to be seen."""
-    known = np.zeros(len(sequence), bool) if sequence.absent is None else sequence.absent
-    return np.concatenate([np.zeros(row.lead_in, bool), known])[: len(row.truth)]
+    absent = np.zeros(len(sequence), bool) if sequence.absent is None else sequence.absent
+    absent = np.concatenate([np.zeros(lead_in, bool), absent])[: len(fitted_truth)]
+    return Rows(fitted_truth, fitted, lead_in, absent, int(broken_rows(boxes).sum()), num_repaired, mismatch,
+                first_shift)
 
 
 def _refuse_broken(path: Path, boxes: Boxes, rules: Convention) -> None:
@@ -331,13 +233,13 @@ def _fit(
     return truth, padded, Mismatch(sequence.name, expected, found, "missing rows are failures")
 
 
-def _origin_notes(tracker: str, rows: Items[Rows]) -> tuple[str, ...]:
+def first_box_notes(tracker: str, rows: Items[Rows]) -> tuple[str, ...]:
     """Return a warning when nearly every first box is the true one moved by exactly (-1, -1): a 0-based file."""
     off = np.array([row.first_shift for row in rows])
     share = float((off == np.array([-1, -1, 0, 0])).all(axis=1).mean())
     if share < 0.9:
         return ()
-    return (f"{tracker}: first boxes lie 1 px left and above the ground truth in {share:.0%} of the sequences; "
+    return (f"first boxes lie 1 px left and above the ground truth in {share:.0%} of the sequences; "
             f"if its files are 0-based, pass --origin {tracker}=0",)
 
 
@@ -345,3 +247,66 @@ def listed(names: Items[str]) -> str:
     """Return names as text, the first few in full and how many more there are."""
     more = len(names) - SHOWN_NAMES
     return ", ".join(names[:SHOWN_NAMES]) + (f" and {more} more" if more > 0 else "")
+
+
+def pack_submission(
+    benchmark: Benchmark, folder: Path, archive: Path, *, origin: int | None = None, allow_missing: bool = False
+) -> list[str]:
+    """Return what must be said after packing a tracker's results into the zip file `archive`.
+
+    GOT-10k: `<sequence>/<sequence>_001.txt`, and `_time.txt` with the seconds of each frame where the results tell how
+    long a sequence took (the got10k toolkit's form). TrackingNet: `<sequence>.txt`. Lines are x,y,w,h, 0-based.
+    Raises UserError for missing results, and for one whose number of rows is not that of the images.
+    """
+    files = find_results(folder, benchmark.names)
+    check_complete(benchmark, folder, files, allow_missing=allow_missing)
+    unchecked, untimed = [], []
+    with atomic_write(archive, mode="wb") as file, zipfile.ZipFile(file, "w", zipfile.ZIP_DEFLATED) as packed:
+        for sequence in benchmark.sequences:
+            if sequence.name not in files:
+                continue
+            boxes = read_result(files[sequence.name], dataset=benchmark.name, origin=origin)
+            _check_finite(files[sequence.name], sequence, boxes)
+            unchecked += [sequence.name] if len(sequence) == 1 else []
+            seconds = _seconds_per_frame(folder, sequence.name)
+            untimed += [sequence.name] if seconds is None else []
+            for name, text in _entries(benchmark.name, sequence.name, boxes, seconds):
+                packed.writestr(zipfile.ZipInfo(name, _EPOCH), text, zipfile.ZIP_DEFLATED)
+    said = [f"{benchmark.name}: {len(files)} of {benchmark.expected} sequences packed; upload the archive to the "
+            "benchmark's server"]
+    if unchecked:
+        said.append(f"{len(unchecked)} sequences have no images here: their number of rows is unchecked")
+    if untimed and benchmark.name.startswith("GOT10K"):
+        said.append(f"{len(untimed)} results do not tell how long they took: no _time.txt for them")
+    return said
+
+
+def _entries(dataset: str, name: str, boxes_xywh: Boxes, seconds: float | None) -> Iterator[tuple[str, str]]:
+    """Return the files of one sequence in the archive: path and text."""
+    rows = "".join(f"{x:.4f},{y:.4f},{w:.4f},{h:.4f}\n" for x, y, w, h in boxes_xywh.tolist())
+    if not dataset.startswith("GOT10K"):
+        yield f"{name}.txt", rows
+        return
+    yield f"{name}/{name}_001.txt", rows
+    if seconds is not None:
+        yield f"{name}/{name}_time.txt", f"{seconds:.8f}\n" * len(boxes_xywh)
+
+
+def _check_finite(path: Path, sequence: Sequence, boxes_xywh: Boxes) -> None:
+    """Raise UserError for rows that are no boxes, or not as many as the sequence has frames."""
+    bad = ~np.isfinite(boxes_xywh).all(axis=1)
+    if bad.any():
+        raise UserError(f"{path} line {int(bad.argmax()) + 1}: not a finite box; the server takes no lost targets")
+    if len(sequence) > 1 and len(boxes_xywh) != len(sequence):
+        raise UserError(f"{path}: {len(boxes_xywh)} rows for {len(sequence)} images; run the tracker on the whole "
+                        "sequence")
+
+
+def _seconds_per_frame(folder: Path, name: str) -> float | None:
+    """Return the mean time of a frame from the receipt that testing leaves beside a result, None without one."""
+    path = folder / ".run" / f"{name}.json"
+    if not path.is_file():
+        return None
+    receipt: Any = read_json(path)
+    known = isinstance(receipt, dict) and receipt.get("frames") and receipt.get("seconds")
+    return float(receipt["seconds"]) / int(receipt["frames"]) if known else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,7 +12,7 @@ from dataclasses import dataclass
 from lib.errors import one_line
 
 Cell = str | int | float | None
-"""A float is a score in 0..1 and shown with three digits; None is shown as a dash."""
+"""A float is a score in 0..1 and shown with three digits; None and NaN are shown as a dash."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ def as_text(tables: Sequence[Table], remarks: Sequence[str]) -> str:
 
 
 def _text_table(table: Table) -> str:
-    body = [[one_line(_shown(cell)) for cell in row] for row in table.rows]
+    body = [[one_line(shown(cell)) for cell in row] for row in table.rows]
     head = [one_line(column) for column in table.columns]
     widths = [max(len(row[i]) for row in [head, *body]) for i in range(len(head))]
     numeric = [all(not isinstance(row[i], str) or _is_count(row[i]) for row in table.rows) for i in range(len(head))]
@@ -81,17 +82,17 @@ def as_latex(tables: Sequence[Table], remarks: Sequence[str]) -> str:
 
 
 def as_csv(columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> str:
-    """Return one CSV table; scores keep six digits, None is empty."""
+    """Return one CSV table; scores keep six digits, None and NaN are empty."""
     out = io.StringIO()
     writer = csv.writer(out, lineterminator="\n")
     writer.writerow(columns)
     for row in rows:
-        writer.writerow(["" if cell is None else f"{cell:.6f}" if isinstance(cell, float) else _csv_safe(cell)
+        writer.writerow(["" if _unknown(cell) else f"{cell:.6f}" if isinstance(cell, float) else _csv_safe(cell)
                          for cell in row])
     return out.getvalue()
 
 
-def _csv_safe(cell: str | int) -> str | int:
+def _csv_safe(cell: Cell) -> Cell:
     """Return a cell that a spreadsheet does not take for a formula."""
     return f"'{cell}" if isinstance(cell, str) and cell[:1] in tuple("=+-@\t\r") else cell
 
@@ -99,13 +100,14 @@ def _csv_safe(cell: str | int) -> str | int:
 def _marked(table: Table, *, escape: Callable[[str], str], mark: Callable[[str], str]) -> list[list[str]]:
     """Return the escaped cells with the highest score of each column or row marked."""
     best = best_cells(table)
-    return [[mark(escape(_shown(cell))) if (r, c) in best else escape(_shown(cell)) for c, cell in enumerate(row)]
+    return [[mark(escape(shown(cell))) if (r, c) in best else escape(shown(cell)) for c, cell in enumerate(row)]
             for r, row in enumerate(table.rows)]
 
 
 def best_cells(table: Table) -> set[tuple[int, int]]:
     """Return the positions of the highest scores, none where there is nothing to compare with."""
-    scores = {(r, c): cell for r, row in enumerate(table.rows) for c, cell in enumerate(row) if isinstance(cell, float)}
+    scores = {(r, c): cell for r, row in enumerate(table.rows) for c, cell in enumerate(row)
+              if isinstance(cell, float) and not _unknown(cell)}
     axis = {"column": 1, "row": 0}.get(table.best_in)
     if axis is None:
         return set()
@@ -117,8 +119,13 @@ def best_cells(table: Table) -> set[tuple[int, int]]:
     return best
 
 
-def _shown(cell: Cell) -> str:
-    if cell is None:
+def _unknown(cell: Cell) -> bool:
+    return cell is None or (isinstance(cell, float) and math.isnan(cell))
+
+
+def shown(cell: Cell) -> str:
+    """Return a cell's text."""
+    if _unknown(cell):
         return "-"
     return f"{cell:.3f}" if isinstance(cell, float) else str(cell)
 

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from collections.abc import Sequence as Items
+from pathlib import Path
 from typing import Literal, NamedTuple
 
 import numpy as np
@@ -28,7 +29,7 @@ from numpy.typing import NDArray
 from lib.benchmarks import VOTSequence
 from lib.benchmarks.facts import VOT_ATTRIBUTES as ATTRIBUTES
 from lib.benchmarks.regions import Corners, counted_overlap, exact_overlap
-from lib.benchmarks.vot import INIT, REGION, Trajectory
+from lib.benchmarks.vot import INIT, REGION, Trajectory, read_trajectory
 
 Floats = NDArray[np.float64]
 Overlap = Literal["counted", "exact"]
@@ -39,6 +40,9 @@ SKIPPED = 5
 """Frames between a failure and the next start."""
 TAGS = ("all", *ATTRIBUTES, "empty", "no_attribute")
 """What EAO is given for; "all" is the EAO of the benchmark."""
+SUSPECT_SHARE = 0.1
+"""Share of a video's boxes beside the ground truth, without a failure, above which the result is called suspect: the
+protocol stops at the first such box, so this is a result of other images or other ground truth."""
 
 
 class Fragment(NamedTuple):
@@ -146,3 +150,59 @@ def expected_average_overlap(curves: Floats, interval: tuple[int, int]) -> Float
     count = known.sum(axis=1)
     total = np.where(known, window, 0).sum(axis=1)
     return np.divide(total, count, out=np.full(len(curves), np.nan), where=count > 0)
+
+
+class Video(NamedTuple):
+    """What one video contributes to a tracker's scores."""
+
+    accuracy: Floats  # (n,) mean over the repetitions of the overlap of each frame, NaN where none counts
+    lost: float  # failures, mean over the repetitions
+    parts: list[Fragment]
+    lengths: dict[str, int]  # rows of each result file
+    notes: list[str]
+
+
+def score_video(sequence: VOTSequence, paths: Items[Path], overlap: Overlap) -> Video:
+    """Return what the result files of one video, one per repetition, contribute; each weighs 1 / repetitions."""
+    runs = [read_trajectory(path) for path in paths]
+    kept, parts = np.full((len(runs), len(sequence)), np.nan), []
+    suspect = boxes = 0
+    for row, run in enumerate(runs):
+        for_accuracy, for_eao = _both_overlaps(sequence, run, overlap)
+        kept[row, : len(for_accuracy)] = after_burn_in(for_accuracy, run.codes)
+        parts += fragments(sequence, for_eao, run.failures, share=1 / len(runs))
+        suspect += int((for_eao == 0).sum())
+        boxes += int((run.codes[: len(for_eao)] == REGION).sum())
+    length = min(len(sequence), max(len(run.codes) for run in runs))
+    counted = np.isfinite(kept[:, :length])
+    number = counted.sum(axis=0)
+    total = np.where(counted, kept[:, :length], 0).sum(axis=0)
+    accuracy = np.divide(total, number, out=np.full(length, np.nan), where=number > 0)
+    notes = [] if suspect <= SUSPECT_SHARE * boxes else [
+        f"{sequence.name}: {suspect} of {boxes} boxes do not touch the ground truth although no failure is recorded "
+        "there; this result was made on other images or with other ground truth"]
+    return Video(accuracy, float(np.mean([len(run.failures) for run in runs])), parts,
+                 {path.name: len(run.codes) for path, run in zip(paths, runs, strict=True)}, notes)
+
+
+def _both_overlaps(sequence: VOTSequence, run: Trajectory, overlap: Overlap) -> tuple[Floats, Floats]:
+    """Return the overlaps for accuracy (cut at width and height) and for EAO (cut one pixel before)."""
+    size = sequence.image_wh
+    for_accuracy = overlaps(sequence.regions, run, bound_wh=size, overlap=overlap)
+    if size is None or overlap == "exact":
+        return for_accuracy, for_accuracy
+    inner = (size[0] - 1, size[1] - 1)
+    length = len(for_accuracy)
+    reach = np.maximum(np.nan_to_num(run.regions[:length]), sequence.regions[:length]).max(axis=1)
+    near = np.flatnonzero((reach > inner).any(axis=1) & (run.codes[:length] == REGION))
+    for_eao = for_accuracy.copy()
+    if len(near):
+        part = Trajectory(run.codes[near], run.regions[near])
+        for_eao[near] = overlaps(sequence.regions[near], part, bound_wh=inner)
+    return for_accuracy, for_eao
+
+
+def mean_known(values: Floats) -> float:
+    """Return the mean of the values that are known, NaN where none is."""
+    known = values[np.isfinite(values)]
+    return float(known.mean()) if len(known) else float("nan")

@@ -16,12 +16,11 @@ from tqdm import tqdm
 from lib.benchmarks import load_benchmark
 from lib.distributed import check_gpus, die_with_parent, under_torchrun
 from lib.errors import UserError
-from lib.eval_toolkit.kinds import default_convention
+from lib.eval_toolkit.protocols import check_scored_here, default_convention
 from lib.log import RunLog
 from lib.options import SweepOptions
 from lib.testing.locks import Claims
 from lib.testing.opening import EXPORTED, check_arch, pick_device
-from lib.testing.outcome import check_scored_here
 from lib.testing.run import progress_bar, say_what_is_there
 from lib.testing.sweep_launch import run_workers
 from lib.testing.sweep_plan import Sweep, missing_epochs

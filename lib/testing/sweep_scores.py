@@ -13,12 +13,12 @@ from tqdm import tqdm
 
 from lib.checkpoint import read_checkpoint
 from lib.errors import UserError
-from lib.eval_toolkit.report import difference_tables, rank
-from lib.eval_toolkit.results import listed, stamped
+from lib.eval_toolkit.protocols import LESS_IS_BETTER, ScoreSummary, is_one_pass, ranked, score_results, stamped
+from lib.eval_toolkit.report import difference_tables
+from lib.eval_toolkit.results import listed
 from lib.eval_toolkit.tables import Table, as_csv, as_markdown, as_text
 from lib.files import atomic_write, read_json
 from lib.log import Board
-from lib.testing.outcome import LESS_IS_BETTER, Outcome, is_one_pass, score_folder
 from lib.testing.results import RECEIPTS
 from lib.testing.run import say_speed
 from lib.testing.sweep_plan import Entry, Sweep
@@ -32,7 +32,7 @@ class Scored:
     """A checkpoint whose every sequence is done."""
 
     entry: Entry
-    outcome: Outcome
+    summary: ScoreSummary
     frames_per_second: float
     sha256: str
     tuned_on: str  # the benchmark that the tracker's settings were tuned on
@@ -82,10 +82,11 @@ class Scoreboard:
 
     def _score(self, entry: Entry, *, seconds: float) -> None:
         benchmark, folder = self._sweep.benchmark, self._sweep.folder(entry)
-        outcome = score_folder(benchmark, folder.path, convention=self._convention)
+        summary = score_results(benchmark, folder.path, convention=self._convention,
+                                allow_missing=bool(benchmark.missing))
         speed = benchmark.num_frames / max(seconds, 1e-9)
-        self.scored[entry] = Scored(entry, outcome, speed, folder.record.sha256, folder.record.params.tuned_on)
-        values = ", ".join(f"{name} {value:.3f}" for name, value in outcome.values.items())
+        self.scored[entry] = Scored(entry, summary, speed, folder.record.sha256, folder.record.params.tuned_on)
+        values = ", ".join(f"{name} {value:.3f}" for name, value in summary.headline.items())
         _log.info("%s: %s, %.1f frames/s", self.scored[entry].label, values, speed)
         self._to_board(self.scored[entry])
         self.write()
@@ -97,7 +98,7 @@ class Scoreboard:
         if entry.epoch is None or run is None or (self._board_dir is None and not run.is_dir()):
             return
         folder = self._sweep.folder(entry)
-        values = scored.outcome.values
+        values = scored.summary.headline
         told = {"run": folder.record.key, "folder": str(run.resolve()), "convention": self._convention, **values}
         path = folder.path / RECEIPTS / BOARD_FILE
         if path.is_file() and read_json(path) == told:
@@ -111,24 +112,24 @@ class Scoreboard:
     def table(self) -> Table:
         """Return a row per checkpoint in the order of epochs: its scores and frames/s; the best is marked."""
         best, in_order = self.best(), self._in_order()
-        names = list(in_order[0].outcome.values) if in_order else []
+        names = list(in_order[0].summary.headline) if in_order else []
         rows = tuple((
             f"{s.label} (best)" if s is best else s.label,
             # The table marks the highest number of a column, which must not be that of a score where less is better.
-            *(f"{value:.3f}" if name in LESS_IS_BETTER else value for name, value in s.outcome.values.items()),
-            f"{s.frames_per_second:.1f}", f"{s.outcome.sequences}/{s.outcome.expected}") for s in in_order)
+            *(f"{value:.3f}" if name in LESS_IS_BETTER else value for name, value in s.summary.headline.items()),
+            f"{s.frames_per_second:.1f}", f"{len(s.summary.names)}/{s.summary.expected}") for s in in_order)
         columns = ("Checkpoint", *(name.replace("_", " ").capitalize() for name in names), "Frames/s", "Sequences")
         return Table(f"{self._sweep.options.dataset} by checkpoint", columns, rows, best_in="column")
 
     def best(self) -> Scored | None:
         """Return the checkpoint of the highest first score, then second; None before any is whole."""
-        return min(self._in_order(), key=lambda scored: scored.outcome.rank, default=None)
+        return min(self._in_order(), key=lambda scored: scored.summary.rank, default=None)
 
     def _leads(self) -> list[Table]:
         """Return how sure the best checkpoint's lead is, where that can be told."""
         if not is_one_pass(self._sweep.benchmark.name):
             return []
-        return difference_tables(rank([scored.outcome.scores for scored in self.scored.values()]))
+        return difference_tables(ranked([scored.summary for scored in self.scored.values()]))
 
     def remarks(self) -> list[str]:
         """Return what must be said beside the table: what was scored, how, and what is missing."""
@@ -148,7 +149,7 @@ class Scoreboard:
         """Write the table as Markdown, CSV and JSON beside the folders of results; return the Markdown's path."""
         stem = self._stem()
         in_order = self._in_order()
-        names = list(in_order[0].outcome.values) if in_order else []
+        names = list(in_order[0].summary.headline) if in_order else []
         texts = {
             ".md": as_markdown([self.table(), *self._leads()], self.remarks()),
             ".csv": as_csv(("checkpoint", "epoch", *names, "frames_per_second", "sequences", "expected", "sha256",
@@ -166,13 +167,15 @@ class Scoreboard:
         benchmark = self._sweep.benchmark
         if not self.scored or not is_one_pass(benchmark.name):
             return None
-        from lib.eval_toolkit.html_report import write_report_of  # only the page needs it
+        from lib.eval_toolkit.page import write_page  # only the page needs it
 
         stem = self._stem()
-        folders = [self._sweep.folder(scored.entry).path for scored in self._in_order()]
-        return write_report_of(stem.with_name(f"{stem.name}.html"), benchmark, folders, convention=self._convention,
-                               allow_missing=bool(benchmark.missing), frames=benchmark,
-                               speeds={s.entry.name: s.frames_per_second for s in self.scored.values()})
+        scores = [score_results(benchmark, self._sweep.folder(scored.entry).path, convention=self._convention,
+                                allow_missing=bool(benchmark.missing), keep_rows=True) for scored in self._in_order()]
+        page = stem.with_name(f"{stem.name}.html")
+        write_page(page, benchmark, scores, dataset_dir=Path(self._sweep.options.dataset_dir),
+                   speeds={s.entry.name: s.frames_per_second for s in self.scored.values()})
+        return page
 
     def _stem(self) -> Path:
         options = self._sweep.options
@@ -193,9 +196,9 @@ class Scoreboard:
             "checkpoints": [{
                 "name": s.entry.name, "epoch": s.entry.epoch, "path": str(s.entry.path), "sha256": s.sha256,
                 "tuned_on": s.tuned_on,
-                **{name: None if math.isnan(value) else value for name, value in s.outcome.values.items()},
+                **{name: None if math.isnan(value) else value for name, value in s.summary.headline.items()},
                 "frames_per_second": s.frames_per_second,
-                "sequences": s.outcome.sequences, "expected": s.outcome.expected,
+                "sequences": len(s.summary.names), "expected": s.summary.expected,
             } for s in self._in_order()],
         }
 
@@ -210,8 +213,8 @@ def _tag(dataset: str, name: str) -> str:
 
 
 def _csv_row(s: Scored) -> list[str | int | float | None]:
-    return [s.entry.name, s.entry.epoch, *s.outcome.values.values(), round(s.frames_per_second, 2), s.outcome.sequences,
-            s.outcome.expected, s.sha256, s.tuned_on]
+    return [s.entry.name, s.entry.epoch, *s.summary.headline.values(), round(s.frames_per_second, 2),
+            len(s.summary.names), s.summary.expected, s.sha256, s.tuned_on]
 
 
 def training_run(checkpoint: Path) -> Path | None:

@@ -25,11 +25,10 @@ from lib.benchmarks import RUN_FILE, Benchmark, load_benchmark
 from lib.checkpoint import load_model
 from lib.config import load_config
 from lib.errors import UserError
-from lib.eval_toolkit.kinds import default_convention
+from lib.eval_toolkit.protocols import score_results
 from lib.files import atomic_write, read_json
 from lib.models.models import build_model
 from lib.testing.opening import pick_device
-from lib.testing.outcome import score_folder
 from lib.testing.run import PARAMS_ROOT, Parser, positive
 from lib.tools.cost import Cost, Course, commit, count_cost, load, machine, milliseconds, settle, watch_memory
 from lib.tracker.ocean import Amp, OceanTracker
@@ -198,9 +197,9 @@ def find_score(entry: Entry, root: Path, benchmark: Benchmark) -> Score | None:
         return None
     folder = max(folders, key=lambda path: (_epoch(path), path.name))
     run = _read_run(folder / RUN_FILE)
-    outcome = score_folder(benchmark, folder, convention=default_convention(benchmark.name))
-    return Score(folder.name, Path(str(run.get("checkpoint", ""))).name, outcome.values, outcome.sequences,
-                 outcome.expected, str(run.get("tuned_on", "")))
+    summary = score_results(benchmark, folder, allow_missing=bool(benchmark.missing))
+    return Score(folder.name, Path(str(run.get("checkpoint", ""))).name, summary.headline,
+                 len(summary.names), summary.expected, str(run.get("tuned_on", "")))
 
 
 def _made_by(run_file: Path, entry: Entry) -> bool:

@@ -18,7 +18,6 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-import lib.eval_toolkit.cli
 from lib import commands
 from lib.benchmarks import load_benchmark, result_file, write_result
 from lib.checkpoint import checkpoint_name, read_checkpoint, save_checkpoint
@@ -56,8 +55,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     _say("4/5  testing and scoring every checkpoint", Path("result") / DATASET)
     commands.call("sweep", ["--arch", "Ocean", "--dataset", DATASET, "--dataset_dir", str(dataset), "--snapshot",
                             cfg.CHECKPOINT_DIR, "--workers", "2"])
-    lib.eval_toolkit.cli.main(["--dataset_dir", str(dataset), "--dataset", DATASET, "--tracker_result_dir",
-                               f"result/{DATASET}", "--trackers", STILL, UNTRAINED, "Ocean_checkpoint_e*", "--vis"])
+    commands.call("eval", ["--dataset_dir", str(dataset), "--dataset", DATASET, "--tracker_result_dir",
+                           f"result/{DATASET}", "--trackers", STILL, UNTRAINED, "Ocean_checkpoint_e*", "--vis"])
     last = Path(cfg.CHECKPOINT_DIR) / checkpoint_name(cfg.TRAIN.END_EPOCH)
     real = _real_sequences(options.real)
     _say("5/5  a real sequence", real or "none here: OTB2015 in dataset/ or beside the project would serve")

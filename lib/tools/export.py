@@ -20,11 +20,11 @@ import torch
 from lib.benchmarks import Benchmark
 from lib.checkpoint import EXPORTED_PARAMS, find_weights, load_model, params_beside
 from lib.errors import UserError
+from lib.eval_toolkit.protocols import is_one_pass
 from lib.files import atomic_write, sha256_of
 from lib.log import RunLog
 from lib.models.ocean import Ocean_
 from lib.testing.opening import pick_device
-from lib.testing.outcome import is_one_pass
 from lib.testing.run import Parser, boolean, params_for, positive, progress_bar, say_what_is_there
 from lib.tools.cost import Course, commit, load, machine, milliseconds
 from lib.tools.export_check import Difference, Pair, as_input, largest_difference, real_pairs

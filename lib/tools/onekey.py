@@ -18,16 +18,15 @@ from typing import Any
 
 import torch
 
-import lib.eval_toolkit.cli
 import lib.tools.tune
 from lib import commands
 from lib.benchmarks import RUN_FILE, load_benchmark
 from lib.config import Config, load_config
 from lib.distributed import available_cpus
 from lib.errors import UserError
+from lib.eval_toolkit.protocols import check_scored_here, is_one_pass
 from lib.files import read_json, sha256_of
 from lib.log import RunLog
-from lib.testing.outcome import check_scored_here, is_one_pass
 from lib.testing.run import Parser, params_for, positive
 from lib.training.checkpoints import differences, newest_intact, place_of, read_resumable
 
@@ -199,7 +198,7 @@ def _report(dataset: str, cfg: Config, options: argparse.Namespace) -> None:
         flags.append("--allow-missing")
     if is_one_pass(dataset):
         flags += ["--html", str(last)]
-    lib.eval_toolkit.cli.main(flags)
+    commands.call("eval", flags)
 
 
 def _is_reported(scores: Path, folders: list[Path]) -> bool:

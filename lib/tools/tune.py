@@ -28,11 +28,10 @@ from lib.benchmarks import Benchmark
 from lib.benchmarks import Sequence as Video
 from lib.config import load_config
 from lib.errors import UserError
-from lib.eval_toolkit.kinds import default_convention
+from lib.eval_toolkit.protocols import check_scored_here, score_results
 from lib.files import atomic_write
 from lib.log import RunLog
 from lib.testing.opening import open_tracker, weights_file
-from lib.testing.outcome import check_scored_here, score_folder
 from lib.testing.results import ResultFolder, RunRecord, record_of
 from lib.testing.run import Candidate, Parser, boolean, job_of, params_for, positive, run_jobs, say_what_is_there
 from lib.tools.trial import load_videos
@@ -126,7 +125,7 @@ class Task:
                     pass
                 done += chunk
                 part = replace(self.benchmark, sequences=tuple(done), expected=len(done), missing=())
-                values = score_folder(part, Path(scratch), convention=default_convention(part.name)).values
+                values = score_results(part, Path(scratch)).headline
                 on_chunk(len(done), values)
         return values
 

@@ -89,28 +89,30 @@
     });
   }
 
-  const places = new Map(data.trackers.map((tracker, i) => [tracker.name, i]));
-  for (const row of byId("summary-table").tBodies[0].rows) {
+  [...byId("summary-table").tBodies[0].rows].forEach((row, i) => {
     const key = Object.assign(document.createElement("span"), { className: "key" });
-    key.style.background = color(places.get(row.cells[0].textContent));
+    key.style.background = color(i);
     row.cells[0].prepend(key);
-  }
+  });
 
   // ---- Difference of two trackers
 
   // Returns how far tracker a leads over tracker b, given by their places, with the interval; undefined if unknown.
   function lead(a, b, metric) {
-    const [first, second] = [data.trackers[Math.min(a, b)].name, data.trackers[Math.max(a, b)].name];
+    const [first, second] = [data.trackers[Math.min(a, b)].id, data.trackers[Math.max(a, b)].id];
     const d = data.differences.find((one) => one.metric === metric && one.first === first && one.second === second);
-    return d && (a < b ? { value: d.value, low: d.low, high: d.high } : { value: -d.value, low: -d.high, high: -d.low });
+    if (!d) return undefined;
+    const few = d.low === null; // too few sequences for an interval
+    return a < b ? { value: d.value, low: d.low, high: d.high, few } : { value: -d.value, low: -d.high, high: -d.low, few };
   }
 
   function showDifference() {
     const [a, b] = [byId("first").selectedIndex, byId("second").selectedIndex];
     const parts = ["success", "precision"].filter((metric) => lead(a, b, metric)).map((metric) => {
-      const { value, low, high } = lead(a, b, metric);
+      const { value, low, high, few } = lead(a, b, metric);
       const clear = low > 0 || high < 0 ? "" : ", no clear difference";
       const signed = (x) => (x < 0 ? "−" : "+") + Math.abs(x).toFixed(3);
+      if (few) return `${metric} ${signed(value)} (too few sequences for an interval)`;
       return `${metric} ${signed(value)} (95% interval ${signed(low)} to ${signed(high)}${clear})`;
     });
     byId("difference").textContent = a === b ? "the same tracker" : parts.join("; ") || "no sequence in common";
@@ -169,9 +171,10 @@
     const [traces, shapes] = [[], []];
     const one = families.size === 1;
     [...families].forEach(([family, members], f) => {
-      const own = members.map((t) => places.get(t.name));
+      const own = members.map((t) => data.trackers.indexOf(t));
       const best = Math.min(...own); // trackers come ranked by success
       const leads = own.map((i) => (i === best ? { value: 0, low: 0, high: 0 } : lead(i, best, "success")));
+      const intervals = leads.every((one) => one && !one.few);
       shapes.push({ type: "line", xref: "paper", x0: 0, x1: 1, line: { color: "#8a93a6", width: 1, dash: "dot" },
         y0: data.trackers[best].success, y1: data.trackers[best].success });
       for (const [m, metric] of ["success", "precision"].entries()) {
@@ -181,7 +184,7 @@
           line: { color: PALETTE[(one ? m : f) % PALETTE.length], dash: m ? "dash" : "solid", width: 2 },
           marker: { size: own.map((i) => (i === best && !m ? 13 : 7)), symbol: own.map((i) => (i === best && !m ? "star" : "circle")) },
         };
-        if (!m && leads.every(Boolean)) {
+        if (!m && intervals) {
           trace.error_y = {
             type: "data", symmetric: false, thickness: 1.2, width: 4,
             array: leads.map((d) => Math.max(0, d.high - d.value)), arrayminus: leads.map((d) => Math.max(0, d.value - d.low)),
@@ -199,18 +202,19 @@
   }
 
   function plotAttributes() {
-    const { names, codes, sequences } = data.attributes;
+    const { names, codes, sequences, parts } = data.attributes;
+    const ofAttributes = (metric) => parts.map((own) => own.map((part) => part && part[metric]));
     byId("plot-attributes").hidden = !names.length;
     if (!names.length) return;
     const traces = data.trackers.map((tracker, i) => ({
-      type: "bar", x: codes.map((code, n) => `${plain(code)} (${sequences[n]})`), y: data.attributes.success[i],
+      type: "bar", x: codes.map((code, n) => `${plain(code)} (${sequences[n]})`), y: ofAttributes("success")[i],
       name: label(tracker), marker: { color: color(i) }, customdata: names.map(plain),
       hovertemplate: "%{customdata}<br>%{fullData.name} %{y:.3f}<extra></extra>",
     }));
     const place = { ...layout("Success by attribute (number of sequences)", "", "Success"), barmode: "group" };
     const buttons = ["success", "precision"].map((metric) => ({
       label: metric, method: "update", args: [
-        { y: data.attributes[metric] },
+        { y: ofAttributes(metric) },
         { "title.text": `${metric === "success" ? "Success" : "Precision"} by attribute (number of sequences)`,
           "yaxis.title.text": metric === "success" ? "Success" : "Precision" }],
     }));
@@ -368,7 +372,9 @@
       const value = run ? overlapOf(run.overlaps[frame]) : null;
       values[i].textContent = value === null ? "–" : value.toFixed(3);
     });
-    byId("image-note").textContent = ready ? "" : image ? "this frame's image was not found" : "no images: boxes only";
+    byId("image-note").textContent = ready ? "" : image
+      ? `no picture: ${video.images[frame].slice(0, 200)} was not found; the page refers to the data set where it lay, --embed puts pictures inside`
+      : `no pictures, boxes alone: ${data.no_images || "this video's are not in the data set"}`;
   }
 
   function show(frame) {

@@ -5,8 +5,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
-from lib.errors import run
-from lib.eval_toolkit.cli import main
+from lib.commands import run
 
 if __name__ == "__main__":
-    run(main)
+    run("eval")

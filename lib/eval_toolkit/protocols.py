@@ -1,0 +1,319 @@
+"""How a benchmark is scored, one-pass evaluation, VOT's restart protocol or GOT-10k's average overlap, and the one
+record that all scores come in."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from collections.abc import Sequence as Items
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from lib.benchmarks import Benchmark, VOTSequence, layout_of, protocol_of, read_stamp
+from lib.benchmarks.facts import EAO_INTERVALS
+from lib.benchmarks.vot import find_trajectories
+from lib.errors import UserError
+from lib.eval_toolkit import vot
+from lib.eval_toolkit.ope import (
+    DEFAULT_CONVENTION,
+    PRECISION_AT,
+    THRESHOLDS,
+    Convention,
+    Flags,
+    Floats,
+    LengthRule,
+    average_overlap,
+    counted_overlaps,
+    curves,
+    frame_errors,
+    leave_out,
+    mean_curve,
+    unusual_rows,
+)
+from lib.eval_toolkit.results import Mismatch, Rows, check_complete, first_box_notes, listed, read_rows, rules_of
+
+LESS_IS_BETTER = {"robustness": 3, "lost_number": 1}
+"""Scores that are no shares of 1, with the digits they are shown with."""
+_OVERLAPS = {"counted": "counted in pixels, as the pysot toolkit and TraX do", "exact": "exact areas (shapely)"}
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """What the scores of a kind of benchmark are called, and where they are shown."""
+
+    name: str
+    unit: str
+    """What a video with its target is called."""
+    titles: Mapping[str, str]
+    """The scores by name, those that rank first, and how a table calls them."""
+    in_sequence_table: tuple[str, ...]
+    in_attribute_tables: tuple[str, ...]
+    counts: Mapping[str, str]
+    """What is counted beside the scores, and how a table calls it."""
+    setting: str
+    """The fact that stands beside every row of a CSV; "" for none."""
+    options: frozenset[str]
+    """Names of the scoring options that mean something here."""
+    counts_in_csv: bool = True
+
+
+_LENGTH_DIFFERS = {"length_mismatches": "Length differs"}
+ONE_PASS = Scoring(
+    "OPE", "sequence", {"success": "Success", "precision": "Precision", "norm_precision": "Norm. prec."},
+    ("success", "precision"), ("success", "precision"),
+    {"invalid_rows": "Invalid rows", "broken_boxes": "Broken boxes", "repaired_boxes": "Repaired", **_LENGTH_DIFFERS},
+    "convention", frozenset({"convention", "length", "origin", "html", "embed"}))
+RESTART = Scoring(
+    "VOT", "video", {"eao": "EAO", "accuracy": "Accuracy", "robustness": "Robustness", "lost_number": "Lost"},
+    ("accuracy", "lost_number"), ("eao",), {"runs": "Runs", **_LENGTH_DIFFERS}, "overlap", frozenset({"overlap"}),
+    counts_in_csv=False)
+AVERAGE_OVERLAP = Scoring(
+    "AO", "sequence", {"ao": "AO", "sr50": "SR0.5", "sr75": "SR0.75"}, ("ao", "sr50", "sr75"), (), {}, "",
+    frozenset({"origin"}))
+ALL_OPTIONS = ONE_PASS.options | RESTART.options | AVERAGE_OVERLAP.options
+
+
+class Part(NamedTuple):
+    """Scores on the sequences, or the frames, that have an attribute."""
+
+    values: dict[str, float]
+    curves: dict[str, Floats]
+    sequences: int | None = None
+    frames: int | None = None
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class ScoreSummary:
+    """The scores of one tracker on S sequences of a benchmark. Shares are in 0..1; NaN is a score that is not known."""
+
+    scoring: Scoring
+    tracker: str
+    display: str = ""
+    """The tracker's name for people, where it is another one."""
+    names: tuple[str, ...]
+    """The S sequences that were scored."""
+    frames: tuple[int, ...]
+    """Scored frames of each of them."""
+    values: dict[str, float]
+    """Scores by name (`Scoring.titles`), those that rank first."""
+    curves: dict[str, Floats]
+    """(T,) what the scores are taken from, over `ope.THRESHOLDS`; the EAO's over lengths 0 .. T - 1."""
+    by_sequence: dict[str, Floats]
+    """(S,) each."""
+    by_attribute: dict[str, Part] = field(default_factory=dict)
+    expected: int
+    """Number of sequences of the whole benchmark."""
+    missing: tuple[str, ...]
+    """Sequences of the benchmark that are not scored: not in the data set, or without a result."""
+    conditions: tuple[str, ...] = ()
+    """By which rules it was scored, in words."""
+    facts: dict[str, Any] = field(default_factory=dict)
+    """The same as plain values."""
+    counts: dict[str, int] = field(default_factory=dict)
+    mismatches: tuple[Mismatch, ...] = ()
+    notes: tuple[str, ...] = ()
+    tuned_on: str = ""
+    """The benchmark that the tracker's settings were tuned on, "" where its results do not tell."""
+    dropped: dict[str, Flags] = field(default_factory=dict)
+    """(S,) by score: sequences that the convention leaves out of its mean."""
+    sequence_curves: dict[str, Floats] = field(default_factory=dict)
+    """(S, T) by score, in one-pass evaluation."""
+    rows: Mapping[str, Rows] = field(default_factory=dict)
+    """What was scored of each sequence, where it was asked for."""
+
+    @property
+    def name(self) -> str:
+        """Return the tracker's name for people."""
+        return self.display or self.tracker
+
+    @property
+    def label(self) -> str:
+        """Return the tracker's name as it stands in a table, with what its settings were tuned on."""
+        return stamped(self.name, self.tuned_on)
+
+    @property
+    def headline(self) -> dict[str, float]:
+        """Return the scores that checkpoints are compared by; an EAO that no video is long enough for is 0."""
+        own = {name: value for name, value in self.values.items() if name != "lost_number"}
+        return own | {name: 0.0 for name, value in own.items() if name == "eao" and math.isnan(value)}
+
+    @property
+    def rank(self) -> tuple[float, ...]:
+        """Return what sorts summaries, the best first; a score that is not known comes last."""
+        return tuple(math.inf if math.isnan(value) else value if name in LESS_IS_BETTER else -value
+                     for name, value in self.values.items())
+
+
+def stamped(tracker: str, tuned_on: str) -> str:
+    """Return a tracker's name with what its settings were tuned on, so that no score of it stands without."""
+    return f"{tracker} (tuned on {tuned_on})" if tuned_on else tracker
+
+
+def ranked(scores: Items[ScoreSummary]) -> list[ScoreSummary]:
+    """Return the best first."""
+    return sorted(scores, key=lambda s: (s.rank, s.tracker))
+
+
+def scoring_of(dataset: str) -> Scoring:
+    """Return how the benchmark of this name is scored."""
+    return {"vot": RESTART, "got10k": AVERAGE_OVERLAP}.get(protocol_of(dataset), ONE_PASS)
+
+
+def is_one_pass(dataset: str) -> bool:
+    """Return whether the test set has success and precision curves, which leads and the page are made of."""
+    return scoring_of(dataset) is ONE_PASS
+
+
+def default_convention(dataset: str) -> str:
+    """Return the convention of one-pass evaluation for a benchmark: its own toolkit's where that is known."""
+    layout = layout_of(dataset)
+    return DEFAULT_CONVENTION if layout is None else layout.convention
+
+
+def check_scored_here(dataset: str) -> None:
+    """Raise UserError for a test set that only its authors' server can score."""
+    if protocol_of(dataset) == "server":
+        raise UserError(f"--dataset {dataset}: only its server knows the ground truth, so checkpoints cannot be "
+                        f"compared on it; use its validation set, and test_ocean.py for the checkpoint to submit")
+
+
+def score_results(
+    benchmark: Benchmark, folder: Path, *, tracker: str = "", convention: str | None = None,
+    length: LengthRule | None = None, overlap: vot.Overlap | None = None, origin: int | None = None,
+    allow_missing: bool = False, keep_rows: bool = False,
+) -> ScoreSummary:
+    """Return the scores of the result files in a tracker's folder, by the benchmark's protocol.
+
+    tracker: its name where that is not the folder's. convention: of one-pass evaluation where it is not the benchmark's
+    own; `length` overrides its rule for results of another length. overlap: VOT's, pixels counted or exact areas.
+    origin: 0 or 1, of the files, where it is not the data set's. keep_rows: fill `ScoreSummary.rows`.
+    Raises UserError for missing sequences (unless `allow_missing`), broken files and whatever the convention refuses.
+    """
+    tracker = tracker or folder.name
+    scoring = scoring_of(benchmark.name)
+    if scoring is RESTART:
+        return _score_vot(benchmark, folder, tracker, overlap or "counted", allow_missing=allow_missing)
+    if scoring is AVERAGE_OVERLAP:
+        rules = rules_of("got10k", length="error")
+    else:
+        rules = rules_of(convention or default_convention(benchmark.name), length=length)
+    rows = read_rows(benchmark, folder, rules, origin=origin, allow_missing=allow_missing)
+    summarise = _score_got10k if scoring is AVERAGE_OVERLAP else _score_ope
+    return summarise(benchmark, folder, tracker, rows, rules, keep_rows=keep_rows)
+
+
+def _score_ope(
+    benchmark: Benchmark, folder: Path, tracker: str, rows: Mapping[str, Rows], rules: Convention, *, keep_rows: bool
+) -> ScoreSummary:
+    scored = [sequence for sequence in benchmark.sequences if sequence.name in rows]
+    own = [rows[sequence.name] for sequence in scored]
+    lengths = tuple(len(row.truth) for row in own)
+    truth = np.concatenate([row.truth for row in own])
+    errors = frame_errors(truth, np.concatenate([row.boxes for row in own]), rules)
+    errors = leave_out(errors, np.concatenate([row.absent for row in own]))
+    mismatches = tuple(row.mismatch for row in own if row.mismatch is not None)
+    return summarise_ope(
+        tracker, rules, curves(errors, lengths)._asdict(), names=tuple(s.name for s in scored), frames=lengths,
+        attributes=[s.attributes for s in scored], expected=benchmark.expected,
+        missing=(*benchmark.missing, *(name for name in benchmark.names if name not in rows)),
+        counts={"invalid_rows": int(unusual_rows(truth).sum()), "broken_boxes": sum(row.broken for row in own),
+                "repaired_boxes": sum(row.repaired for row in own), "length_mismatches": len(mismatches)},
+        mismatches=mismatches, notes=first_box_notes(tracker, own), tuned_on=read_stamp(folder),
+        rows=rows if keep_rows else {})
+
+
+def summarise_ope(
+    tracker: str, rules: Convention, each: dict[str, Floats], *, frames: tuple[int, ...],
+    attributes: Items[Items[str]], **rest: Any,
+) -> ScoreSummary:
+    """Return the summary of one-pass curves (S, T) by score; `rest` are fields of `ScoreSummary`."""
+
+    def part(picked: Items[int]) -> Part:
+        means = {name: mean_curve(curve[picked], rules) for name, curve in each.items()}
+        return Part({name: _of_curve(name, mean) for name, mean in means.items()}, means, len(picked),
+                    sum(frames[i] for i in picked))
+
+    whole = part(range(len(frames)))
+    having = {name: [i for i, own in enumerate(attributes) if name in own]
+              for name in sorted({name for own in attributes for name in own})}
+    return ScoreSummary(
+        scoring=ONE_PASS, tracker=tracker, frames=frames, values=whole.values, curves=whole.curves,
+        by_sequence={name: curve.mean(axis=1) if name == "success" else curve[:, PRECISION_AT]
+                     for name, curve in each.items()},
+        by_attribute={name: part(picked) for name, picked in having.items()},
+        dropped={name: curve.sum(axis=1) <= 0 for name, curve in each.items()} if rules.drops_zero_curves else {},
+        sequence_curves=each,
+        conditions=(f"convention {rules.name} ({rules.toolkit}); results of another length: {rules.length}",),
+        facts={"convention": rules.name, "toolkit": rules.toolkit, "length_rule": rules.length,
+               "thresholds": {key: THRESHOLDS[name].tolist() for key, name in (
+                   ("overlap", "success"), ("distance_px", "precision"), ("norm_distance", "norm_precision"))}},
+        **rest)
+
+
+def _of_curve(name: str, curve: Floats) -> float:
+    """Return the score of a mean curve (T,): the area under success, precision at 20 px or 0.2 of the target's size."""
+    return float(curve.mean() if name == "success" else curve[PRECISION_AT])
+
+
+def _score_got10k(
+    benchmark: Benchmark, folder: Path, tracker: str, rows: Mapping[str, Rows], rules: Convention, *, keep_rows: bool
+) -> ScoreSummary:
+    scored = [sequence for sequence in benchmark.sequences if sequence.name in rows]
+    overlaps = [counted_overlaps(s.file_xywh, rows[s.name].boxes, image_wh=s.image_wh, absent=s.absent) for s in scored]
+    pooled = np.concatenate(overlaps)
+    each = [average_overlap(overlap) for overlap in overlaps]
+    without_size = [sequence.name for sequence in scored if sequence.image_wh is None]
+    thresholds = THRESHOLDS["ao"]
+    return ScoreSummary(
+        scoring=AVERAGE_OVERLAP, tracker=tracker, names=tuple(s.name for s in scored),
+        frames=tuple(len(overlap) for overlap in overlaps), values=average_overlap(pooled),
+        curves={"ao": (pooled[:, None] > thresholds).mean(axis=0) if len(pooled) else np.full(len(thresholds), np.nan)},
+        by_sequence={name: np.array([values[name] for values in each]) for name in AVERAGE_OVERLAP.titles},
+        expected=benchmark.expected,
+        missing=(*benchmark.missing, *(name for name in benchmark.names if name not in rows)),
+        conditions=(f"as the {rules.toolkit}: frames pooled, without the first ones and those in which the target is "
+                    "not visible",),
+        notes=(f"image size unknown, overlaps not cut at the border: {listed(without_size)}",) if without_size else (),
+        tuned_on=read_stamp(folder), rows=rows if keep_rows else {})
+
+
+def _score_vot(
+    benchmark: Benchmark, folder: Path, tracker: str, overlap: vot.Overlap, *, allow_missing: bool
+) -> ScoreSummary:
+    files = {s.name: paths for s in benchmark.sequences if (paths := find_trajectories(folder, s.name))}
+    check_complete(benchmark, folder, files, allow_missing=allow_missing, example="baseline/{0}/{0}_001.txt")
+    scored = [s for s in benchmark.sequences if s.name in files and isinstance(s, VOTSequence)]
+    videos = [vot.score_video(sequence, files[sequence.name], overlap) for sequence in scored]
+    frames = tuple(len(video.accuracy) for video in videos)
+    by_tag = vot.expected_overlap_curves([part for video in videos for part in video.parts], length=max(frames))
+    low, high = EAO_INTERVALS[benchmark.name]
+    eao = dict(zip(vot.TAGS, vot.expected_average_overlap(by_tag, (low, high)).tolist(), strict=True))
+    lost = np.array([video.lost for video in videos])
+    failures = sum(lost.tolist())
+    mismatches = tuple(Mismatch(name, len(s), found, "surplus rows left out" if found > len(s) else
+                                "ground truth cut to the result")
+                       for s, video in zip(scored, videos, strict=True)
+                       for name, found in video.lengths.items() if found != len(s))
+    unknown = [f"no EAO, as no video is as long as {low} frames"] if math.isnan(eao["all"]) else []
+    return ScoreSummary(
+        scoring=RESTART, tracker=tracker, names=tuple(s.name for s in scored), frames=frames,
+        values={"eao": eao["all"], "accuracy": vot.mean_known(np.concatenate([video.accuracy for video in videos])),
+                "robustness": 100 * failures / sum(frames), "lost_number": failures},
+        curves={"eao": by_tag[0]},
+        by_sequence={"accuracy": np.array([vot.mean_known(video.accuracy) for video in videos]),
+                     "robustness": 100 * lost / np.array(frames), "lost_number": lost},
+        by_attribute={tag: Part({"eao": eao[tag]}, {"eao": curve})
+                      for tag, curve in zip(vot.TAGS[1:], by_tag[1:], strict=True)},
+        expected=benchmark.expected,
+        missing=(*benchmark.missing, *(name for name in benchmark.names if name not in files)),
+        conditions=(
+            f"restart protocol as the pysot toolkit scores it: EAO over lengths {low} to {high}, burn-in {vot.BURN_IN} "
+            f"frames, overlap {_OVERLAPS[overlap]}; Robustness (failures per 100 frames) and Lost: less is better",
+            "Empty (pysot) is that toolkit's number, which weighs whole videos; No attribute is over such frames"),
+        facts={"interval": [low, high], "burn_in": vot.BURN_IN, "overlap": overlap},
+        counts={"runs": max(len(video.lengths) for video in videos), "length_mismatches": len(mismatches)},
+        mismatches=mismatches, notes=(*(note for video in videos for note in video.notes), *unknown),
+        tuned_on=read_stamp(folder))
