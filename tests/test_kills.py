@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import random
 from pathlib import Path
 
 import pytest
 from kill_harness import SHORT, Experiment, survive
+from train_helpers import repeatable
 
 
 @pytest.fixture(scope="module")
@@ -16,8 +16,9 @@ def experiment(tmp_path_factory: pytest.TempPathFactory) -> Experiment:
 
 @pytest.mark.parametrize("work", ["prepare-2", "pack-1", "train-1", "test-1", "sweep-2"])
 def test_a_kill_at_a_random_moment_loses_nothing(experiment: Experiment, tmp_path: Path, work: str) -> None:
-    found = survive(experiment, work, tmp_path, kills=1, rng=random.Random())
-    assert found["kills"] >= 1
-    assert found["compared"] > 1
+    rng, seed = repeatable()
+    found = survive(experiment, work, tmp_path, kills=1, rng=rng) | {"seed": seed}
+    assert found["kills"] >= 1, found
+    assert found["compared"] > 1, found
     assert not found["different"], found
     assert not found["left_behind"], found

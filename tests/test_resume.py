@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import signal
 import time
 from pathlib import Path
@@ -11,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from train_helpers import DISK_FULL, same, snapshot, tiny_yaml, train_processes
+from train_helpers import DISK_FULL, repeatable, same, small_disk, snapshot, tiny_yaml, train_processes
 
 from lib.config import load_config
 from lib.distributed import EXIT_STOPPED
@@ -36,12 +35,13 @@ def equal_end(one: Path, other: Path) -> bool:
 
 
 def test_kill_at_a_random_step_and_resume_auto_ends_in_the_same_weights(whole: Path, tmp_path: Path) -> None:
-    step = random.randrange(2, 12)  # from the first checkpoint on: before it there is no run to go on with
+    rng, seed = repeatable()
+    step = rng.randrange(2, 12)  # from the first checkpoint on: before it there is no run to go on with
     arguments = ["--cfg", str(tiny_yaml(tmp_path, SAVE_EVERY=2)), *AUTO]
     assert train_processes(arguments, signals=[{step: signal.SIGKILL}])[0][0] == -signal.SIGKILL, step
     assert not (tmp_path / "snapshot" / "checkpoint_e4.pth").exists()
     assert train_processes(arguments) == [(0, "")]
-    assert equal_end(whole, tmp_path), f"killed at step {step}"
+    assert equal_end(whole, tmp_path), f"killed at step {step}, {seed}"
     folders = [path for path in (tmp_path / "logs" / "Ocean").iterdir() if path.is_dir()]
     assert len(folders) == 1, "the run goes on in the same TensorBoard folder"
     steps = [event.step for event in _events(folders[0])]
@@ -51,16 +51,17 @@ def test_kill_at_a_random_step_and_resume_auto_ends_in_the_same_weights(whole: P
 
 @pytest.mark.parametrize("choice", ["stop", "continue"])
 def test_a_full_disk_keeps_the_checkpoints_and_says_so(tmp_path: Path, choice: str) -> None:
-    arguments = ["--cfg", str(tiny_yaml(tmp_path, ON_SAVE_ERROR=choice))]
-    ((code, text),) = train_processes(arguments, signals=[{5: DISK_FULL}])
-    if choice == "stop":
-        assert code == 2
-        assert "checkpoint_e2.pth: cannot be written (File too large)" in text
-    else:
-        assert (code, text) == (0, "")
-    left = {path.name for path in (tmp_path / "snapshot").iterdir()}
-    assert left == {"checkpoint_e1.pth", ".training.lock", ".training.pid"}, "nothing half-written"
-    assert resume.intact(tmp_path / "snapshot" / "checkpoint_e1.pth")
+    with small_disk(tmp_path / "disk", mib=4) as disk:
+        arguments = ["--cfg", str(tiny_yaml(tmp_path, ON_SAVE_ERROR=choice)), f"CHECKPOINT_DIR={disk / 'snapshot'}"]
+        ((code, text),) = train_processes(arguments, signals=[{5: DISK_FULL}])
+        if choice == "stop":
+            assert code == 2
+            assert "checkpoint_e2.pth: cannot be written (No space left on device)" in text
+        else:
+            assert (code, text) == (0, "")
+        left = {path.name for path in (disk / "snapshot").iterdir()}
+        assert left == {"checkpoint_e1.pth", ".training.lock", ".training.pid"}, "nothing half-written"
+        assert resume.intact(disk / "snapshot" / "checkpoint_e1.pth")
 
 
 def _events(folder: Path) -> list:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
-import resource
+import random
+import shutil
 import signal
 import socket
+import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from multiprocessing import forkserver
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 import yaml
 from torch.utils.data import Dataset
@@ -26,7 +30,7 @@ from lib.distributed import World, join, leave
 from lib.errors import UserError
 from lib.training.trainer import Trainer
 
-DISK_FULL = -1  # in place of a signal: from here on no file may grow beyond 16 KiB
+DISK_FULL = -1  # in place of a signal: the disk of the checkpoints is filled to the last byte
 ROOT = Path(__file__).resolve().parents[1]
 PAIRS = 12  # an epoch of the tiny training: 3 steps of 4 pairs
 
@@ -68,6 +72,36 @@ def tiny_yaml(folder: Path, *, top: dict[str, Any] | None = None, **train: Any) 
     return path
 
 
+def fill_disk(folder: Path) -> None:
+    """Write to the disk of `folder` until it is full."""
+    with (folder / "ballast").open("wb", buffering=0) as file:
+        for size in (2**16, 1):
+            with contextlib.suppress(OSError):
+                while file.write(bytes(size)) == size:
+                    pass
+
+
+@contextlib.contextmanager
+def small_disk(folder: Path, *, mib: int) -> Iterator[Path]:
+    """A context with a file system of a few MiB of its own; skips the test where none may be mounted."""
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", f"size={mib}m", "tmpfs", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False) if shutil.which("mount") else None
+    if done is None or done.returncode:
+        pytest.skip("needs the right to mount a small file system (root)")
+    try:
+        yield folder
+    finally:
+        subprocess.run(["umount", str(folder)], check=True)
+
+
+def repeatable() -> tuple[random.Random, str]:
+    """Return random numbers and what to say of them: OCEANKIT_SEED=N in the environment gives the same ones again."""
+    seed = int(os.environ.get("OCEANKIT_SEED", random.SystemRandom().randrange(10**6)))
+    print(f"repeat with OCEANKIT_SEED={seed}")
+    return random.Random(seed), f"OCEANKIT_SEED={seed}"
+
+
 def snapshot(folder: Path, name: str = "checkpoint_e4.pth") -> dict[str, Any]:
     """Return a checkpoint of the tiny training in `folder`."""
     return torch.load(folder / "snapshot" / name, weights_only=True)
@@ -99,8 +133,7 @@ def _child(arguments: list[str], environment: dict[str, str], signals: dict[int,
         trainers[:] = [trainer]
         number = signals.get(trainer.progress.step)
         if number == DISK_FULL:
-            signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-            resource.setrlimit(resource.RLIMIT_FSIZE, (16384, resource.RLIM_INFINITY))
+            fill_disk(Path(trainer.cfg.CHECKPOINT_DIR).parent)
         elif number:
             os.kill(os.getpid(), number)
         return output

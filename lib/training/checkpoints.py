@@ -11,7 +11,7 @@ import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from filelock import FileLock, Timeout
@@ -25,14 +25,14 @@ log = logging.getLogger(__name__)
 
 # Keys that may change between a checkpoint and its continuation without changing what is computed.
 _FREE = re.compile(r"GPUS|PRINT_FREQ|WORKERS|OUTPUT_DIR|CHECKPOINT_DIR|TEST\..*|TUNE\..*|DATASET\.MAX_UNREADABLE|"
-                   r"TRAIN\.(ISTRUE|START_EPOCH|RESUME|RESUME_STRICT|PRETRAIN|LR_POLICY|WARM_POLICY|UNFIX_POLICY|KEEP_LAST|"
-                   r"SAVE_EVERY|ON_SAVE_ERROR|NONFINITE|DETERMINISTIC|DETECT_ANOMALY|DATA_TIMEOUT)")
-_LENGTH = "TRAIN.END_EPOCH"  # a longer run is a wish, not a mistake; the rates follow the new length
+                   r"TRAIN\.(ISTRUE|START_EPOCH|RESUME|RESUME_STRICT|PRETRAIN|LR_POLICY|WARM_POLICY|UNFIX_POLICY|"
+                   r"KEEP_LAST|SAVE_EVERY|ON_SAVE_ERROR|NONFINITE|DETERMINISTIC|DETECT_ANOMALY|DATA_TIMEOUT)")
+_RESUMABLE = {"epoch": int, "step": int, "steps_per_epoch": int, "pairs_per_step": int, "samples": int, "run": str,
+              "optimizer": dict, "optimizer_names": list, "scaler": dict, "config": dict}
 
 
-@dataclass(frozen=True)
-class Saved:
-    """A checkpoint file, in order of training: epochs that are complete, then steps into the next one."""
+class Saved(NamedTuple):
+    """A checkpoint file; they compare by how far they are in the training."""
 
     epoch: int  # epochs complete
     step: int  # 0 at an epoch's end, else the step of the whole run that it was written after
@@ -41,13 +41,8 @@ class Saved:
 
 def saved_checkpoints(folder: Path) -> list[Saved]:
     """Return the checkpoints in `folder`, the furthest last; other files are not looked at."""
-    found = []
-    for path in folder.glob("checkpoint_e*.pth"):
-        match = re.fullmatch(r"checkpoint_e(\d+)(?:_s(\d+))?\.pth", path.name)
-        if match and path.is_file():
-            middle = match[2] is not None
-            found.append(Saved(int(match[1]) - middle, int(match[2]) if middle else 0, path))
-    return sorted(found, key=lambda saved: (saved.epoch, saved.step))
+    matches = [(re.fullmatch(r"checkpoint_e(\d+)(?:_s(\d+))?\.pth", path.name), path) for path in folder.glob("*.pth")]
+    return sorted(Saved(int(match[1]) - bool(match[2]), int(match[2] or 0), path) for match, path in matches if match)
 
 
 def intact(path: Path) -> bool:
@@ -60,7 +55,7 @@ def intact(path: Path) -> bool:
 
 
 def newest_intact(folder: Path) -> Path | None:
-    """Return the furthest checkpoint that is whole; warns of each later one that is not. None when there is none.
+    """Return the furthest checkpoint that is whole; warn of each later one that is not. None when there is none.
 
     Raises UserError when there are checkpoints and none of them is whole.
     """
@@ -79,10 +74,7 @@ def read_resumable(path: Path) -> dict[str, Any]:
     if path.is_file() and not intact(path):
         raise UserError(f"{path}: damaged or truncated (its checksum does not match); take an earlier checkpoint")
     checkpoint = read_checkpoint(path)
-    types = {"epoch": int, "step": int, "steps_per_epoch": int, "pairs_per_step": int, "samples": int,
-             "optimizer": dict,
-             "optimizer_names": list, "scaler": dict, "config": dict, "run": str}
-    wrong = [key for key, kind in types.items() if not isinstance(checkpoint.get(key), kind)]
+    wrong = [key for key, kind in _RESUMABLE.items() if not isinstance(checkpoint.get(key), kind)]
     if not wrong and not re.fullmatch(r"[\w-][\w.-]*", checkpoint["run"]):
         wrong = ["run"]  # it becomes a folder's name
     if wrong:
@@ -97,9 +89,8 @@ def check_same(checkpoint: Mapping[str, Any], cfg: Config, *, pairs_per_step: in
     there = checkpoint["pairs_per_step"]
     if there != pairs_per_step and "TRAIN.BATCH" not in changes:
         changes["pairs per step (BATCH x processes)"] = f"{there} -> {pairs_per_step}"
-    length = changes.pop(_LENGTH, None)
-    if length:
-        log.warning("%s %s: the learning rates follow the new length from here on", _LENGTH, length)
+    if length := changes.pop("TRAIN.END_EPOCH", None):  # a longer run is a wish, not a mistake
+        log.warning("TRAIN.END_EPOCH %s: the learning rates follow the new length from here on", length)
     if not changes:
         return
     text = "; ".join(f"{key}: {change}" for key, change in changes.items())
@@ -198,8 +189,7 @@ def prune(folder: Path, *, keep_last: int) -> None:
     """
     saved = saved_checkpoints(folder)
     epochs = [item for item in saved if item.step == 0]
-    middles = [item for item in saved if item.step > 0]
-    stay = {*(epochs[-keep_last:] if keep_last else epochs), *middles[-1:], *saved[-2:]}
+    stay = {*epochs[-keep_last:], *[item for item in saved if item.step > 0][-1:], *saved[-2:]}  # [-0:] is all
     for item in saved:
         if item not in stay:
             with contextlib.suppress(OSError):

@@ -52,46 +52,44 @@ class DevicePrefetcher:
 
     def __init__(self, dataset: Dataset[Sample], batches: Iterable[list[int]], *, workers: int,
                  device: torch.device, timeout: int) -> None:
+        """Start the loader processes; a batch that takes longer than `timeout` seconds is an error (0: never)."""
         cuda = device.type == "cuda"
-        self._loader: DataLoader[Any] = DataLoader(
+        loader: DataLoader[Any] = DataLoader(
             _ErrorsAsValues(dataset), batch_sampler=batches, num_workers=workers, collate_fn=_collate,
             pin_memory=cuda, worker_init_fn=_start_worker, timeout=timeout if workers else 0,
             prefetch_factor=4 if workers else None)
         self.workers = workers
-        self._timeout = timeout
-        self._device = device
+        self._timeout, self._device = timeout, device
         self._side = torch.cuda.Stream(device) if cuda else None
-        self._gaps: list[tuple[Any, Any]] = []
+        self._gaps: list[tuple[Any, Any]] = []  # events at the end of a step and at the arrival of the next batch
         self._waited = 0.0
         others = set(multiprocessing.active_children())
-        self._iterator: Iterator[Any] = iter(self._loader)  # starts the loader processes
+        self._iterator: Iterator[Any] = iter(loader)  # starts the loader processes
         self._processes = [child for child in multiprocessing.active_children() if child not in others]
-        self._batches = self._stream()
 
     def __iter__(self) -> Iterator[Sample]:
         return self
 
     def __next__(self) -> Sample:
-        return next(self._batches)
+        start, before = time.perf_counter(), self._mark()
+        batch = self._move(self._fetch())
+        self._waited += time.perf_counter() - start
+        if before is not None:
+            self._gaps.append((before, self._mark()))
+        return batch
 
-    def _stream(self) -> Iterator[Sample]:
-        while True:
-            start, before = time.perf_counter(), self._mark()
-            batch = self._fetch()
-            if batch is None:
-                return
-            moved = self._move(batch)
-            self._waited += time.perf_counter() - start
-            if before is not None:
-                self._gaps.append((before, self._mark()))
-            yield moved
-
-    def _fetch(self) -> Sample | None:
-        """Return the loader's next batch, None at its end; a dying or hanging worker becomes a UserError."""
+    def _fetch(self) -> Sample:
+        """Return the loader's next batch; a dying or hanging worker becomes a UserError."""
         try:
-            batch = self._next()
-        except StopIteration:
-            return None
+            batch = next(self._iterator)
+        except (EOFError, OSError) as error:  # a batch's memory is asked of its process, which may be gone by then
+            end = time.monotonic() + 1  # granted to a process that is about to end
+            for child in self._processes:
+                child.join(max(0.0, end - time.monotonic()))
+            dead = ", ".join(str(child.pid) for child in self._processes if not child.is_alive())
+            if not dead:
+                raise
+            raise _worker_died(f"DataLoader worker (pid(s) {dead}) exited unexpectedly") from error
         except RuntimeError as error:
             text = str(error)
             if "timed out" in text:
@@ -100,26 +98,12 @@ class DevicePrefetcher:
                 raise UserError(f"data: no batch for {self._timeout} s; one of the loader processes {pids} hangs; "
                                 f"look at its disk, or raise TRAIN.DATA_TIMEOUT") from error
             if "exited unexpectedly" in text or "is killed by signal" in text:
-                raise UserError(f"data: {text.splitlines()[0]}; out of memory? lower WORKERS, or start again with "
-                                f"--resume auto") from error
+                raise _worker_died(text.splitlines()[0]) from error
             raise
         if isinstance(batch, UserError):
             raise batch
         assert isinstance(batch, Sample)
         return batch
-
-    def _next(self) -> Any:
-        """Return what torch's iterator gives; a process that dies while its batch is fetched is a RuntimeError too."""
-        try:
-            return next(self._iterator)
-        except (EOFError, OSError) as error:  # a batch's memory is asked of its process, which may be gone by then
-            end = time.monotonic() + 1  # granted to a process that is about to end
-            for child in self._processes:
-                child.join(max(0.0, end - time.monotonic()))
-            dead = ", ".join(str(child.pid) for child in self._processes if not child.is_alive())
-            if not dead:
-                raise
-            raise RuntimeError(f"DataLoader worker (pid(s) {dead}) exited unexpectedly") from error
 
     def _mark(self) -> Any:
         """Return an event at the end of all work given to the device so far; None on the CPU."""
@@ -155,7 +139,6 @@ class DevicePrefetcher:
 
     def close(self) -> None:
         """End the loader processes, hanging ones too."""
-        self._batches = iter(())
         self._iterator = iter(())  # the last reference to torch's, which asks its processes to end
         self._kill()
 
@@ -168,15 +151,18 @@ class DevicePrefetcher:
                     process.join()
 
 
+def _worker_died(text: str) -> UserError:
+    return UserError(f"data: {text}; out of memory? lower WORKERS, or start again with --resume auto")
+
+
 def _collate(samples: Sequence[Sample | UserError]) -> Sample | UserError:
     """Return the samples as a batch, or the first error among them."""
     for sample in samples:
         if isinstance(sample, UserError):
             return sample
-    rows = [sample for sample in samples if isinstance(sample, Sample)]
     # default_collate writes a worker's batch straight into memory that the trainer sees.
-    fields = [default_collate(list(field)) for field in zip(*(row[:-1] for row in rows), strict=True)]
-    return Sample._make([*fields, tuple(text for row in rows for text in row.unreadable)])
+    columns = list(zip(*samples, strict=True))
+    return Sample._make([*(default_collate(column) for column in columns[:-1]), sum(columns[-1], ())])
 
 
 class _ErrorsAsValues(Dataset[Any]):
