@@ -79,6 +79,8 @@ class TrainConfig(_Section):
     SEED: Count = 0
     BACKBONE: str = "ResNet50"
     BACKBONE_OPTIONS: dict[str, Any] = {}
+    HEAD: str = "box_tower"
+    HEAD_OPTIONS: dict[str, Any] = {}
     CHANNELS: PositiveInt = 256
     TOWERNUM: PositiveInt = 4
     BOX_BIAS: Annotated[float, Field(ge=-5, le=6)] = 1.0
@@ -233,8 +235,8 @@ class Config(_Section):
         """Return the keywords of `lib.models.models.build_model` for the model that TRAIN describes."""
         train = self.TRAIN
         return {"arch": train.MODEL, "backbone": train.BACKBONE, "backbone_options": train.BACKBONE_OPTIONS,
-                "channels": train.CHANNELS, "towernum": train.TOWERNUM, "align": train.ALIGN,
-                "box_bias": train.BOX_BIAS}
+                "head": train.HEAD, "head_options": train.HEAD_OPTIONS, "channels": train.CHANNELS,
+                "towernum": train.TOWERNUM, "align": train.ALIGN, "box_bias": train.BOX_BIAS}
 
     def summary(self) -> dict[str, int | float | str | bool]:
         """Return what sets one training apart from another, by the names of the keys, for a table of runs."""

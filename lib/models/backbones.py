@@ -58,7 +58,12 @@ class ResNet_MHSA(nn.Module):
 
 
 class Backbone(NamedTuple):
-    """What `Ocean` is made from: a trunk, the channels that come out, and what follows the trunk, if anything."""
+    """What `Ocean` is made from: a trunk, the channels that come out, and what follows the trunk, if anything.
+
+    The trunk maps crops (B, 3, H, H) BGR 0..255 to (any list, map (B, channels, n, n)), n = 15 for H = 127, 31 for 255,
+    33 for 271, 35 for 287; its `trunk_layers()` names the parts that TRAINABLE_LAYER can choose. A new backbone is a
+    function that returns one of these, its keywords with a default each being its options, and an entry in BACKBONES.
+    """
 
     features: nn.Module
     channels: int

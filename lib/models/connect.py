@@ -128,14 +128,37 @@ class _CorrelateOnCPU(torch.autograd.Function):
         return grad_x, grad_kernel
 
 
-class box_tower(nn.Module):  # the reference's name
+class Head(nn.Module):
+    """What turns the neck's maps into predictions, whatever they come from. A new one is a subclass and an entry in
+    `lib.models.models.HEADS`; loss and tracker take what `track` returns and need no change.
+    """
+
+    def template(self, zf: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        """Return what the template's map `zf` (B, C, 7, 7) gives once per sequence: any tensors, batch first."""
+        raise NotImplementedError
+
+    def track(self, xf: Tensor, cls_z: tuple[Tensor, ...],
+              reg_z: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        """Return (ltrb, cls, cls_map, reg_map) for the search map `xf` (B, C, 31, 31) and `template`'s results.
+
+        ltrb (B, 4, S, S): distances in px, > 0, from the grid point (`lib.crops.grid_points`) to the left, top, right
+        and bottom sides; cls (B, 1, S, S): logit. S = 25 for 31. cls_map, reg_map (B, C, S, S): what other branches
+        build on; the object-aware branch needs reg_map, a head without one gives None.
+        """
+        raise NotImplementedError
+
+    def forward(self, search: Tensor, template: Tensor) -> tuple[Tensor, Tensor, Tensor | None, Tensor | None]:
+        """Return (ltrb, cls, cls_map, reg_map) for both feature maps; see `track`."""
+        return self.track(search, *self.template(template))
+
+
+class box_tower(Head):  # the reference's name
     """Classification and regression: own matrix, own correlation, own tower of `towernum` convolutions each.
 
     `box_bias` is the first value of the learned bias of the boxes' exponent.
     """
 
-    def __init__(self, inchannels: int = 256, outchannels: int = 256, *, towernum: int = 4,
-                 box_bias: float = 1.0) -> None:
+    def __init__(self, inchannels: int, outchannels: int, *, towernum: int, box_bias: float) -> None:
         super().__init__()
         self.cls_encode = matrix(inchannels, outchannels)
         self.reg_encode = matrix(inchannels, outchannels)
@@ -155,11 +178,7 @@ class box_tower(nn.Module):  # the reference's name
         return self.cls_encode.template(zf), self.reg_encode.template(zf)
 
     def track(self, xf: Tensor, cls_z: Features3, reg_z: Features3) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return (ltrb, cls, cls_dw, tower_reg) for the search map `xf` (B, C, 31, 31) and `template`'s results.
-
-        ltrb (B, 4, S, S): distances in px, > 0, from the grid point to the left, top, right and bottom sides;
-        cls (B, 1, S, S): logit; cls_dw and tower_reg (B, C, S, S): the maps other branches build on.
-        """
+        """Return (ltrb, cls, cls_dw, tower_reg): see `Head.track`."""
         cls_dw = self.cls_dw(cls_z, self.cls_encode.search(xf))
         reg_dw = self.reg_dw(reg_z, self.reg_encode.search(xf))
         tower_reg = self.bbox_tower(reg_dw)
@@ -170,10 +189,6 @@ class box_tower(nn.Module):  # the reference's name
             ltrb = torch.exp(self.adjust * self.bbox_pred(tower_reg.to(dtype)) + self.bias)
             cls = 0.1 * self.cls_pred(tower_cls.to(dtype))
         return ltrb, cls, cls_dw, tower_reg
-
-    def forward(self, search: Tensor, template: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Return (ltrb, cls, cls_dw, tower_reg) for both feature maps; see `track`."""
-        return self.track(search, *self.template(template))
 
 
 def _tower(channels: int, count: int) -> nn.Sequential:

@@ -1,43 +1,44 @@
-"""Whole models by name."""
+"""Whole models by name: a backbone, a head, and the branch that looks into each predicted box."""
 
 from __future__ import annotations
 
-import difflib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from torch import nn
 
-from lib.errors import UserError
+from lib.config import Config
+from lib.errors import UserError, did_you_mean
 from lib.models.backbones import BACKBONES, Backbone
-from lib.models.connect import AdjustLayer, AlignHead, box_tower
+from lib.models.connect import AdjustLayer, AlignHead, Head, box_tower
 from lib.models.ocean import Ocean_
 
 
 class Ocean(Ocean_):
-    """Ocean with a backbone by name; the defaults are the paper's.
+    """Ocean with a backbone and a head by name, each with its options; `build_model` has the defaults.
 
-    backbone, backbone_options: a name in BACKBONES and its options. channels: width of neck and head.
-    towernum: convolutions per tower. align: with the object-aware branch. box_bias: where the learned bias of the boxes
-    begins.
+    channels: width of neck and head. align: with the object-aware branch. towernum (convolutions per tower) and
+    box_bias (where the learned bias of the boxes begins) go to the heads that take them.
     """
 
-    def __init__(self, *, backbone: str = "ResNet50", backbone_options: Mapping[str, Any] | None = None,
-                 channels: int = 256, towernum: int = 4, align: bool = False, box_bias: float = 1.0) -> None:
+    def __init__(self, *, backbone: str, backbone_options: Mapping[str, Any], head: str,
+                 head_options: Mapping[str, Any], channels: int, towernum: int, align: bool, box_bias: float) -> None:
         super().__init__()
-        options = dict(backbone_options or {})
-        self.spec: dict[str, Any] = {"arch": "Ocean", "backbone": backbone, "backbone_options": options,
+        self.spec: dict[str, Any] = {"arch": "Ocean", "backbone": backbone, "backbone_options": dict(backbone_options),
                                      "channels": channels, "towernum": towernum, "align": align}
-        parts = _build_backbone(backbone, options)
+        if head != "box_tower" or head_options:  # checkpoints with the paper's head are those of before
+            self.spec |= {"head": head, "head_options": dict(head_options)}
+        parts: Backbone = _build(BACKBONES, backbone, backbone_options, what="backbone")
         self.features = parts.features
         self.features_single, self.features_mhsa, self.features_mhsa_z = parts.single, parts.mhsa, parts.mhsa_z
         self.templ, self.joint, self.new_single = parts.templ, parts.joint, parts.new_single
         self.load_report: Any = None  # what `lib.checkpoint.load_model` did
         self.params_file: Path | None = None  # tracking hyper-parameters that belong to the weights
         self.neck = AdjustLayer(in_channels=parts.channels, out_channels=channels)
-        self.connect_model = box_tower(channels, channels, towernum=towernum, box_bias=box_bias)
+        self.connect_model = _build(HEADS, head, head_options, what="head", channels=channels, towernum=towernum,
+                                    box_bias=box_bias)
         self.align_head = AlignHead(channels, channels) if align else None
 
     def trunk_layers(self) -> dict[str, nn.Module]:
@@ -52,18 +53,29 @@ class Ocean(Ocean_):
         return layers
 
 
-_LARGEST = 8192  # of any number that describes a network here
+def _box_tower(*, channels: int, towernum: int, box_bias: float) -> Head:
+    """Return the head of the paper; no options."""
+    return box_tower(channels, channels, towernum=towernum, box_bias=box_bias)
 
+
+# A head's builder takes `channels`, of `towernum` and `box_bias` what it can use, and options with a default each.
+HEADS: dict[str, Callable[..., Head]] = {"box_tower": _box_tower}
 ARCHS: dict[str, Callable[..., Ocean]] = {"Ocean": Ocean}
+_LARGEST = 8192  # of any number that describes a network here
 
 
 def build_model(*, arch: str = "Ocean", **options: Any) -> Ocean:
     """Return a model with random weights: `arch` a name in ARCHS, `options` the keywords of that class.
 
-    `build_model(**model.spec)` makes another of the same kind. Raises UserError for a name that does not exist.
+    What is left out is as `lib.config` has it, the paper's. `build_model(**model.spec)` makes another of the same kind.
+    Raises UserError for a name that does not exist.
     """
     _check_sizes(options, place="")
-    return ARCHS[_known(arch, ARCHS, what="arch")](**options)
+    return ARCHS[_known(arch, ARCHS, what="arch")](**{**_DEFAULTS, **options})
+
+
+_DEFAULTS = Config().model_options()
+_DEFAULTS.pop("arch")
 
 
 def _check_sizes(value: Any, *, place: str) -> None:
@@ -78,26 +90,28 @@ def _check_sizes(value: Any, *, place: str) -> None:
         raise UserError(f"{place} is {str(value)[:20]}; expected at most {_LARGEST}")
 
 
-def _build_backbone(name: str, options: dict[str, Any]) -> Backbone:
-    """Return the parts of the backbone `name`; raise UserError for an unknown name, option or type of value."""
-    builder = BACKBONES[_known(name, BACKBONES, what="backbone")]
+def _build(table: Mapping[str, Callable[..., Any]], name: str, options: Mapping[str, Any], *, what: str,
+           **offered: Any) -> Any:
+    """Return what the builder `name` of a table makes of its options and of those `offered` arguments that it takes.
+
+    Raises UserError for an unknown name, option or type of value.
+    """
+    builder = table[_known(name, table, what=what)]
     known = inspect.signature(builder).parameters
+    defaults = {key: known[key].default for key in known if known[key].default is not inspect.Parameter.empty}
     for key, value in options.items():
-        _known(key, known, what=f"option of backbone {name}")
-        expected = type(known[key].default)
+        expected = type(defaults[_known(key, defaults, what=f"option of {what} {name}")])
         if not (isinstance(value, list | tuple) if expected is tuple else type(value) is expected):
-            raise UserError(f"option {key} of backbone {name}: {value!r} is not of type {expected.__name__}; "
-                            f"the default is {known[key].default!r}")
+            raise UserError(f"option {key} of {what} {name}: {value!r:.80} is not of type {expected.__name__}; "
+                            f"the default is {defaults[key]!r}")
     try:
-        return builder(**options)
+        return builder(**{key: value for key, value in offered.items() if key in known} | dict(options))
     except ValueError as error:
-        raise UserError(f"backbone {name}: {error}") from error
+        raise UserError(f"{what} {name}: {error}") from error
 
 
-def _known(name: str, names: Mapping[str, Any], *, what: str) -> str:
+def _known(name: str, names: Iterable[str], *, what: str) -> str:
     """Return `name` when it is one of `names`; raise UserError with the nearest otherwise."""
-    if name in names:
-        return name
-    nearest = difflib.get_close_matches(name, names, n=1, cutoff=0.5)
-    hint = f"did you mean {nearest[0]}? " if nearest else ""
-    raise UserError(f"{name!r} is no {what}; {hint}known: {', '.join(names) or 'none'}")
+    if name not in names:
+        raise UserError(f"{name!r:.80} is no {what}{did_you_mean(str(name), names)}")
+    return name

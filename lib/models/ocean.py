@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from lib.models.backbones import ResNet_MHSA, ResNet_single
-from lib.models.connect import AdjustLayer, AlignHead, Features3, box_tower
+from lib.models.connect import AdjustLayer, AlignHead, Head
 
 if TYPE_CHECKING:
     from lib.models.vit import ViT
@@ -22,8 +22,8 @@ class TemplateFeatures(NamedTuple):
     """
 
     zf: Tensor | None  # (B, C, 7, 7)
-    cls: Features3  # template side of the classification's matrix: (B, C, 5, 5), (B, C, 3, 5), (B, C, 5, 3)
-    reg: Features3  # the same of the regression's
+    cls: tuple[Tensor, ...]  # what the head's `template` gave: with box_tower the template side of the
+    reg: tuple[Tensor, ...]  # classification's and the regression's matrix, (B, C, 5, 5), (B, C, 3, 5), (B, C, 5, 3)
     raw: Tensor | None = None  # (B, c, 15, 15): the map before the tail (templ attention) or the tokens (joint ViT)
 
     def select(self, rows: Sequence[int] | Tensor) -> TemplateFeatures:
@@ -48,7 +48,7 @@ def _combine(join: Callable[[list[Tensor]], Tensor], parts: Sequence[TemplateFea
 
 
 class OceanOutput(NamedTuple):
-    """Predictions on the S x S grid, float32."""
+    """Predictions on the S x S grid, float32: all that loss and tracker know of a model."""
 
     ltrb: Tensor  # (B, 4, S, S) px > 0: from the grid point to the box's left, top, right and bottom side
     cls: Tensor  # (B, 1, S, S) logit
@@ -70,7 +70,7 @@ class Ocean_(nn.Module):  # the reference's name
     templ: bool  # the search's tail attends to the template's cells too
     joint: bool  # the trunk is a ViT through which template and search go together
     neck: AdjustLayer
-    connect_model: box_tower
+    connect_model: Head
     align_head: AlignHead | None
 
     def template(self, z: Tensor) -> TemplateFeatures:
@@ -103,6 +103,7 @@ class Ocean_(nn.Module):  # the reference's name
         ltrb, cls, _, tower_reg = self.connect_model.track(self.neck(deep), template.cls, template.reg)
         aligned = None
         if self.align_head is not None:
+            assert tower_reg is not None, "this head gives the object-aware branch nothing to build on"
             aligned = self.align_head(tower_reg, ltrb, search_size=x.shape[-1])
         return OceanOutput(ltrb, cls, aligned)
 

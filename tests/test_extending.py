@@ -1,0 +1,116 @@
+"""What `lib` is extended by, each as a toy that is defined here and runs from end to end."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from lib.checkpoint import load_model, save_checkpoint
+from lib.config import load_config
+from lib.crops import score_side
+from lib.datasets.targets import box_targets
+from lib.errors import UserError
+from lib.models.backbones import BACKBONES, Backbone
+from lib.models.connect import Head
+from lib.models.losses import ocean_loss
+from lib.models.models import HEADS, Ocean, build_model
+from lib.tracker.ocean import OceanTracker
+from lib.tracker.params import TrackerParams
+
+
+class ToyTrunk(nn.Module):
+    """A backbone of one convolution of stride 8: 15 cells for 127 px, 31 for 255."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, width, kernel_size=15, stride=8)
+
+    def forward(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
+        return [], self.conv(x / 255)
+
+    def trunk_layers(self) -> dict[str, nn.Module]:
+        return {"layer1": self.conv}
+
+
+def toy_backbone(*, width: int = 4) -> Backbone:
+    return Backbone(ToyTrunk(width), width)
+
+
+class ToyHead(Head):
+    """One correlation with the template's inner cells, and a convolution on it for each prediction."""
+
+    def __init__(self, channels: int, side: float) -> None:
+        super().__init__()
+        self.cls_pred, self.bbox_pred = nn.Conv2d(channels, 1, 1), nn.Conv2d(channels, 4, 1)
+        self.side = side
+
+    def template(self, zf: Tensor) -> tuple[tuple[Tensor, ...], tuple[Tensor, ...]]:
+        return (zf,), ()
+
+    def track(self, xf: Tensor, cls_z: tuple[Tensor, ...],
+              reg_z: tuple[Tensor, ...]) -> tuple[Tensor, Tensor, None, None]:
+        (z,) = cls_z
+        batch, channels = xf.shape[:2]
+        mixed = F.conv2d(xf.reshape(1, -1, *xf.shape[2:]), z.reshape(-1, 1, *z.shape[2:]), groups=batch * channels)
+        mixed = mixed.view(batch, channels, *mixed.shape[2:]) / z[0, 0].numel()
+        return self.side * torch.exp(self.bbox_pred(mixed)), self.cls_pred(mixed), None, None
+
+
+def toy_head(*, channels: int, side: float = 20.0) -> ToyHead:
+    return ToyHead(channels, side)
+
+
+TOYS = ["OCEAN.TRAIN.BACKBONE=Toy", "TRAIN.BACKBONE_OPTIONS={width: 6}", "TRAIN.HEAD=Toy",
+        "TRAIN.HEAD_OPTIONS={side: 12.5}", "TRAIN.CHANNELS=8"]
+
+
+@pytest.fixture
+def toys(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(BACKBONES, "Toy", toy_backbone)
+    monkeypatch.setitem(HEADS, "Toy", toy_head)
+
+
+def toy_model() -> Ocean:
+    cfg = load_config(Path(__file__).parents[1] / "experiments" / "train" / "Ocean.yaml", overrides=TOYS)
+    torch.manual_seed(0)
+    return build_model(**cfg.model_options())
+
+
+@pytest.mark.usefixtures("toys")
+def test_a_backbone_and_a_head_are_one_class_and_one_entry_each(tmp_path: Path) -> None:
+    model = toy_model().train()
+    output = model(torch.rand(2, 3, 127, 127) * 255, torch.rand(2, 3, 255, 255) * 255)
+    assert output.ltrb.shape == (2, 4, score_side(255), score_side(255))
+    cls, ltrb, weight = (torch.from_numpy(part)[None].repeat(2, *[1] * part.ndim)
+                         for part in box_targets([107, 117, 147, 137], search_size=255))
+    losses = ocean_loss(output, cls_target=cls, ltrb_target=ltrb, weight=weight)
+    losses["total"].backward()
+    assert all(torch.isfinite(p.grad).all() and p.grad.abs().sum() > 0 for p in model.parameters())
+
+    save_checkpoint(tmp_path / "toy.pth", {"model": model.spec, "state_dict": model.state_dict()})
+    loaded = load_model(tmp_path / "toy.pth")
+    assert loaded.spec == model.spec
+    assert isinstance(loaded.connect_model, ToyHead)
+    assert loaded.connect_model.side == 12.5
+    tracker = OceanTracker(loaded, TrackerParams())
+    frames = np.random.default_rng(0).integers(0, 256, (3, 90, 120, 3), dtype=np.uint8)
+    state = tracker.init(frames[0], [40, 30, 20, 16])
+    for frame in frames[1:]:
+        state = tracker.track(state, frame)
+    assert np.isfinite(state.box_xywh).all()
+
+
+@pytest.mark.usefixtures("toys")
+def test_options_of_a_head_are_checked_as_those_of_a_backbone() -> None:
+    with pytest.raises(UserError, match="'Tyo' is no head; did you mean Toy"):
+        build_model(head="Tyo")
+    with pytest.raises(UserError, match="'sid' is no option of head Toy; did you mean side"):
+        build_model(head="Toy", head_options={"sid": 1.0})
+    with pytest.raises(UserError, match="option side of head Toy: 'x' is not of type float"):
+        build_model(head="Toy", head_options={"side": "x"})
+    assert "head" not in build_model(backbone="ResNetSmall", channels=8, towernum=1).spec
