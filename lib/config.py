@@ -145,7 +145,7 @@ class SourceConfig(_Section):
     RANGE: PositiveInt = 100
     USE: PositiveInt = 1
     WEIGHT: Positive = 1.0
-    FORMAT: Literal["crop511", "packed", "raw", "synthetic"] = "crop511"
+    FORMAT: str = "crop511"  # a key of `lib.datasets.dataset.FORMATS`
     OPTIONS: dict[str, Any] = {}
 
 

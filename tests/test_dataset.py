@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader
 
 from lib.config import Config, DatasetConfig, SourceConfig, TrainConfig
 from lib.crops import context_side
-from lib.datasets.dataset import OceanDataset, Sample, build_dataset
+from lib.datasets.dataset import OceanDataset, Sample, build_dataset, build_source
 from lib.errors import UserError
 from lib.images import decode
 
@@ -179,14 +179,52 @@ def test_a_source_without_one_good_crop_ends_whatever_is_tolerated(root):
         build_dataset(config_for(root, MAX_UNREADABLE=1.0))[0]
 
 
-def test_a_missing_crop_folder_and_a_missing_index_are_found_at_once(root, tmp_path):
-    (root / "crop511").rename(root / "elsewhere")
-    with pytest.raises(UserError, match=r"OCEAN\.DATASET\.MINE\.PATH is '.*crop511': no such folder"):
-        build_dataset(config_for(root))
-    (root / "elsewhere").rename(root / "crop511")
-    (root / "train.json").unlink()
-    with pytest.raises(UserError, match=r"train\.json"):
-        build_dataset(config_for(root))
+def test_sources_that_are_not_there_are_told_at_once_with_the_key_that_takes_the_others(root, tmp_path):
+    config = config_for(root)
+    mine = config.DATASET.SOURCES["MINE"]
+    sources = {"MINE": mine, "FAR": mine.model_copy(update={"PATH": str(tmp_path / "far")}), "SYN": SourceConfig(
+        FORMAT="synthetic"), "LOST": mine.model_copy(update={"ANNOTATION": str(tmp_path / "lost.json")})}
+
+    def message(*names: str) -> str:
+        given = Config(TRAIN=TrainConfig(WHICH_USE=list(names)), DATASET=DatasetConfig(SOURCES=sources))
+        with pytest.raises(UserError) as caught:
+            build_dataset(given)
+        return str(caught.value)
+
+    text = message("FAR", "MINE", "LOST", "SYN")
+    for fact in ("2 of 4 sources", f"FAR (PATH '{tmp_path / 'far'}'", f"LOST (ANNOTATION '{tmp_path / 'lost.json'}'",
+                 "TRAIN.WHICH_USE=[MINE,SYN]"):
+        assert fact in text
+    assert "TRAIN.WHICH_USE=[MINE,SYN]" in message("LOST"), "what is configured and there"
+    sources = {"LOST": sources["LOST"]}
+    assert "FORMAT: synthetic" in message("LOST")
+
+
+def test_an_unknown_format_is_told_with_the_nearest(root):
+    source = config_for(root).DATASET.SOURCES["MINE"].model_copy(update={"FORMAT": "crops511"})
+    with pytest.raises(UserError, match=r"DATASET\.MINE\.FORMAT is 'crops511'; did you mean crop511"):
+        build_source("MINE", source, place="OCEAN.DATASET.MINE")
+
+
+def test_empty_videos_and_tracks_are_left_out_and_counted(root, caplog):
+    path = root / "train.json"
+    plain = build_dataset(config_for(root))
+    index = json.loads(path.read_text(encoding="utf-8"))
+    name = next(iter(index))
+    index = {"none": {}, **index, "hollow": {"00": {}, "01": {}}, name: {"07": {}, **index[name]}}
+    path.write_text(json.dumps(index), encoding="utf-8")
+    with caplog.at_level(logging.WARNING):
+        found = build_dataset(config_for(root))
+    assert "3 videos or tracks without a frame are left out" in caplog.text
+    assert all(same(plain[n], found[n]) for n in range(12))
+
+
+def test_crops_of_another_suffix_are_found(root):
+    expected = build_dataset(config_for(root))[0].template
+    for path in (root / "crop511").rglob("*.jpg"):
+        cv2.imwrite(str(path.with_suffix(".PNG")), cv2.imread(str(path)))
+        path.unlink()
+    assert torch.equal(build_dataset(config_for(root, MAX_UNREADABLE=0.0))[0].template, expected)
 
 
 def test_no_source_is_an_error(root):

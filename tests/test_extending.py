@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -9,10 +10,14 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from train_helpers import snapshot, tiny_yaml
 
+from lib import commands
 from lib.checkpoint import load_model, save_checkpoint
-from lib.config import load_config
-from lib.crops import score_side
+from lib.config import SourceConfig, load_config
+from lib.crops import CROP_SIZE, box_in_crop511, score_side
+from lib.datasets import Crop, FramePair
+from lib.datasets.dataset import FORMATS
 from lib.datasets.targets import box_targets
 from lib.errors import UserError
 from lib.models.backbones import BACKBONES, Backbone
@@ -114,3 +119,37 @@ def test_options_of_a_head_are_checked_as_those_of_a_backbone() -> None:
     with pytest.raises(UserError, match="option side of head Toy: 'x' is not of type float"):
         build_model(head="Toy", head_options={"side": "x"})
     assert "head" not in build_model(backbone="ResNetSmall", channels=8, towernum=1).spec
+
+
+@dataclass(frozen=True)
+class Squares:
+    """A training source: bright squares on noise, one colour for each track."""
+
+    name: str
+    num_tracks: int
+
+    def pair(self, track: int, rng: np.random.Generator) -> FramePair:
+        noise = rng.integers(0, 100, (CROP_SIZE, CROP_SIZE, 3), dtype=np.uint8)
+
+        def crop(view_xyxy=None, /) -> Crop:
+            box = box_in_crop511((40.0, 40.0))
+            x1, y1, x2, y2 = np.round(box).astype(int)
+            image = noise.copy()
+            image[y1 : y2 + 1, x1 : x2 + 1] = 150 + track
+            return Crop(image, box)
+
+        return FramePair(f"{self.name} {track}", template=crop, search=crop)
+
+
+def squares(name: str, config: SourceConfig, _place: str) -> Squares:
+    """Make the source of its settings under DATASET."""
+    return Squares(name, config.OPTIONS["tracks"])
+
+
+def test_a_training_source_is_one_class_and_one_entry(tmp_path, monkeypatch):
+    monkeypatch.setitem(FORMATS, "squares", squares)
+    path = tiny_yaml(tmp_path, END_EPOCH=2, UNFIX_EPOCH=1, WHICH_USE=["MINE"])
+    source = "DATASET.MINE={FORMAT: squares, USE: 8, OPTIONS: {tracks: 5}}"
+    assert commands.call("train", ["--cfg", str(path), source, "DATASET.NEGATIVE=0.3"]) == 0
+    weights = snapshot(tmp_path, "checkpoint_e2.pth")["state_dict"]
+    assert all(torch.isfinite(value).all() for value in weights.values())

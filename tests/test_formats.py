@@ -1,6 +1,8 @@
 """The same samples whatever form the data have: single crops, archives, the raw pictures; any workers, any ranks."""
 
+import json
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -13,6 +15,7 @@ from torch.utils.data import DataLoader
 from lib.config import Config, DatasetConfig, SourceConfig, TrainConfig
 from lib.crops import context_side
 from lib.datasets.dataset import OceanDataset, Sample, build_dataset
+from lib.datasets.index import load_index
 from lib.datasets.mixing import StreamSampler
 from lib.datasets.prepare.__main__ import main
 from lib.datasets.stores import load_pictures, pack_pictures, picture_path, reduction
@@ -20,6 +23,8 @@ from lib.errors import UserError
 
 SWITCHES = {"FLIP": 0.5, "ROTATION": 0.3, "GRAY": 0.3}
 COUNT = 24
+_TIFF = b"II*\0\x08\0\0\0\x01\0\x12\x01\x03\0\x01\0\0\0\x06\0\0\0\0\0\0\0"
+EXIF_6 = b"\xff\xe1" + (8 + len(_TIFF)).to_bytes(2, "big") + b"Exif\0\0" + _TIFF  # "turn by 90 degrees clockwise"
 
 
 @pytest.fixture(scope="module")
@@ -155,6 +160,34 @@ def test_a_packed_data_set_travels_to_a_process_that_was_not_forked(data):
 def test_paths_of_pictures_in_short(pictures, packed):
     assert pack_pictures(pictures) == packed
     assert {frame: picture_path(packed, frame) for frame in pictures} == pictures
+
+
+def test_a_part_of_the_index_trains_from_the_same_table_of_pictures(data, tmp_path):
+    """`prepare select` writes such an index, and an index whose empty videos are left out is one."""
+    whole = dataset(data, "raw").sources[0]
+    index = json.loads((data / "train.json").read_text(encoding="utf-8"))
+    del index["video 0"]
+    (tmp_path / "train.json").write_text(json.dumps(index), encoding="utf-8")
+    part = load_index(tmp_path / "train.json")
+    for _ in range(2):  # read, then mapped
+        pictures = load_pictures(data / "raw", data / "pictures.json", part)
+        assert pictures.path(part, 0) == whole.store.path(whole.index, whole.index.rows(1)[0])
+
+
+def test_a_picture_with_an_orientation_mark_is_read_as_it_is_seen(data, tmp_path):
+    """The same in every form: `prepare` cut the crops from the picture as it is seen, too."""
+    expected = dataset(data, "raw")
+    seen = [expected[n].search for n in range(6)]
+    for path in (data / "raw").rglob("*.jpg"):
+        (tmp_path / path.parent.name).mkdir(exist_ok=True)
+        turned = cv2.rotate(cv2.imread(str(path)), cv2.ROTATE_90_COUNTERCLOCKWISE)
+        jpeg = cv2.imencode(".jpg", turned, [cv2.IMWRITE_JPEG_QUALITY, 100])[1].tobytes()
+        (tmp_path / path.parent.name / path.name).write_bytes(jpeg[:2] + EXIF_6 + jpeg[2:])
+    source = expected.sources[0]
+    other = replace(source, store=replace(source.store, root=tmp_path))
+    marked = OceanDataset([other], [10], expected.settings, seed=5)
+    for n, pixels in enumerate(seen):
+        assert (marked[n].search.float() - pixels.float()).abs().mean() < 6
 
 
 @pytest.mark.parametrize(("old", "new", "words"), [

@@ -139,8 +139,8 @@ def _indexed(name: str, config: SourceConfig, place: str) -> TrainingSource:
     open_store, content = _STORES[config.FORMAT]
     if config.OPTIONS:
         raise UserError(f"{place}.OPTIONS is {config.OPTIONS}; FORMAT {config.FORMAT} takes none")
-    if not config.PATH or not Path(config.PATH).is_dir():
-        raise UserError(f"{place}.PATH is '{config.PATH}': no such folder; expected the {content}")
+    if missing := _missing(config):
+        raise UserError(f"{place}.{missing}; expected the {content}, and their index")
     index = load_index(Path(config.ANNOTATION))
     _warn_of_range(index, config.RANGE, place=place)
     return IndexedSource(name, index, open_store(config, index), config.RANGE)
@@ -155,6 +155,16 @@ def _synthetic(name: str, config: SourceConfig, place: str) -> TrainingSource:
         if fault["type"] == "unexpected_keyword_argument":
             what = f": unknown key{did_you_mean(str(key), [f.name for f in fields(SyntheticSource)])}"
         raise UserError(f"{place}.OPTIONS.{key}{what}") from error
+
+
+def _missing(config: SourceConfig) -> str:
+    """Return which file of a source is not there, '' if none is or if the format needs none."""
+    if config.FORMAT in _STORES:
+        if not config.PATH or not Path(config.PATH).is_dir():
+            return f"PATH '{config.PATH}': no such folder"
+        if not Path(config.ANNOTATION).is_file():
+            return f"ANNOTATION '{config.ANNOTATION}': no such file"
+    return ""
 
 
 # FORMAT of a source -> what makes it: called with its key under DATASET, its settings, and its place, for errors.
@@ -188,15 +198,31 @@ def build_dataset(config: Config) -> OceanDataset:
 
     Raises UserError for a missing crop folder, a missing or faulty index.
     """
+    _check_presence(config)
     settings, place = config.DATASET, f"{config.NAME}.DATASET"
-    if not config.TRAIN.WHICH_USE:
-        raise UserError(f"{config.NAME}.TRAIN.WHICH_USE is empty; name at least one of {', '.join(settings.SOURCES)}")
     chosen = {name: settings.SOURCES[name] for name in config.TRAIN.WHICH_USE}
     sources = [build_source(name, source, place=f"{place}.{name}") for name, source in chosen.items()]
     use = pairs_of(settings, list(chosen.values()), place=place)
     for source, pairs in zip(sources, use, strict=True):
         logger.info("%s: %d tracks, %d pairs per epoch", source.name, source.num_tracks, pairs)
     return OceanDataset(sources, use, settings, seed=config.TRAIN.SEED, search_size=config.TRAIN.SEARCH_SIZE)
+
+
+def _check_presence(config: Config) -> None:
+    """Raise one UserError for all sources of WHICH_USE that are not there, with the key that takes those that are."""
+    sources, key = config.DATASET.SOURCES, f"{config.NAME}.TRAIN.WHICH_USE"
+    if not config.TRAIN.WHICH_USE:
+        raise UserError(f"{key} is empty; name at least one of {', '.join(sources)}")
+    missing = {name: what for name, source in sources.items() if (what := _missing(source))}
+    lost = [f"{name} ({missing[name]})" for name in config.TRAIN.WHICH_USE if name in missing]
+    if not lost:
+        return
+    there = [name for name in config.TRAIN.WHICH_USE if name not in missing] or [
+        name for name in sources if name not in missing]
+    remedy = f"train on what is there with TRAIN.WHICH_USE=[{','.join(there)}]" if there else (
+        "try the renderer with TRAIN.WHICH_USE=[SYN] 'DATASET.SYN={FORMAT: synthetic, USE: 10000}'")
+    raise UserError(f"{key}: {len(lost)} of {len(config.TRAIN.WHICH_USE)} sources are not there: {', '.join(lost)}; "
+                    f"prepare them (`python -m lib.datasets.prepare`), or {remedy}")
 
 
 def pairs_of(settings: DatasetConfig, sources: Sequence[SourceConfig], *, place: str) -> list[int]:

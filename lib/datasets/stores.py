@@ -4,6 +4,7 @@ frames are drawn whatever form they have.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -34,7 +35,7 @@ from lib.datasets.index import MAX_BYTES, TrackIndex, is_below
 from lib.datasets.jpeg_rows import JpegRows, cut_rows
 from lib.errors import UserError
 from lib.files import MAX_PICTURE_BYTES, read_json, read_regular
-from lib.images import decode
+from lib.images import SUFFIXES, decode
 
 TABLE = "crops.arrays"  # of a packed folder: where in which archive each row's crop lies
 
@@ -88,6 +89,19 @@ class IndexedSource:
         return self.store.read(self.index, row, view_xyxy)
 
 
+def _read_picture(path: str) -> bytes:
+    """Return the bytes of a picture, also of one with another suffix: an index may say .png where .jpg lies."""
+    try:
+        return read_regular(path, max_bytes=MAX_PICTURE_BYTES)
+    except FileNotFoundError:
+        stem, _, name = path.rpartition("/")
+        for suffix in sorted(SUFFIXES) if "." in name else ():
+            for other in (suffix, suffix.upper()):
+                with contextlib.suppress(FileNotFoundError):
+                    return read_regular(f"{stem}/{name.rpartition('.')[0]}{other}", max_bytes=MAX_PICTURE_BYTES)
+        raise
+
+
 # ---- crops as files, and in archives
 
 
@@ -131,7 +145,7 @@ class CropFiles:
         """Return the crop of one row; raise UnreadableCrop if it is missing or no whole 511 px picture."""
         path = f"{self.root}/{crop_path(index, row)}"
         try:
-            data = read_regular(path, max_bytes=MAX_PICTURE_BYTES)
+            data = _read_picture(path)
         except OSError as error:
             raise UnreadableCrop(f"{path}: {error.strerror}") from error
         return decode_crop(data, index.size_wh(row), place=path, view_xyxy=view_xyxy)
@@ -236,7 +250,7 @@ class RawPictures:
         size = box[2:] - box[:2]
         reduce = reduction(context_side(size) / TEMPLATE_SIZE)
         try:
-            image = decode(read_regular(path, max_bytes=MAX_PICTURE_BYTES), reduce=reduce)
+            image = decode(_read_picture(path), reduce=reduce)
         except OSError as error:
             raise UnreadableCrop(f"{path}: {error.strerror}") from error
         except ValueError as error:
