@@ -79,6 +79,7 @@ class TrainConfig(_Section):
     SEED: Count = 0
     BACKBONE: str = "ResNet50"
     BACKBONE_OPTIONS: dict[str, Any] = {}
+    RANDOM_TRUNK: bool = False
     HEAD: str = "box_tower"
     HEAD_OPTIONS: dict[str, Any] = {}
     CHANNELS: PositiveInt = 256

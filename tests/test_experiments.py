@@ -33,7 +33,8 @@ def overrides(name: str, folder: Path) -> list[str]:
     """Return what makes a file's training short: its data, its length and, in the suite, its size."""
     cfg = load_config(TRAIN / f"{name}.yaml").TRAIN
     short = [f"OUTPUT_DIR={folder / 'logs'}", f"CHECKPOINT_DIR={folder / 'snapshot'}", "WORKERS=0", "TRAIN.END_EPOCH=2",
-             "TRAIN.BATCH=2", "TRAIN.UNFIX_EPOCH=1", "TRAIN.WARMUP.EPOCH=1", "TRAIN.WHICH_USE=[SYN]",
+             "TRAIN.BATCH=2", "TRAIN.UNFIX_EPOCH=1", "TRAIN.RANDOM_TRUNK=True", "TRAIN.WARMUP.EPOCH=1",
+             "TRAIN.WHICH_USE=[SYN]",
              "DATASET.SYN={FORMAT: synthetic, RANGE: 20, USE: 4, OPTIONS: {difficulty: 0.2}}"]
     if FULL:
         return short

@@ -233,6 +233,10 @@ def test_unreadable_crops_are_told_counted_and_limited(train: Train, tmp_path: P
 @pytest.mark.parametrize(("arguments", "message"), [
     (["--resume", "nowhere.pth"], "nowhere.pth: no such checkpoint"),
     (["TRAIN.PRETRAIN=resnet50.pth"], "TRAIN.PRETRAIN: neither resnet50.pth nor pretrain.resnet50.pth exists"),
+    (["TRAIN.PRETRAIN=OceanSmall"], r"OceanSmall\.pth: weights of another architecture"),
+    (["TRAIN.RANDOM_TRUNK=False"], r"random weights for 2 epochs; name .*PRETRAIN.*UNFIX_EPOCH=0.*RANDOM_TRUNK=True"),
+    (["TRAIN.RANDOM_TRUNK=False", "TRAIN.BACKBONE=ResNet50", "TRAIN.BACKBONE_OPTIONS={}"],
+     r"wget -P pretrain https://\S+/(resnet50-\w+\.pth)`, then TRAIN\.PRETRAIN=\1"),
     (["TRAIN.BACKBONE=ResNet51"], "'ResNet51' is no backbone; did you mean ResNet50"),
     (["TRAIN.SYNC_BN=True"], "SYNC_BN: works on GPUs only"),
     (["--gpus", "0,x"], "GPUS is '0,x'"),

@@ -61,7 +61,8 @@ class CheapPairs(Dataset[Sample]):
 
 def tiny_yaml(folder: Path, *, top: dict[str, Any] | None = None, **train: Any) -> Path:
     """Return a YAML file in `folder` for 4 epochs of 3 steps, the trunk frozen for the first two."""
-    settings = {"END_EPOCH": 4, "BATCH": 4, "UNFIX_EPOCH": 2, "BACKBONE": "ResNetSmall", "CHANNELS": 4, "TOWERNUM": 1,
+    settings = {"END_EPOCH": 4, "BATCH": 4, "UNFIX_EPOCH": 2, "RANDOM_TRUNK": True, "BACKBONE": "ResNetSmall",
+                "CHANNELS": 4, "TOWERNUM": 1,
                 "BACKBONE_OPTIONS": {"width": 2, "layers": [1, 1, 1], "expansion": 1}, "WARMUP": {"EPOCH": 1},
                 "WHICH_USE": ["SYN"], **train}
     tree = {"PRINT_FREQ": 2, "WORKERS": 0, "OUTPUT_DIR": str(folder / "logs"),

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from lib import distributed
-from lib.checkpoint import import_pretrained, load_weights, read_checkpoint
+from lib.checkpoint import find_weights, import_pretrained, load_weights, read_checkpoint
 from lib.cli import as_argv
 from lib.config import Config, load_config
 from lib.datasets.dataset import build_dataset
@@ -25,6 +25,7 @@ from lib.distributed import EXIT_STOPPED, StopRequest, World, on_main
 from lib.errors import EXIT_USER_ERROR, UserError
 from lib.log import RunLog, new_run_folder, old_run_folder
 from lib.models.models import Ocean, build_model
+from lib.models.pretrained import DOWNLOADS
 from lib.options import TrainOptions
 from lib.training import checkpoints
 from lib.training.checkpoints import Progress
@@ -121,16 +122,20 @@ def _load_start(model: Ocean, cfg: Config, checkpoint: dict[str, Any] | None, *,
         log.info("going on from %s, after epoch %d and %d steps of the next", source,
                  *divmod(progress.step, progress.steps_per_epoch))
     elif train.PRETRAIN:
-        path = Path(str(train.PRETRAIN))
+        path = find_weights(str(train.PRETRAIN))
         nearby = Path("pretrain") / path
         if not path.is_file() and not nearby.is_file():
             raise UserError(f"TRAIN.PRETRAIN: neither {path} nor {nearby} exists; put the weights there, or set "
                             f"TRAIN.PRETRAIN=False to begin with random ones")
         path = path if path.is_file() else nearby
         log.info("%s", import_pretrained(model, read_checkpoint(path)["state_dict"], source=str(path)))
-    elif train.UNFIX_EPOCH > train.START_EPOCH:
-        log.warning("the backbone is frozen for %d epochs at random weights; name pretrained ones in TRAIN.PRETRAIN, "
-                    "or set TRAIN.UNFIX_EPOCH=0", train.UNFIX_EPOCH)
+    elif train.UNFIX_EPOCH > train.START_EPOCH and not train.RANDOM_TRUNK:
+        url = DOWNLOADS.get(train.BACKBONE)
+        remedy = (f"`wget -P pretrain {url}`, then TRAIN.PRETRAIN={url.rpartition('/')[2]}" if url
+                  else "name pretrained ones in TRAIN.PRETRAIN")
+        raise UserError(f"TRAIN.PRETRAIN is False: the trunk would be frozen at random weights for {train.UNFIX_EPOCH} "
+                        f"epochs; {remedy}, or train it from the start by TRAIN.UNFIX_EPOCH=0, or say that it is "
+                        f"meant so by TRAIN.RANDOM_TRUNK=True")
     return progress
 
 
