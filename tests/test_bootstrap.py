@@ -7,7 +7,7 @@ import pytest
 
 from lib.eval_toolkit.bootstrap import paired_differences
 from lib.eval_toolkit.ope import CONVENTIONS
-from lib.eval_toolkit.protocols import ScoreSummary, summarise_ope
+from lib.eval_toolkit.protocols import ONE_PASS, ScoreSummary, curve_fields
 from lib.eval_toolkit.report import difference_tables
 
 
@@ -18,8 +18,9 @@ def scores_of(
     column = np.array(values)[:, None]
     curves = {name: np.repeat(column, size, axis=1) for name, size in (("success", 21), ("precision", 51))}
     names = names or [f"s{i}" for i in range(len(values))]
-    return summarise_ope(tracker, CONVENTIONS[convention], curves, names=tuple(names), frames=(1,) * len(values),
-                         attributes=[()] * len(values), expected=len(values), missing=())
+    count = len(values)
+    return ScoreSummary(scoring=ONE_PASS, tracker=tracker, names=tuple(names), expected=count, missing=(),
+                        **curve_fields(curves, CONVENTIONS[convention], [1] * count, [()] * count))
 
 
 def test_a_constant_lead_has_no_width_however_much_sequences_differ() -> None:

@@ -104,7 +104,7 @@ def test_negative_boxes_and_nan_are_counted(home: Path, capsys: pytest.CaptureFi
     rows[4, 2] = -5
     write_rows(home / "result/OTB2015/Ocean/Deer.txt", rows)
     main([*COMMAND, "--allow-missing", "--convention", "otb"])
-    assert "broken boxes 2, repaired boxes 2, length mismatches 0" in capsys.readouterr().out
+    assert "Ocean: 2 broken boxes (Deer 2)\nOcean: 2 repaired boxes (Deer 2)\n" in capsys.readouterr().out
 
 
 def test_torch_is_not_loaded(home: Path) -> None:
@@ -150,7 +150,7 @@ def test_json_and_csv_hold_everything(home: Path, capsys: pytest.CaptureFixture[
     rows = list(csv.DictReader(io.StringIO(captured.out)))
     assert {row["scope"] for row in rows} == {"all", "attribute", "sequence"}
     assert next(row["success"] for row in rows if row["scope"] == "all") == f"{20 / 21:.6f}"
-    assert "sequences 2/100" in captured.err
+    assert "2/100 sequences" in captured.err
 
 
 def test_markdown_and_latex_mark_the_best_and_escape_names(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -251,7 +251,8 @@ def test_published_trackers_in_one_table(capsys: pytest.CaptureFixture[str]) -> 
     assert found == [["SiamBAN", "0.696", "0.910"], ["MDNet", "0.678", "0.909"], ["KCF", "0.477", "0.695"],
                      ["STRUCK", "0.461", "0.638"], ["TLD", "0.357", "0.501"]]
     assert "STRUCK: ClifBar has 329 rows for 472 frames: missing rows are failures" in out
-    assert "invalid ground-truth rows 10, broken boxes 15624, repaired boxes 0" in out
+    assert "10 invalid rows (Biker 7, Board 1, Crowds 1, Twinnings 1)" in out  # which sequences, not only how many
+    assert "TLD: 15624 broken boxes (Human3 1511, RedTeam 812, Girl2 806, BlurCar1 741, Car4 658 and 71 more)" in out
 
 
 def test_flat_mat_files_of_the_otb_toolkit_join_the_table(home: Path, capsys: pytest.CaptureFixture[str]) -> None:

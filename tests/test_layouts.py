@@ -208,13 +208,13 @@ def test_lasot_leaves_absent_frames_out_of_the_counts_but_not_of_the_length(tmp_
     assert default_convention("LASOT") == "lasot"
     scores = score_results(benchmark, results(tmp_path, benchmark, BOXES), convention="lasot", allow_missing=True)
     # Right in all frames: two of three count, at every threshold but 1.
-    assert scores.sequence_curves["success"][0].tolist() == pytest.approx([2 / 3] * 20 + [0])
+    assert scores.curves["success"].tolist() == pytest.approx([2 / 3] * 20 + [0])
     assert scores.values["precision"] == scores.values["norm_precision"] == pytest.approx(2 / 3)
     # A lost target is replaced by the box before, 1 px off: IoU 29 / 31 in frame 1.
     lost = [BOXES[0], [np.nan] * 4, BOXES[2]]
     scores = score_results(benchmark, results(tmp_path, benchmark, lost), convention="lasot", allow_missing=True)
     # At 0.95 only the first frame, set to the truth.
-    assert scores.sequence_curves["success"][0, -2] == pytest.approx(1 / 3)
+    assert scores.curves["success"][-2] == pytest.approx(1 / 3)
     assert scores.counts["repaired_boxes"] == 1
     # A longer result is cut, a shorter one refused (calc_seq_err_robust.m, and the index error it runs into).
     longer = score_results(benchmark, results(tmp_path, benchmark, [*lost, BOXES[2]]), convention="lasot",
@@ -229,7 +229,7 @@ def test_a_frame_without_annotation_is_what_pysot_makes_of_it(tmp_path: Path) ->
     benchmark = load_benchmark("UAV123", uav123(tmp_path), images=False)
     scores = score_results(benchmark, results(tmp_path, benchmark, [BOXES[0]] * 877), convention="pysot",
                            allow_missing=True)
-    assert scores.sequence_curves["success"][0, 0] == pytest.approx(876 / 877)
+    assert scores.curves["success"][0] == pytest.approx(876 / 877)
     assert scores.values["precision"] == 1
     assert scores.counts["invalid_rows"] == 1
 

@@ -152,7 +152,7 @@ def test_validity_is_judged_on_1_based_values(tmp_path: Path) -> None:
     truth = np.array([TARGET, [1, 5, 20, 10], [0, 5, 20, 10]], float)
     scores = score_one(tmp_path, truth, truth, "otb")
     assert scores.counts["invalid_rows"] == 1
-    assert scores.sequence_curves["success"][0, 0] == pytest.approx(2 / 3)
+    assert scores.curves["success"][0] == pytest.approx(2 / 3)
 
 
 # Repair
@@ -209,7 +209,7 @@ def test_the_first_frame(tmp_path: Path, convention: str, share: float) -> None:
     truth = boxes_of(2)
     boxes = truth.copy()
     boxes[0] = [300, 300, 20, 10]
-    assert score_one(tmp_path, truth, boxes, convention).sequence_curves["success"][0, 0] == share
+    assert score_one(tmp_path, truth, boxes, convention).curves["success"][0] == share
 
 
 @pytest.mark.parametrize("convention", ["pysot", "otb"])
@@ -225,7 +225,7 @@ def test_another_length_is_an_error_that_says_how_to_go_on(tmp_path: Path, conve
 ])  # fmt: skip
 def test_a_short_result(tmp_path: Path, convention: str, length: str | None, share: float, frames: int) -> None:
     scores = score_one(tmp_path, boxes_of(4), boxes_of(3), convention, length=length)
-    assert scores.sequence_curves["success"][0, 0] == share
+    assert scores.curves["success"][0] == share
     assert scores.frames == (frames,)
     (mismatch,) = scores.mismatches
     assert mismatch[:3] == ("Deer", 4, 3)
@@ -234,7 +234,7 @@ def test_a_short_result(tmp_path: Path, convention: str, length: str | None, sha
 @pytest.mark.parametrize("convention", ["got10k", "pytracking"])
 def test_a_long_result_is_cut(tmp_path: Path, convention: str) -> None:
     scores = score_one(tmp_path, boxes_of(4), boxes_of(6), convention)
-    assert scores.sequence_curves["success"][0, 0] == 1
+    assert scores.curves["success"][0] == 1
     assert scores.mismatches[0].action == "surplus rows left out"
 
 
@@ -267,8 +267,8 @@ def test_tiger1_from_a_json_has_no_lead_in_to_score(tmp_path: Path) -> None:
 def test_a_nan_row(tmp_path: Path, convention: str, share: float) -> None:
     boxes = np.array([TARGET, [NAN] * 4, TARGET], float)
     scores = score_one(tmp_path, np.array([TARGET] * 3, float), boxes, convention)
-    assert scores.sequence_curves["success"][0, 0] == pytest.approx(share)
-    assert scores.sequence_curves["precision"][0, 50] == pytest.approx(share)
+    assert scores.curves["success"][0] == pytest.approx(share)
+    assert scores.curves["precision"][50] == pytest.approx(share)
     assert scores.counts["broken_boxes"] == 1
     assert scores.counts["repaired_boxes"] == (convention == "otb")
 

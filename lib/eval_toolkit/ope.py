@@ -104,32 +104,13 @@ class FrameErrors(NamedTuple):
     """(N,) the same in units of the target's width and height."""
 
 
-def invalid_overlap_rows(truth_xywh: Boxes, convention: Convention) -> Flags:
-    """Return which ground-truth rows (N, 4), 1-based, count as a failure of success whatever was predicted."""
-    if convention.invalid_overlap == "never":
-        return np.zeros(len(truth_xywh), bool)
-    columns = truth_xywh if convention.invalid_overlap == "any" else truth_xywh[:, 2:]
-    return _any_not_positive(columns)
-
-
-def invalid_distance_rows(truth_xywh: Boxes, convention: Convention) -> Flags:
-    """Return which ground-truth rows (N, 4), 1-based, have no centre distance."""
-    if convention.invalid_distance == "never":
-        return np.zeros(len(truth_xywh), bool)
-    if convention.invalid_distance == "any":
-        return _any_not_positive(truth_xywh)
+def invalid_rows(truth_xywh: Boxes, rule: Literal["any", "size", "centre", "never"]) -> Flags:
+    """Return which ground-truth rows (N, 4), 1-based, are invalid by a rule of `Convention`."""
     # pysot's centre is that of inclusive pixels; the half pixel cancels in a distance, not here.
-    return _any_not_positive(centres_xywh(truth_xywh) - 0.5)
-
-
-def unusual_rows(truth_xywh: Boxes) -> Flags:
-    """Return which ground-truth rows (N, 4), 1-based, some toolkit calls invalid: any of x, y, w, h <= 0."""
-    return _any_not_positive(truth_xywh)
-
-
-def _any_not_positive(rows: Floats) -> Flags:
+    values = {"any": truth_xywh, "size": truth_xywh[:, 2:], "centre": centres_xywh(truth_xywh) - 0.5,
+              "never": truth_xywh[:, :0]}[rule]
     # Written so that NaN, a frame without annotation (UAV123), is not positive either, as in the toolkits.
-    return np.asarray(~(rows > 0).all(axis=1))
+    return np.asarray(~(values > 0).all(axis=1))
 
 
 def broken_rows(boxes_xywh: Boxes) -> Flags:
@@ -167,8 +148,8 @@ def frame_errors(truth_xywh: Boxes, boxes_xywh: Boxes, convention: Convention) -
     overlap[np.isnan(overlap)] = -1
     distance[np.isnan(distance)] = np.inf
     norm_distance[np.isnan(norm_distance)] = np.inf
-    overlap[invalid_overlap_rows(truth_xywh, convention)] = -1
-    invalid = invalid_distance_rows(truth_xywh, convention)
+    overlap[invalid_rows(truth_xywh, convention.invalid_overlap)] = -1
+    invalid = invalid_rows(truth_xywh, convention.invalid_distance)
     distance[invalid] = norm_distance[invalid] = -1 if convention.invalid_is_hit else np.inf
     return FrameErrors(overlap, distance, norm_distance)
 

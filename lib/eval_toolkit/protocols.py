@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lib.benchmarks import Benchmark, VOTSequence, layout_of, protocol_of, read_stamp
+from lib.benchmarks import Benchmark, Sequence, VOTSequence, layout_of, protocol_of, read_stamp
 from lib.benchmarks.facts import EAO_INTERVALS
 from lib.benchmarks.vot import find_trajectories
 from lib.errors import UserError
@@ -29,9 +29,9 @@ from lib.eval_toolkit.ope import (
     counted_overlaps,
     curves,
     frame_errors,
+    invalid_rows,
     leave_out,
     mean_curve,
-    unusual_rows,
 )
 from lib.eval_toolkit.results import Mismatch, Rows, check_complete, first_box_notes, listed, read_rows, rules_of
 
@@ -52,7 +52,7 @@ class Scoring:
     in_sequence_table: tuple[str, ...]
     in_attribute_tables: tuple[str, ...]
     counts: Mapping[str, str]
-    """What is counted beside the scores, and how a table calls it."""
+    """What is counted beside the scores, and how a table calls it; length_mismatches, which all may have, come last."""
     setting: str
     """The fact that stands beside every row of a CSV; "" for none."""
     options: frozenset[str]
@@ -93,34 +93,34 @@ class ScoreSummary:
     tracker: str
     display: str = ""
     """The tracker's name for people, where it is another one."""
+    tuned_on: str = ""
+    """The benchmark that the tracker's settings were tuned on, "" where its results do not tell."""
     names: tuple[str, ...]
     """The S sequences that were scored."""
     frames: tuple[int, ...]
     """Scored frames of each of them."""
+    expected: int
+    """Number of sequences of the whole benchmark."""
+    missing: tuple[str, ...]
+    """Sequences of the benchmark that are not scored: not in the data set, or without a result."""
     values: dict[str, float]
     """Scores by name (`Scoring.titles`), those that rank first."""
     curves: dict[str, Floats]
     """(T,) what the scores are taken from, over `ope.THRESHOLDS`; the EAO's over lengths 0 .. T - 1."""
     by_sequence: dict[str, Floats]
     """(S,) each."""
+    dropped: dict[str, Flags] = field(default_factory=dict)
+    """(S,) by score: sequences that the convention leaves out of its mean."""
     by_attribute: dict[str, Part] = field(default_factory=dict)
-    expected: int
-    """Number of sequences of the whole benchmark."""
-    missing: tuple[str, ...]
-    """Sequences of the benchmark that are not scored: not in the data set, or without a result."""
     conditions: tuple[str, ...] = ()
     """By which rules it was scored, in words."""
     facts: dict[str, Any] = field(default_factory=dict)
     """The same as plain values."""
     counts: dict[str, int] = field(default_factory=dict)
+    odd: dict[str, dict[str, int]] = field(default_factory=dict)
+    """What of the counts lies in which sequences."""
     mismatches: tuple[Mismatch, ...] = ()
     notes: tuple[str, ...] = ()
-    tuned_on: str = ""
-    """The benchmark that the tracker's settings were tuned on, "" where its results do not tell."""
-    dropped: dict[str, Flags] = field(default_factory=dict)
-    """(S,) by score: sequences that the convention leaves out of its mean."""
-    sequence_curves: dict[str, Floats] = field(default_factory=dict)
-    """(S, T) by score, in one-pass evaluation."""
     rows: Mapping[str, Rows] = field(default_factory=dict)
     """What was scored of each sequence, where it was asked for."""
 
@@ -192,104 +192,100 @@ def score_results(
     origin: 0 or 1, of the files, where it is not the data set's. keep_rows: fill `ScoreSummary.rows`.
     Raises UserError for missing sequences (unless `allow_missing`), broken files and whatever the convention refuses.
     """
-    tracker = tracker or folder.name
-    scoring = scoring_of(benchmark.name)
+    scoring, tracker = scoring_of(benchmark.name), tracker or folder.name
+    rows: dict[str, Rows] = {}
     if scoring is RESTART:
-        return _score_vot(benchmark, folder, tracker, overlap or "counted", allow_missing=allow_missing)
-    if scoring is AVERAGE_OVERLAP:
-        rules = rules_of("got10k", length="error")
+        files = {s.name: paths for s in benchmark.sequences if (paths := find_trajectories(folder, s.name))}
+        check_complete(benchmark, folder, files, allow_missing=allow_missing, example="baseline/{0}/{0}_001.txt")
+        scored = [sequence for sequence in benchmark.sequences if sequence.name in files]
+        fields = restart_fields(benchmark.name, scored, files, overlap or "counted")
     else:
-        rules = rules_of(convention or default_convention(benchmark.name), length=length)
-    rows = read_rows(benchmark, folder, rules, origin=origin, allow_missing=allow_missing)
-    summarise = _score_got10k if scoring is AVERAGE_OVERLAP else _score_ope
-    return summarise(benchmark, folder, tracker, rows, rules, keep_rows=keep_rows)
+        pooled = scoring is AVERAGE_OVERLAP
+        rules = rules_of("got10k" if pooled else convention or default_convention(benchmark.name),
+                         length="error" if pooled else length)
+        rows = read_rows(benchmark, folder, rules, origin=origin, allow_missing=allow_missing)
+        scored = [sequence for sequence in benchmark.sequences if sequence.name in rows]
+        own = [rows[sequence.name] for sequence in scored]
+        fields = average_overlap_fields(scored, own) if pooled else one_pass_fields(scored, own, rules, tracker=tracker)
+    names = tuple(sequence.name for sequence in scored)
+    return ScoreSummary(
+        scoring=scoring, tracker=tracker, tuned_on=read_stamp(folder), names=names, expected=benchmark.expected,
+        missing=(*benchmark.missing, *(name for name in benchmark.names if name not in names)),
+        rows=rows if keep_rows else {}, **fields)
 
 
-def _score_ope(
-    benchmark: Benchmark, folder: Path, tracker: str, rows: Mapping[str, Rows], rules: Convention, *, keep_rows: bool
-) -> ScoreSummary:
-    scored = [sequence for sequence in benchmark.sequences if sequence.name in rows]
-    own = [rows[sequence.name] for sequence in scored]
-    lengths = tuple(len(row.truth) for row in own)
+def one_pass_fields(scored: Items[Sequence], own: Items[Rows], rules: Convention, *, tracker: str) -> dict[str, Any]:
+    """Return the fields of `ScoreSummary` that a convention of one-pass evaluation gives sequences and their rows."""
+    lengths = [len(row.truth) for row in own]
     truth = np.concatenate([row.truth for row in own])
     errors = frame_errors(truth, np.concatenate([row.boxes for row in own]), rules)
     errors = leave_out(errors, np.concatenate([row.absent for row in own]))
+    odd = {
+        "invalid_rows": {s.name: int(invalid_rows(row.truth, "any").sum()) for s, row in zip(scored, own, strict=True)},
+        "broken_boxes": {s.name: row.broken for s, row in zip(scored, own, strict=True)},
+        "repaired_boxes": {s.name: row.repaired for s, row in zip(scored, own, strict=True)},
+    }
     mismatches = tuple(row.mismatch for row in own if row.mismatch is not None)
-    return summarise_ope(
-        tracker, rules, curves(errors, lengths)._asdict(), names=tuple(s.name for s in scored), frames=lengths,
-        attributes=[s.attributes for s in scored], expected=benchmark.expected,
-        missing=(*benchmark.missing, *(name for name in benchmark.names if name not in rows)),
-        counts={"invalid_rows": int(unusual_rows(truth).sum()), "broken_boxes": sum(row.broken for row in own),
-                "repaired_boxes": sum(row.repaired for row in own), "length_mismatches": len(mismatches)},
-        mismatches=mismatches, notes=first_box_notes(tracker, own), tuned_on=read_stamp(folder),
-        rows=rows if keep_rows else {})
+    return {
+        **curve_fields(curves(errors, lengths)._asdict(), rules, lengths, [s.attributes for s in scored]),
+        "odd": odd, "mismatches": mismatches, "notes": first_box_notes(tracker, own),
+        "counts": {**{name: sum(each.values()) for name, each in odd.items()}, "length_mismatches": len(mismatches)},
+        "conditions": (f"convention {rules.name} ({rules.toolkit}); results of another length: {rules.length}",),
+        "facts": {"convention": rules.name, "toolkit": rules.toolkit, "length_rule": rules.length, "thresholds": {
+            key: THRESHOLDS[name].tolist() for key, name in (
+                ("overlap", "success"), ("distance_px", "precision"), ("norm_distance", "norm_precision"))}},
+    }  # fmt: skip
 
 
-def summarise_ope(
-    tracker: str, rules: Convention, each: dict[str, Floats], *, frames: tuple[int, ...],
-    attributes: Items[Items[str]], **rest: Any,
-) -> ScoreSummary:
-    """Return the summary of one-pass curves (S, T) by score; `rest` are fields of `ScoreSummary`."""
+def curve_fields(
+    each: Mapping[str, Floats], rules: Convention, frames: Items[int], attributes: Items[Items[str]]
+) -> dict[str, Any]:
+    """Return the fields of `ScoreSummary` that follow from curves (S, T) by score, frames and attributes of each."""
 
     def part(picked: Items[int]) -> Part:
         means = {name: mean_curve(curve[picked], rules) for name, curve in each.items()}
-        return Part({name: _of_curve(name, mean) for name, mean in means.items()}, means, len(picked),
-                    sum(frames[i] for i in picked))
+        # The area under success; precision at 20 px, or at 0.2 of the target's size.
+        values = {name: float(mean.mean() if name == "success" else mean[PRECISION_AT]) for name, mean in means.items()}
+        return Part(values, means, len(picked), sum(frames[i] for i in picked))
 
     whole = part(range(len(frames)))
     having = {name: [i for i, own in enumerate(attributes) if name in own]
               for name in sorted({name for own in attributes for name in own})}
-    return ScoreSummary(
-        scoring=ONE_PASS, tracker=tracker, frames=frames, values=whole.values, curves=whole.curves,
-        by_sequence={name: curve.mean(axis=1) if name == "success" else curve[:, PRECISION_AT]
-                     for name, curve in each.items()},
-        by_attribute={name: part(picked) for name, picked in having.items()},
-        dropped={name: curve.sum(axis=1) <= 0 for name, curve in each.items()} if rules.drops_zero_curves else {},
-        sequence_curves=each,
-        conditions=(f"convention {rules.name} ({rules.toolkit}); results of another length: {rules.length}",),
-        facts={"convention": rules.name, "toolkit": rules.toolkit, "length_rule": rules.length,
-               "thresholds": {key: THRESHOLDS[name].tolist() for key, name in (
-                   ("overlap", "success"), ("distance_px", "precision"), ("norm_distance", "norm_precision"))}},
-        **rest)
+    return {
+        "frames": tuple(frames), "values": whole.values, "curves": whole.curves,
+        "by_sequence": {name: curve.mean(axis=1) if name == "success" else curve[:, PRECISION_AT]
+                        for name, curve in each.items()},
+        "by_attribute": {name: part(picked) for name, picked in having.items()},
+        "dropped": {name: curve.sum(axis=1) <= 0 for name, curve in each.items()} if rules.drops_zero_curves else {},
+    }  # fmt: skip
 
 
-def _of_curve(name: str, curve: Floats) -> float:
-    """Return the score of a mean curve (T,): the area under success, precision at 20 px or 0.2 of the target's size."""
-    return float(curve.mean() if name == "success" else curve[PRECISION_AT])
-
-
-def _score_got10k(
-    benchmark: Benchmark, folder: Path, tracker: str, rows: Mapping[str, Rows], rules: Convention, *, keep_rows: bool
-) -> ScoreSummary:
-    scored = [sequence for sequence in benchmark.sequences if sequence.name in rows]
-    overlaps = [counted_overlaps(s.file_xywh, rows[s.name].boxes, image_wh=s.image_wh, absent=s.absent) for s in scored]
+def average_overlap_fields(scored: Items[Sequence], own: Items[Rows]) -> dict[str, Any]:
+    """Return the fields of `ScoreSummary` that GOT-10k's toolkit gives sequences and their rows."""
+    overlaps = [counted_overlaps(s.file_xywh, row.boxes, image_wh=s.image_wh, absent=s.absent)
+                for s, row in zip(scored, own, strict=True)]
     pooled = np.concatenate(overlaps)
     each = [average_overlap(overlap) for overlap in overlaps]
     without_size = [sequence.name for sequence in scored if sequence.image_wh is None]
-    thresholds = THRESHOLDS["ao"]
-    return ScoreSummary(
-        scoring=AVERAGE_OVERLAP, tracker=tracker, names=tuple(s.name for s in scored),
-        frames=tuple(len(overlap) for overlap in overlaps), values=average_overlap(pooled),
-        curves={"ao": (pooled[:, None] > thresholds).mean(axis=0) if len(pooled) else np.full(len(thresholds), np.nan)},
-        by_sequence={name: np.array([values[name] for values in each]) for name in AVERAGE_OVERLAP.titles},
-        expected=benchmark.expected,
-        missing=(*benchmark.missing, *(name for name in benchmark.names if name not in rows)),
-        conditions=(f"as the {rules.toolkit}: frames pooled, without the first ones and those in which the target is "
-                    "not visible",),
-        notes=(f"image size unknown, overlaps not cut at the border: {listed(without_size)}",) if without_size else (),
-        tuned_on=read_stamp(folder), rows=rows if keep_rows else {})
+    return {
+        "frames": tuple(len(overlap) for overlap in overlaps), "values": average_overlap(pooled),
+        "curves": {"ao": (pooled[:, None] > THRESHOLDS["ao"]).sum(axis=0) / max(len(pooled), 1)},
+        "by_sequence": {name: np.array([values[name] for values in each]) for name in AVERAGE_OVERLAP.titles},
+        "conditions": ("as the got10k toolkit: frames pooled, without the first ones and those in which the target is "
+                       "not visible",),
+        "notes": (f"image size unknown, overlaps not cut at the border: {listed(without_size)}",) if without_size
+                 else (),
+    }  # fmt: skip
 
 
-def _score_vot(
-    benchmark: Benchmark, folder: Path, tracker: str, overlap: vot.Overlap, *, allow_missing: bool
-) -> ScoreSummary:
-    files = {s.name: paths for s in benchmark.sequences if (paths := find_trajectories(folder, s.name))}
-    check_complete(benchmark, folder, files, allow_missing=allow_missing, example="baseline/{0}/{0}_001.txt")
-    scored = [s for s in benchmark.sequences if s.name in files and isinstance(s, VOTSequence)]
-    videos = [vot.score_video(sequence, files[sequence.name], overlap) for sequence in scored]
+def restart_fields(
+    dataset: str, scored: Items[Sequence], files: Mapping[str, Items[Path]], overlap: vot.Overlap
+) -> dict[str, Any]:
+    """Return the fields of `ScoreSummary` that the restart protocol gives videos and their result files."""
+    videos = [vot.score_video(s, files[s.name], overlap) for s in scored if isinstance(s, VOTSequence)]
     frames = tuple(len(video.accuracy) for video in videos)
     by_tag = vot.expected_overlap_curves([part for video in videos for part in video.parts], length=max(frames))
-    low, high = EAO_INTERVALS[benchmark.name]
+    low, high = EAO_INTERVALS[dataset]
     eao = dict(zip(vot.TAGS, vot.expected_average_overlap(by_tag, (low, high)).tolist(), strict=True))
     lost = np.array([video.lost for video in videos])
     failures = sum(lost.tolist())
@@ -298,22 +294,19 @@ def _score_vot(
                        for s, video in zip(scored, videos, strict=True)
                        for name, found in video.lengths.items() if found != len(s))
     unknown = [f"no EAO, as no video is as long as {low} frames"] if math.isnan(eao["all"]) else []
-    return ScoreSummary(
-        scoring=RESTART, tracker=tracker, names=tuple(s.name for s in scored), frames=frames,
-        values={"eao": eao["all"], "accuracy": vot.mean_known(np.concatenate([video.accuracy for video in videos])),
-                "robustness": 100 * failures / sum(frames), "lost_number": failures},
-        curves={"eao": by_tag[0]},
-        by_sequence={"accuracy": np.array([vot.mean_known(video.accuracy) for video in videos]),
-                     "robustness": 100 * lost / np.array(frames), "lost_number": lost},
-        by_attribute={tag: Part({"eao": eao[tag]}, {"eao": curve})
-                      for tag, curve in zip(vot.TAGS[1:], by_tag[1:], strict=True)},
-        expected=benchmark.expected,
-        missing=(*benchmark.missing, *(name for name in benchmark.names if name not in files)),
-        conditions=(
+    return {
+        "frames": frames, "curves": {"eao": by_tag[0]},
+        "values": {"eao": eao["all"], "accuracy": vot.mean_known(np.concatenate([v.accuracy for v in videos])),
+                   "robustness": 100 * failures / sum(frames), "lost_number": failures},
+        "by_sequence": {"accuracy": np.array([vot.mean_known(video.accuracy) for video in videos]),
+                        "robustness": 100 * lost / np.array(frames), "lost_number": lost},
+        "by_attribute": {tag: Part({"eao": eao[tag]}, {"eao": curve})
+                         for tag, curve in zip(vot.TAGS[1:], by_tag[1:], strict=True)},
+        "conditions": (
             f"restart protocol as the pysot toolkit scores it: EAO over lengths {low} to {high}, burn-in {vot.BURN_IN} "
             f"frames, overlap {_OVERLAPS[overlap]}; Robustness (failures per 100 frames) and Lost: less is better",
             "Empty (pysot) is that toolkit's number, which weighs whole videos; No attribute is over such frames"),
-        facts={"interval": [low, high], "burn_in": vot.BURN_IN, "overlap": overlap},
-        counts={"runs": max(len(video.lengths) for video in videos), "length_mismatches": len(mismatches)},
-        mismatches=mismatches, notes=(*(note for video in videos for note in video.notes), *unknown),
-        tuned_on=read_stamp(folder))
+        "facts": {"interval": [low, high], "burn_in": vot.BURN_IN, "overlap": overlap},
+        "counts": {"runs": max(len(video.lengths) for video in videos), "length_mismatches": len(mismatches)},
+        "mismatches": mismatches, "notes": (*(note for video in videos for note in video.notes), *unknown),
+    }  # fmt: skip

@@ -15,6 +15,7 @@ from lib.eval_toolkit.tables import Cell, Table, as_csv, as_latex, as_markdown, 
 
 FORMATS = {"text": "txt", "markdown": "md", "csv": "csv", "json": "json", "latex": "tex"}
 """Output formats and the suffixes of their files."""
+_ODD = {"invalid_rows": "invalid", "broken_boxes": "broken", "repaired_boxes": "repaired"}
 _VOT_TITLES = {"camera_motion": "Camera motion", "illum_change": "Illumination", "motion_change": "Motion",
                "size_change": "Size", "occlusion": "Occlusion", "empty": "Empty (pysot)",
                "no_attribute": "No attribute"}  # fmt: skip
@@ -119,10 +120,7 @@ def sequence_table(scores: Sequence[ScoreSummary]) -> Table:
 
 def remarks(benchmark: Benchmark, scores: Sequence[ScoreSummary]) -> list[str]:
     """Return what must be said beside the scores: source, rules, and everything missing, invalid or repaired."""
-    said = [*conditions(benchmark, scores), *_of_benchmark(benchmark)]
-    for s in scores:
-        said += [*_counts(s, s.counts.get("invalid_rows", 0)), *_of_tracker(benchmark, s)]
-    return said + _of_all(scores)
+    return [*conditions(benchmark, scores), *warnings(benchmark, scores)]
 
 
 def conditions(benchmark: Benchmark, scores: Sequence[ScoreSummary]) -> list[str]:
@@ -132,44 +130,31 @@ def conditions(benchmark: Benchmark, scores: Sequence[ScoreSummary]) -> list[str
 
 
 def warnings(benchmark: Benchmark, scores: Sequence[ScoreSummary]) -> list[str]:
-    """Return the remarks without what is in order: only what is missing, invalid, repaired or not comparable."""
-    said = _of_benchmark(benchmark)
-    invalid = [s.counts.get("invalid_rows", 0) for s in scores]
-    same = len(set(invalid)) == 1
-    if same and invalid[0]:
-        said.append(f"ground truth: {invalid[0]} invalid rows, which count as the convention says")
-    for s, own in zip(scores, invalid, strict=True):
-        odd = {**s.counts, "invalid_rows": 0 if same else own, "runs": 0}
-        whole = len(s.names) == len(benchmark.sequences)
-        said += [] if whole and not any(odd.values()) else _counts(s, odd["invalid_rows"])
-        said += _of_tracker(benchmark, s)
-    return said + _of_all(scores)
+    """Return what is missing, invalid, repaired or not comparable, each with the sequences it lies in."""
+    said = [f"missing in the data set: {listed(benchmark.missing)}"] if benchmark.missing else []
+    said += benchmark.notes
+    found = [s.odd.get("invalid_rows", {}) for s in scores]
+    same = all(each == found[0] for each in found)
+    if same and any(found[0].values()):
+        said.append(f"ground truth: {_where('invalid', 'row', found[0])}, which count as the convention says")
+    for s in scores:
+        lacking = [name for name in s.missing if name not in benchmark.missing]
+        own = [f"no result of {listed(lacking)}"] if lacking else []
+        own += [_where(word, "box" if "box" in name else "ground-truth row", s.odd[name])
+                for name, word in _ODD.items() if any(s.odd.get(name, {}).values()) and not (same and "rows" in name)]
+        own += [f"{m.sequence} has {m.found} rows for {m.expected} frames: {m.action}" for m in s.mismatches]
+        said += [f"{s.name}: {text}" for text in (*own, *s.notes)]
+    if len({s.names for s in scores}) > 1:
+        said.append(f"the trackers are scored on different {scores[0].scoring.unit}s: their scores cannot be compared")
+    return said
 
 
-def _of_benchmark(benchmark: Benchmark) -> list[str]:
-    missing = [f"missing in the data set: {listed(benchmark.missing)}"] if benchmark.missing else []
-    return [*missing, *benchmark.notes]
-
-
-def _counts(s: ScoreSummary, invalid_rows: int) -> list[str]:
-    if "broken_boxes" not in s.counts:
-        return []
-    return [f"{s.tracker}: sequences {len(s.names)}/{s.expected}, invalid ground-truth rows {invalid_rows}, broken "
-            f"boxes {s.counts['broken_boxes']}, repaired boxes {s.counts['repaired_boxes']}, length mismatches "
-            f"{s.counts['length_mismatches']}"]
-
-
-def _of_tracker(benchmark: Benchmark, s: ScoreSummary) -> list[str]:
-    lacking = [name for name in s.missing if name not in benchmark.missing]
-    said = [f"no result of {listed(lacking)}"] if lacking else []
-    said += [f"{m.sequence} has {m.found} rows for {m.expected} frames: {m.action}" for m in s.mismatches]
-    return [f"{s.tracker}: {text}" for text in (*said, *s.notes)]
-
-
-def _of_all(scores: Sequence[ScoreSummary]) -> list[str]:
-    if len({s.names for s in scores}) == 1:
-        return []
-    return [f"the trackers are scored on different {scores[0].scoring.unit}s: their scores cannot be compared"]
+def _where(word: str, what: str, counts: Mapping[str, int]) -> str:
+    """Return how many odd rows there are and in which sequences, most first."""
+    there = sorted((name for name, count in counts.items() if count), key=lambda name: -counts[name])
+    total = sum(counts.values())
+    what = what if total == 1 else f"{what}es" if what == "box" else f"{what}s"
+    return f"{total} {word} {what} ({listed([f'{name} {counts[name]}' for name in there])})"
 
 
 def _csv_counts(s: ScoreSummary) -> list[str]:
