@@ -24,6 +24,7 @@ EXIT_STOPPED = 75  # EX_TEMPFAIL: stopped on request with a checkpoint written; 
 EXIT_FAILED = 1
 
 T = TypeVar("T")
+_store: dist.Store | None = None  # what the job's processes share, while the process group stands
 
 
 @dataclass(frozen=True)
@@ -52,14 +53,17 @@ def restart_count() -> int:
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
 
 
-def check_gpus(gpus: Sequence[int], *, place: str) -> None:
-    """Return if each device exists; raise UserError saying how many there are."""
+def check_gpus(gpus: Sequence[int], *, place: str, several: str = "") -> None:
+    """Raise UserError saying how many devices there are if one of `gpus` does not exist.
+
+    place: where they were named. several: the command's flag for several processes on the CPU, if it has one.
+    """
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
     missing = [gpu for gpu in gpus if gpu >= count]
     if missing:
-        has = f"0 to {count - 1}" if count else "none"
-        raise UserError(f"{place}: no CUDA device {', '.join(map(str, missing))}; this machine has {count} ({has})"
-                        + ("" if count else "; on the CPU leave --gpus out, or use --nproc N for several processes"))
+        has = f"{count} (0 to {count - 1})" if count else f"none: leave {place} out"
+        more = f", or use {several} for several processes" if several and not count else ""
+        raise UserError(f"{place}: no CUDA device {', '.join(map(str, missing))}; this machine has {has}{more}")
 
 
 def join(gpus: Sequence[int], *, place: str) -> World:
@@ -79,6 +83,7 @@ def join(gpus: Sequence[int], *, place: str) -> World:
         device = torch.device("cuda", gpus[env["LOCAL_RANK"]])
         torch.cuda.set_device(device)
     if under_torchrun():
+        global _store
         die_with_parent()
         store, rank, size = next(dist.rendezvous("env://"))
         backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
@@ -87,27 +92,24 @@ def join(gpus: Sequence[int], *, place: str) -> World:
         life = restart_count() if env["WORLD_SIZE"] == env["LOCAL_WORLD_SIZE"] else 0
         store = dist.PrefixStore(f"life_{life}", store)
         dist.init_process_group(backend, store=store, rank=rank, world_size=size)
-        _Speaker.store = dist.PrefixStore("oceankit", store)
+        _store = dist.PrefixStore("oceankit", store)
     return World(env["RANK"], env["WORLD_SIZE"], env["LOCAL_RANK"], env["LOCAL_WORLD_SIZE"], device)
 
 
 def leave() -> None:
-    """Return after the process group, if there is one, is taken down."""
-    _Speaker.store = None
+    """Take the process group down if there is one."""
+    global _store
+    _store = None
     if dist.is_initialized():
         dist.destroy_process_group()
 
 
-class _Speaker:
-    store: dist.Store | None = None
-
-
 def reports_errors() -> bool:
     """Return whether this process tells of an error: the first of the job's to ask, so that it is told once."""
-    if _Speaker.store is None:  # before the process group stands: one process of each machine
+    if _store is None:  # before the process group stands: one process of each machine
         return os.environ.get("LOCAL_RANK", "0") == "0"
     try:
-        return bool(_Speaker.store.add("spoken", 1) == 1)
+        return bool(_store.add("spoken", 1) == 1)
     except RuntimeError:  # the store's host is gone: better told twice than not at all
         return True
 

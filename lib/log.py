@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 import sys
 from collections.abc import Callable, Mapping
 from datetime import datetime
+from logging.handlers import MemoryHandler
 from pathlib import Path
 from typing import Any
 
@@ -24,17 +26,16 @@ _log = logging.getLogger(__name__)
 def new_run_folder(output_dir: str | Path, model: str, *, now: datetime | None = None) -> Path:
     """Return a new folder `output_dir/model/model_YYYY-MM-DD-HH-MM`, made; with `_2`, ... when the minute is taken."""
     stamp = (now or datetime.now()).strftime("%Y-%m-%d-%H-%M")
-    parent = Path(output_dir) / model
-    for number in range(1, 1000):
-        folder = parent / (f"{model}_{stamp}" if number == 1 else f"{model}_{stamp}_{number}")
+    folder = first = Path(output_dir) / model / f"{model}_{stamp}"
+    for number in itertools.count(2):
         try:
             folder.mkdir(parents=True)
+            break
         except FileExistsError:
-            continue
+            folder = first.with_name(f"{first.name}_{number}")
         except OSError as error:
             raise _not_writable(folder, error) from error
-        return folder
-    raise AssertionError(f"{parent}: a thousand runs within {stamp}")
+    return folder
 
 
 def old_run_folder(output_dir: str | Path, model: str, *, run: str) -> Path:
@@ -62,7 +63,7 @@ class RunLog:
         self._root = logging.getLogger("lib")
         self._before = (self._root.level, self._root.propagate)
         self._handlers: list[logging.Handler] = []
-        self._early = _Keeper()
+        self._early = MemoryHandler(10**6, flushLevel=sys.maxsize)  # keeps what is told before the file is open
 
     def __enter__(self) -> RunLog:
         console = _ConsoleHandler()
@@ -90,24 +91,13 @@ class RunLog:
             raise _not_writable(path, error) from error
         self._add(file)
         self._root.removeHandler(self._early)
-        for record in self._early.records:
-            file.handle(record)
+        self._early.setTarget(file)
+        self._early.flush()
 
     def _add(self, handler: logging.Handler) -> None:
         handler.setFormatter(_FORMAT)
         self._root.addHandler(handler)
         self._handlers.append(handler)
-
-
-class _Keeper(logging.Handler):
-    """Keeps records for a file that is not open yet."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.records: list[logging.LogRecord] = []
-
-    def emit(self, record: logging.LogRecord) -> None:
-        self.records.append(record)
 
 
 class _ConsoleHandler(logging.Handler):

@@ -134,6 +134,10 @@ def test_missing_devices_are_told_with_their_number(monkeypatch: pytest.MonkeyPa
     distributed.check_gpus([0, 1], place="--gpus")
     with pytest.raises(UserError, match=r"--gpus: no CUDA device 7; this machine has 2 \(0 to 1\)"):
         distributed.check_gpus([1, 7], place="--gpus")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(UserError, match=r"has none: leave --gpus out, or use --workers N"):
+        distributed.check_gpus([0], place="--gpus", several="--workers N")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "3")
     with pytest.raises(UserError, match=r"torchrun started 3 processes here but GPUS names 2"):
         distributed.join([0, 1], place="x.yaml")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from functools import partial
+from typing import Any, NamedTuple
 
 from torch import Tensor, nn
 
@@ -75,14 +76,8 @@ class Backbone(NamedTuple):
     joint: bool = False  # template and search go through the trunk together
 
 
-def _resnet50() -> Backbone:
-    """Return the trunk of the paper, 1024 channels; no options."""
-    trunk = ResNet50()
-    return Backbone(trunk, trunk.out_channels)
-
-
-def _resnet_small(*, width: int = 8, layers: Sequence[int] = (1, 2, 2), expansion: int = EXPANSION) -> Backbone:
-    """Return a slim trunk of the same family and grids for a CPU.
+def _resnet(*, width: int = 64, layers: Sequence[int] = (3, 4, 6), expansion: int = EXPANSION) -> Backbone:
+    """Return a ResNet trunk, by default that of the paper with 1024 channels.
 
     width: channels of conv1 and of layer1's 3x3 convolutions. layers: blocks of each of three stages.
     expansion: output channels of a block over those of its 3x3.
@@ -91,47 +86,25 @@ def _resnet_small(*, width: int = 8, layers: Sequence[int] = (1, 2, 2), expansio
     return Backbone(trunk, trunk.out_channels)
 
 
-def _resnet_single(*, new_block: bool = False) -> Backbone:
-    """Return ResNet50 with the last block of layer3 as `features_single`.
+def _resnet_single(*, width: int = 64, layers: Sequence[int] = (3, 4, 6), expansion: int = EXPANSION,
+                   new_block: bool = False) -> Backbone:
+    """Return a ResNet trunk with the last block of layer3 as `features_single`.
 
     new_block: that block takes no ImageNet weights and trains from epoch 1 at the head's rate, as an attending one
     does, to which it is the control; otherwise it is a part of layer3, filled and frozen with it.
     """
-    return _split_single(width=64, layers=(3, 4, 6), expansion=EXPANSION, new_block=new_block)
-
-
-def _resnet_small_single(*, width: int = 8, layers: Sequence[int] = (1, 2, 2), expansion: int = EXPANSION,
-                         new_block: bool = False) -> Backbone:
-    """Return the slim trunk with its last block as `features_single`; options as of ResNetSmall and ResNet_single."""
-    return _split_single(width=width, layers=layers, expansion=expansion, new_block=new_block)
-
-
-def _split_single(*, width: int, layers: Sequence[int], expansion: int, new_block: bool) -> Backbone:
     trunk = ResNet50(layers=_three(layers, split=1), width=width, expansion=expansion)
     return Backbone(trunk, trunk.out_channels, single=ResNet_single(4 * width, expansion=expansion),
                     new_single=new_block)
 
 
-def _resnet_mhsa(*, heads: int = 1, positions: int = TABLE_SIDE, separate_template: bool = False,
-                 templ: bool = False) -> Backbone:
-    """Return ResNet50 whose last block of layer3 attends: `features_mhsa`.
+def _resnet_mhsa(*, width: int = 64, layers: Sequence[int] = (3, 4, 6), expansion: int = EXPANSION, heads: int = 1,
+                 positions: int = TABLE_SIDE, separate_template: bool = False, templ: bool = False) -> Backbone:
+    """Return a ResNet trunk whose last block of layer3 attends: `features_mhsa`.
 
     heads: attention heads. positions: side of the learned position table. separate_template: the template has its own
     module, `features_mhsa_z`, with a table of side 15. templ: the search attends to the template's cells as well.
     """
-    return _split_mhsa(width=64, layers=(3, 4, 6), expansion=EXPANSION, heads=heads, positions=positions,
-                       separate_template=separate_template, templ=templ)
-
-
-def _resnet_small_mhsa(*, width: int = 8, layers: Sequence[int] = (1, 2, 2), expansion: int = EXPANSION, heads: int = 1,
-                       positions: int = TABLE_SIDE, separate_template: bool = False, templ: bool = False) -> Backbone:
-    """Return the slim trunk whose last block attends; options as of ResNetSmall and of ResNet_MHSA."""
-    return _split_mhsa(width=width, layers=layers, expansion=expansion, heads=heads, positions=positions,
-                       separate_template=separate_template, templ=templ)
-
-
-def _split_mhsa(*, width: int, layers: Sequence[int], expansion: int, heads: int, positions: int,
-                separate_template: bool, templ: bool) -> Backbone:
     if positions < 1:
         raise ValueError(f"positions {positions}: expected the side of a map, such as {TABLE_SIDE}")
     trunk = ResNet50(layers=_three(layers, split=1), width=width, expansion=expansion)
@@ -149,31 +122,26 @@ def _three(layers: Sequence[int], *, split: int = 0) -> tuple[int, ...]:
     return layers[0], layers[1], layers[2] - split
 
 
-def _vit_b16(*, joint: bool = False) -> Backbone:
-    """Return ViT-B/16, 768 channels. joint: template and search attend to each other in every block (one stream)."""
-    return _vit(dim=768, depth=12, heads=12, joint=joint)
+def _vit(*, dim: int = 768, depth: int = 12, heads: int = 12, joint: bool = False) -> Backbone:
+    """Return a vision transformer, by default ViT-B/16: dim channels, depth blocks, heads.
 
-
-def _vit_small(*, dim: int = 128, depth: int = 4, heads: int = 4, joint: bool = False) -> Backbone:
-    """Return a transformer small enough for a CPU: dim channels, depth blocks, heads; joint as of ViT_B16."""
-    return _vit(dim=dim, depth=depth, heads=heads, joint=joint)
-
-
-def _vit(*, dim: int, depth: int, heads: int, joint: bool) -> Backbone:
+    joint: template and search attend to each other in every block (one stream).
+    """
     from lib.models.vit import ViT  # here, as torchvision takes longer to import than all else and few models need it
 
     trunk = ViT(dim=dim, depth=depth, heads=heads, joint=joint)
     return Backbone(trunk, trunk.out_channels, joint=joint)
 
 
+_SLIM: dict[str, Any] = {"width": 8, "layers": (1, 2, 2)}  # of the same family and grids, for a CPU
 BACKBONES: dict[str, Callable[..., Backbone]] = {
-    "ResNet50": _resnet50,
+    "ResNet50": _resnet,
     "ResNet_single": _resnet_single,
     "ResNet_MHSA": _resnet_mhsa,
-    "ViT": _vit_b16,
-    "ViT_B16": _vit_b16,
-    "ViT_small": _vit_small,
-    "ResNetSmall": _resnet_small,
-    "ResNetSmall_single": _resnet_small_single,
-    "ResNetSmall_MHSA": _resnet_small_mhsa,
+    "ViT": _vit,
+    "ViT_B16": _vit,
+    "ViT_small": partial(_vit, dim=128, depth=4, heads=4),
+    "ResNetSmall": partial(_resnet, **_SLIM),
+    "ResNetSmall_single": partial(_resnet_single, **_SLIM),
+    "ResNetSmall_MHSA": partial(_resnet_mhsa, **_SLIM),
 }

@@ -97,7 +97,7 @@ def _gpu_numbers(text: str) -> list[int]:
             raise UserError(f"--gpus {text}: expected device numbers separated by commas, e.g. 0,1,2")
         return []
     gpus = [int(part) for part in text.split(",")]
-    check_gpus(gpus, place="--gpus")
+    check_gpus(gpus, place="--gpus", several="--workers N")
     return gpus
 
 

@@ -65,7 +65,7 @@ def _run(options: TrainOptions) -> int:
         place = "--gpus"
     if not distributed.under_torchrun():
         if options.gpus is not None:
-            distributed.check_gpus(gpus, place=place)
+            distributed.check_gpus(gpus, place=place, several="--nproc N")
         processes = options.nproc or (len(gpus) if options.gpus is not None else 1)
         if processes > 1:
             return distributed.launch(SCRIPT, as_argv(options), processes=processes, max_restarts=options.max_restarts)
