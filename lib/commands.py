@@ -56,13 +56,13 @@ COMMANDS = {
         "WORKSPACE --stack tests/basic --resume OceanSmall --dummy")),
     "prepare": Command(options.PrepareOptions, "lib.datasets.prepare.run:main", "python -m lib.datasets.prepare", (
         "COCO --root RAW/coco --out data/coco", "GOT10K --root RAW/got10k --out data/got10k --no_crops")),
-    "prepare check": Command(options.CheckOptions, "lib.datasets.prepare.check:main",
+    "prepare check": Command(options.CheckOptions, "lib.datasets.prepare.upkeep:check_main",
                              "python -m lib.datasets.prepare check", (
         "data/coco", "data/coco --jobs 4")),
-    "prepare pack": Command(options.PackOptions, "lib.datasets.prepare.pack:main",
+    "prepare pack": Command(options.PackOptions, "lib.datasets.prepare.upkeep:pack_main",
                              "python -m lib.datasets.prepare pack", (
         "data/coco", "data/coco --out data/coco/packed")),
-    "prepare select": Command(options.SelectOptions, "lib.datasets.prepare.select:main",
+    "prepare select": Command(options.SelectOptions, "lib.datasets.prepare.upkeep:select_main",
                               "python -m lib.datasets.prepare select", (
         "data/vid/train.json --out data/vid/some.json --only 'ILSVRC2015_train_0000*'",
         "data/vid/train.json --out data/vid/rest.json --without 'ILSVRC2015_train_0000*'")),

@@ -26,9 +26,8 @@ from lib.checkpoint import load_model
 from lib.config import load_config
 from lib.datasets import UnreadableCrop
 from lib.datasets.index import build_index, load_index
-from lib.datasets.prepare import coco
-from lib.datasets.prepare.pack import pack
-from lib.datasets.prepare.pascal import read_objects
+from lib.datasets.prepare.stills import coco_tasks, read_objects
+from lib.datasets.prepare.upkeep import pack
 from lib.datasets.stores import CropFiles, PackedCrops, load_pictures
 from lib.errors import UserError
 from lib.eval_toolkit.protocols import score_results
@@ -89,7 +88,7 @@ def _readers_of_training(root: Path) -> Iterator[tuple[str, Reader]]:
     (root / "coco" / "images").mkdir(parents=True)
     content = {"images": [{"id": 1, "file_name": "a.jpg", "width": 100, "height": 90}],
                "annotations": [{"id": 1, "image_id": 1, "bbox": [10, 20, 30, 40], "iscrowd": 0}]}
-    yield "COCO", Reader(annotation, json.dumps(content).encode(), lambda: coco.tasks(
+    yield "COCO", Reader(annotation, json.dumps(content).encode(), lambda: coco_tasks(
         root / "coco", annotation="instances.json", pictures="images"))
     xml = root / "voc.xml"
     yield "VOC", Reader(xml, b"<annotation><filename>a</filename><size><width>100</width><height>90</height></size>"

@@ -138,14 +138,14 @@ class Experiment:
 def enter(name: str, arguments: list[str], log: Path, environment: dict[str, str], queue: Any) -> None:
     """Run one of the mains in this process, all it says going to `log`; put exit code and error into the queue."""
     import lib.datasets.prepare.__main__ as prepare
-    import lib.datasets.prepare.pack as pack
+    import lib.datasets.prepare.upkeep as upkeep
 
     handle = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
     os.dup2(handle, 1)
     os.dup2(handle, 2)
     os.environ.update(environment)
     torch.set_num_threads(1)
-    pack.pack.__kwdefaults__["rows"] = 25  # many small archives, as a large data set has many large ones
+    upkeep.ROWS = 25  # many small archives, as a large data set has many large ones
     main = prepare.main if name == "prepare" else partial(commands.call, name)
     try:
         queue.put((main(arguments), ""))

@@ -6,7 +6,7 @@ import pytest
 
 from lib.datasets import UnreadableCrop
 from lib.datasets.jpeg_rows import JpegRows, cut_rows
-from lib.datasets.prepare.cut import encode
+from lib.datasets.prepare.work import encode
 from lib.datasets.stores import decode_crop
 from lib.images import decode
 

@@ -203,7 +203,7 @@ def test_the_lines_that_prepare_prints_are_a_training_with_all_sources(tmp_path,
         raw = ["--no-crops"] if source in ("voc", "lasot") else []
         out = tmp_path / "data: all" / source
         main([source, "--root", str(tmp_path / source), "--out", str(out), "--jobs", "1", *raw])
-        lines += capsys.readouterr().out.partition("below DATASET of the training's YAML:\n")[2]
+        lines += capsys.readouterr().out.partition("DATASET of the training's YAML:\n")[2].partition("to train")[0]
     sources = yaml.safe_load(lines)
     assert set(sources) == {source.upper() for source in FORMATS}
     path = tmp_path / "train.yaml"

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from lib.datasets.index import is_below
@@ -43,6 +45,10 @@ class Video(NamedTuple):
     dropped: Mapping[str, int] = {}
     faults: tuple[str, ...] = ()  # what is broken, one line each: said at the end, and tried again by the next run
 
+    def read(self) -> Video:
+        """Return the video itself: where all is read at once (COCO) it is its own task."""
+        return self
+
 
 class Task(Protocol):
     """One video or still. Small and picklable: the annotation is read where it is needed, by `read`."""
@@ -59,16 +65,16 @@ class Task(Protocol):
 
 @dataclass(frozen=True)
 class Filters:
-    """Which boxes are of no use for training, with the defaults of the command line."""
+    """Which boxes are of no use for training; the fields and their defaults are those of the command line."""
 
     min_side: float = 8.0  # px of the shorter side
     max_area: float = 0.9  # share of the picture
     max_aspect: float = 10.0  # longer side / shorter side
     min_visible: float = 0.3  # share of the box inside the picture, and of the object that the annotation calls visible
-    absent: str = "drop"  # 'keep': boxes, where there is one, of objects that the annotation calls out of sight
-    border: str = "keep"  # 'drop': no box that touches the picture's edge (1 px)
-    occluded: str = "keep"  # 'drop': no box that the annotation calls occluded
-    generated: str = "keep"  # 'drop': no box that the annotation calls generated
+    absent: str = "drop"
+    border: str = "keep"
+    occluded: str = "keep"
+    generated: str = "keep"
 
     def seen(self, frame: Frame, dropped: Counter[str]) -> Frame:
         """Return the frame without its absent objects, counted in `dropped`, unless they are to be kept."""
@@ -109,3 +115,20 @@ def safe_name(name: str, *, place: str) -> str:
     if not is_below(name):
         raise UserError(f"{place}: {name!r:.200} is no relative path below the data's folder")
     return name
+
+
+def find_below(base: Path, *endings: str, whole: bool = False) -> list[Path]:
+    """Return the files below a folder whose names end so (are so, if `whole`), sorted; links are followed once.
+
+    A folder that holds such a whole name is not searched further: a video's folder has thousands of pictures. Hidden
+    files (macOS' `._a.xml`) are none.
+    """
+    found: list[Path] = []
+    seen = {base.resolve()}
+    for folder, below, names in os.walk(base, followlinks=True):
+        hits = [name for name in names if name[0] != "." and (name in endings if whole else name.endswith(endings))]
+        found += [Path(folder, name) for name in hits]
+        inner = {name: Path(folder, name).resolve() for name in below} if not (whole and hits) else {}
+        below[:] = [name for name, path in inner.items() if path not in seen]
+        seen |= set(inner.values())
+    return sorted(found)

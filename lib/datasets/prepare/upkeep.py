@@ -1,0 +1,231 @@
+"""`prepare check`, `pack` and `select`: what is done with a folder that prepare made."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+import zlib
+from collections.abc import Iterator, Sequence
+from fnmatch import fnmatchcase
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lib.datasets import UnreadableCrop
+from lib.datasets.array_file import read_arrays, write_arrays
+from lib.datasets.index import MAX_BYTES, TrackIndex, load_index
+from lib.datasets.prepare.run import CROPS, INDEX, MANIFEST
+from lib.datasets.prepare.work import JOURNAL, Journal, on_all_cores, read_journal
+from lib.datasets.stores import (
+    TABLE,
+    PackedCrops,
+    archive_name,
+    crop_name,
+    crop_path,
+    decode_crop,
+    fingerprint,
+    picture_path,
+)
+from lib.errors import UserError
+from lib.files import MAX_PICTURE_BYTES, atomic_write, read_json, read_regular, sha256_of
+from lib.options import CheckOptions, PackOptions, SelectOptions
+
+PACKED = "packed"  # the folder of the archives by default
+ROWS = 20_000  # crops in an archive: about a gigabyte
+_SHOWN = 20  # faults printed; the number of all is said
+_AT_ONCE = 2000  # rows of a packed folder that a process checks in one go
+
+
+# ---- check
+
+
+def check_main(options: CheckOptions) -> int:
+    """Return 0 if a prepared folder is whole, 1 if something in it is broken, which is then printed."""
+    found = check(options.folder, jobs=options.jobs)
+    for fault in found[:_SHOWN]:
+        print(fault)
+    if len(found) > _SHOWN:
+        print(f"... and {len(found) - _SHOWN} more")
+    print(f"{options.folder}: {f'{len(found)} faults; run prepare again to mend them' if found else 'whole'}")
+    return 1 if found else 0
+
+
+def check(folder: Path, *, jobs: int | None) -> list[str]:
+    """Return what is broken in a prepared folder, a line each: index, table of pictures, crops, archives.
+
+    Broken tasks are noted in the journal, so that the next prepare makes them anew. Raises UserError if it holds no
+    manifest, which is written last: the preparation was not finished.
+    """
+    manifest = read_json(folder / MANIFEST)
+    if not isinstance(manifest, dict) or not isinstance(manifest.get("sha256"), dict):
+        raise UserError(f"{folder / MANIFEST}: not a manifest of prepare; prepare the folder again")
+    found = []
+    for name, digest in manifest["sha256"].items():
+        if not (folder / name).is_file() or sha256_of(folder / name) != digest:
+            found.append(f"{folder / name}: missing or changed since prepare wrote it")
+    settings, records = read_journal(folder)
+    crops = sum(record["crops"] for record in records.values())
+    if crops != manifest["crops"]:
+        found.append(f"{folder / JOURNAL}: {crops} crops, the manifest says {manifest['crops']}")
+    if not settings["crops"] or (folder / CROPS).is_dir() or not (folder / PACKED).is_dir():
+        find = partial(_crop_faults, folder / CROPS) if settings["crops"] else partial(
+            _picture_faults, Path(settings["root"]))
+        results = on_all_cores(find, list(records.values()), jobs=jobs, title="checking", unit=" tasks")
+        broken = {name: faults for name, faults in sorted(results) if faults}
+        found += [fault for faults in broken.values() for fault in faults]
+        if broken:
+            with Journal(folder, settings) as journal:
+                for name, faults in broken.items():
+                    journal.add({**records[name], "faults": faults})
+    if (folder / PACKED / TABLE).is_file():
+        found += _check_packed(folder, jobs=jobs)
+    return found
+
+
+def _crop_faults(crops: Path, record: dict[str, Any]) -> tuple[str, list[str]]:
+    """Return a task's name and what is wrong with the crops of its journal record, by their checksums, a line each."""
+    found = []
+    rows = [(int(track), int(frame)) for track, frames in record["tracks"].items() for frame in frames]
+    for k, (track, frame) in enumerate(rows):
+        path = crops / record["name"] / crop_name(frame, track)
+        try:
+            whole = f"{zlib.crc32(path.read_bytes()):08x}" == record["crc"][8 * k : 8 * k + 8]
+        except OSError as error:
+            found.append(f"{path}: {error.strerror}")
+            continue
+        if not whole:
+            found.append(f"{path}: damaged, its checksum is not the one it was written with")
+    return record["name"], found
+
+
+def _picture_faults(root: Path, record: dict[str, Any]) -> tuple[str, list[str]]:
+    """Return a task's name and which raw pictures of its journal record are gone, a line each."""
+    frames = {int(frame) for frames in record["tracks"].values() for frame in frames}
+    paths = {root / picture_path(record["pictures"], frame) for frame in frames}
+    return record["name"], [f"{path}: no such picture" for path in sorted(paths) if not path.is_file()]
+
+
+def _check_packed(folder: Path, *, jobs: int | None) -> Iterator[str]:
+    try:
+        packed = PackedCrops(folder / PACKED, load_index(folder / INDEX))
+    except UserError as error:
+        yield str(error)
+        return
+    rows = range(0, len(packed.index.frames), _AT_ONCE)
+    find = partial(_packed_faults, packed)
+    for faults in on_all_cores(find, rows, jobs=jobs, title="checking archives", unit=" parts"):
+        yield from faults
+
+
+def _packed_faults(packed: PackedCrops, first: int) -> list[str]:
+    """Return what is wrong with the archives' records of `_AT_ONCE` rows from `first` on, a line each."""
+    found = []
+    for row in range(first, min(first + _AT_ONCE, len(packed.index.frames))):
+        try:
+            packed.read(packed.index, row)
+        except UnreadableCrop as error:
+            found.append(str(error))
+    return found
+
+
+# ---- pack
+
+
+def pack_main(options: PackOptions) -> int:
+    """Return 0 when the crops of a prepared folder are packed."""
+    out = options.out or options.folder / PACKED
+    total = pack(options.folder, out, jobs=options.jobs)
+    print(f"{out}: {total / 1e6:.1f} MB; in the YAML: PATH: {out}, FORMAT: packed, ANNOTATION: "
+          f"{options.folder / INDEX}")
+    return 0
+
+
+def pack(folder: Path, out: Path, *, jobs: int | None, rows: int | None = None) -> int:
+    """Return the bytes of all archives of `rows` crops each, which now lie in `out` beside the table of offsets.
+
+    A killed run goes on: archives that are finished stay. Raises UserError naming a crop that is missing or damaged.
+    """
+    index, rows = load_index(folder / INDEX), rows or ROWS
+    starts = range(0, len(index.frames), rows)
+    write = partial(_write_archive, index, folder / CROPS, out, rows)
+    total = sum(on_all_cores(write, range(len(starts)), jobs=jobs, title="packing", unit=" archives"))
+    parts = [read_arrays((out / archive_name(number)).with_suffix(".arrays")) for number in range(len(starts))]
+    table = {key: np.concatenate([arrays[key] for arrays, _ in parts]) for key in ("offsets", "sizes", "crcs")}
+    write_arrays(out / TABLE, {**table, "first_rows": np.array(starts, np.int64),
+                               "bytes": np.array([note["bytes"] for _, note in parts], np.int64)},
+                 note={"fingerprint": fingerprint(index)})
+    return total
+
+
+def _write_archive(index: TrackIndex, crops: Path, out: Path, rows: int, number: int) -> int:
+    """Return the bytes of an archive, written with its own table, or found there from an earlier run."""
+    first, end = number * rows, min((number + 1) * rows, len(index.frames))
+    archive = out / archive_name(number)
+    table = archive.with_suffix(".arrays")
+    note = {"fingerprint": fingerprint(index), "first": first, "end": end}
+    try:
+        _, found = read_arrays(table)
+        if found.get("bytes") == archive.stat().st_size and {**found, "bytes": 0} == {**note, "bytes": 0}:
+            return int(found["bytes"])
+    except (OSError, ValueError):
+        pass
+    offsets, sizes = np.zeros(end - first, np.int64), np.zeros(end - first, np.int32)
+    crcs = np.zeros(end - first, np.uint32)
+    with atomic_write(archive, mode="wb") as file:
+        for k, row in enumerate(range(first, end)):
+            data = _whole_crop(index, crops, row)
+            info = tarfile.TarInfo(crop_path(index, row))
+            info.size = len(data)
+            file.write(info.tobuf(tarfile.GNU_FORMAT, "utf-8", "surrogateescape"))
+            offsets[k], sizes[k], crcs[k] = file.tell(), len(data), zlib.crc32(data)
+            file.write(data + bytes(-len(data) % tarfile.BLOCKSIZE))
+        file.write(bytes(2 * tarfile.BLOCKSIZE))
+        total = int(file.tell())
+    write_arrays(table, {"offsets": offsets, "sizes": sizes, "crcs": crcs}, note={**note, "bytes": total})
+    return total
+
+
+def _whole_crop(index: TrackIndex, crops: Path, row: int) -> bytes:
+    path = crops / crop_path(index, row)
+    try:
+        data = read_regular(path, max_bytes=MAX_PICTURE_BYTES)
+        decode_crop(data, index.size_wh(row), place=str(path))
+    except (OSError, UnreadableCrop) as error:
+        raise UserError(f"{error}; only whole crops are packed: run prepare again to make it anew") from error
+    return data
+
+
+# ---- select
+
+
+def select_main(options: SelectOptions) -> int:
+    """Return 0 when the smaller index is written."""
+    total, kept = select(options.index, options.out, only=options.only, without=options.without)
+    print(f"{options.out}: {kept} of {total} videos")
+    return 0
+
+
+def select(index: Path, out: Path, *, only: Sequence[str], without: Sequence[str] = ()) -> tuple[int, int]:
+    """Return how many videos there are and how many of them `out` now holds, in the same order.
+
+    Those whose name fits one of the shell patterns `only` and none of `without`. Raises UserError if that is none, if
+    a pattern fits nothing (a misspelt name would silently hold nothing out), or if the index cannot be read.
+    """
+    if out.resolve() == index.resolve():
+        raise UserError(f"--out {out}: is the index itself; choose another name")
+    videos = read_json(index, max_bytes=MAX_BYTES)
+    if not isinstance(videos, dict):
+        raise UserError(f"{index}: expected the index of a source, {{video: {{track: {{frame: box}}}}}}")
+    for pattern in (*only, *without):
+        if not any(fnmatchcase(name, pattern) for name in videos):
+            raise UserError(f"{index}: no video is called '{pattern}'; it holds {', '.join(sorted(videos)[:3])} ...")
+    chosen = {name: tracks for name, tracks in videos.items()
+              if any(fnmatchcase(name, pattern) for pattern in only)
+              and not any(fnmatchcase(name, pattern) for pattern in without)}
+    if not chosen:
+        raise UserError(f"{index}: --without leaves none of its {len(videos)} videos")
+    with atomic_write(out) as file:
+        json.dump(chosen, file)
+    return len(videos), len(chosen)
