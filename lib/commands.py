@@ -47,11 +47,12 @@ COMMANDS = {
         "--cfg experiments/train/Ocean.yaml TEST.ISTRUE=True",
         "--cfg experiments/train/Ocean.yaml TRAIN.ISTRUE=False")),
     "demo": Command(options.DemoOptions, "lib.tools.demo:main", "tracking/demo.py", ("", "--fresh")),
-    "release": Command(options.ReleaseOptions, "lib.tools.release:main", "tracking/release.py", (
+    "release": Command(options.ReleaseOptions, "lib.tools.export:release", "tracking/release.py", (
         "snapshot/checkpoint_e20.pth --name OceanNew", "snapshot/checkpoint_e20.pth --name OceanNew --out weights")),
     "vot": Command(options.VotTrackerOptions, "lib.tools.vot_toolkit:main", "tracking/vot_ocean.py", (
         "--resume OceanSmall", "--resume snapshot/checkpoint_e20.pth --dataset VOT2018")),
-    "vot workspace": Command(options.VotWorkspaceOptions, "lib.tools.vot_workspace:main", "tracking/vot_workspace.py", (
+    "vot workspace": Command(options.VotWorkspaceOptions, "lib.tools.vot_toolkit:workspace",
+                             "tracking/vot_workspace.py", (
         "WORKSPACE --stack vot2022/shorttermbox --resume OceanSmall",
         "WORKSPACE --stack tests/basic --resume OceanSmall --dummy")),
     "prepare": Command(options.PrepareOptions, "lib.datasets.prepare.run:main", "python -m lib.datasets.prepare", (

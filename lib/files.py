@@ -9,6 +9,7 @@ import json
 import os
 import re
 import stat
+import tempfile
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -176,3 +177,20 @@ def sha256_of(path: str | Path) -> str:
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
     return digest.hexdigest()
+
+
+def check_output(path: Path, *, flag: str, folder: bool = True) -> None:
+    """Raise UserError where the folder (or file) `path`, given by `flag`, cannot be written; leave nothing behind.
+
+    For the start of a command, so that hours of work are not done for it in vain.
+    """
+    place = path if folder else path.parent
+    while not os.path.lexists(place):
+        place = place.parent
+    try:
+        if not folder and path.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "it is a folder; expected a file's name")
+        with tempfile.TemporaryFile(dir=place):
+            pass
+    except OSError as error:
+        raise UserError(f"{flag} {path}: cannot be written ({place}: {error.strerror}); choose another") from error

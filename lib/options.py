@@ -210,7 +210,7 @@ class DemoOptions:
     """Train, test, score and show a small Ocean."""
 
     fresh: bool = flag("throw away what an earlier one left, and redo it", False)
-    cfg: Path = flag("training YAML", Path("experiments/train/OceanDemo.yaml"), metavar="FILE")
+    cfg: Path | None = flag("training YAML; default: experiments/train/OceanDemo.yaml", None, metavar="FILE")
     sequences: int = flag("held-out sequences", 12, least=1)
     real: Path | None = flag("folder of OTB sequences; default: dataset/OTB2015 or ../shared", None)
     overrides: tuple[str, ...] = flag(_OVERRIDES, (), metavar="KEY=VALUE", positional=True)

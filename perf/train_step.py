@@ -24,7 +24,7 @@ from lib.config import Config, load_config
 from lib.datasets.dataset import Sample
 from lib.distributed import World
 from lib.models.models import build_model
-from lib.tools.cost import commit, load, machine
+from lib.tools.measure import commit, load, machine
 from lib.training.checkpoints import Progress
 from lib.training.trainer import Trainer
 

@@ -11,11 +11,21 @@ from torch import nn
 
 from lib.benchmarks import Benchmark, load_benchmark, write_result
 from lib.checkpoint import save_checkpoint
+from lib.commands import call
 from lib.config import load_config
 from lib.errors import UserError
 from lib.models.models import build_model
-from lib.tools.compare import Cost, Entry, Figures, Score, find_score, main, read_entry, table
-from lib.tools.cost import Course, count_cost, milliseconds, most_memory, settle, watch_memory
+from lib.tools.compare import Entry, Figures, Score, find_score, read_entry, table
+from lib.tools.measure import (
+    Cost,
+    FrameTimer,
+    Speed,
+    calibrate_bn,
+    count_cost,
+    most_memory,
+    time_in_turns,
+    watch_memory,
+)
 from lib.tracker.ocean import OceanTracker
 from lib.tracker.params import TrackerParams
 
@@ -69,17 +79,19 @@ def test_a_settled_model_gives_finite_frames_and_keeps_its_settings() -> None:
     torch.manual_seed(0)
     model = build_model(**{**TINY, "backbone_options": {"width": 4, "layers": [2, 3, 6]}})
     norms = [part for part in model.modules() if isinstance(part, nn.BatchNorm2d)]
-    settle(model)
+    calibrate_bn(model)
     assert not model.training
     assert {part.momentum for part in norms} == {0.1}
-    course = Course(OceanTracker(model, TrackerParams()), width=160, height=120)
-    taken = course.seconds(2)
+    timer = FrameTimer(OceanTracker(model, TrackerParams()), width=160, height=120)
+    taken = timer.seconds(2)
     assert len(taken) == 2
     assert min(taken) > 0
-    assert course.peak_bytes(0) > 2**20
-    low, median, high = milliseconds([0.001, 0.002, 0.003])
-    assert median == pytest.approx(2.0)
-    assert low < median < high
+    assert timer.peak_bytes(0) > 2**20
+    asked: list[int] = []
+    (speed,) = time_in_turns([lambda count: asked.append(count) or [0.001, 0.002, 0.003]], 15)
+    assert asked == [3] * 5
+    assert speed.median == pytest.approx(2.0)
+    assert speed.low < speed.median < speed.high
 
 
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="only Linux forgets an earlier peak")
@@ -154,7 +166,7 @@ def test_two_files_of_one_model_are_told_apart_by_their_checkpoints(tmp_path: Pa
 
 def test_the_table_says_what_a_score_stands_for() -> None:
     entry = Entry("tiny", TINY, Path("snapshot"))
-    figure = Figures(Cost(1_500_000, 2 * 10**9, 3 * 10**9), 20.0, 18.0, 30.0, 7 * 2**20)
+    figure = Figures(Cost(1_500_000, 2 * 10**9, 3 * 10**9), Speed(18.0, 20.0, 30.0), 7 * 2**20)
     score = Score("Tiny", "checkpoint_e3.pth", {"success": 0.5, "precision": 0.75}, 9, 100, "OTB2015")
     text = table([entry, entry], [figure, figure], [score, None], dataset="OTB2015", search_size=271, amp="bf16",
                  where="a machine; commit abc")
@@ -168,7 +180,8 @@ def test_the_table_says_what_a_score_stands_for() -> None:
 def test_the_command_prints_and_writes_one_table(tmp_path: Path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(tmp_path)
     file = str(tiny_yaml(tmp_path / "Aligned.yaml", align=True))
-    assert main([file, "--frames", "5", "--device", "cpu", "--search_size", "255", "--out", "table.md"]) == 0
+    command = [file, "--frames", "5", "--device", "cpu", "--search_size", "255", "--out", "table.md"]
+    assert call("compare", command) == 0
     text = capsys.readouterr().out
     assert (tmp_path / "table.md").read_text(encoding="utf-8") == text
     rows = [line.split(" | ") for line in text.splitlines() if line.startswith("| Aligned")]
@@ -179,7 +192,7 @@ def test_the_command_prints_and_writes_one_table(tmp_path: Path, monkeypatch, ca
 def test_wrong_commands_are_refused_in_one_line(tmp_path: Path) -> None:
     path = tiny_yaml(tmp_path / "Plain.yaml")
     with pytest.raises(UserError, match="same name"):
-        main([str(path), f"{path}=Tracker"])
+        call("compare", [str(path), f"{path}=Tracker"])
     with pytest.raises(UserError, match="no such file"):
-        main([str(tmp_path / "absent.yaml")])
+        call("compare", [str(tmp_path / "absent.yaml")])
     assert read_entry(f"{path}=Tracker").tracker == "Tracker"

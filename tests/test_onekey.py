@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -23,9 +22,11 @@ import lib.testing.sweep_work
 import lib.tools.onekey as onekey
 import lib.tools.tune
 import lib.training.loop
-from lib import commands
+from lib.commands import call
 from lib.config import load_config
 from lib.errors import UserError
+from lib.options import OnekeyOptions
+from lib.tracker.params import load_tracker_params
 from lib.training.trainer import Trainer
 
 PARTS = {"TRAIN": True, "TEST": True, "TUNE": True}
@@ -38,33 +39,29 @@ def cfg_of(folder: Path, *, epochs: int = 2, **parts: bool) -> Path:
     return tiny_yaml(folder, top=top, ISTRUE=on["TRAIN"], END_EPOCH=epochs, UNFIX_EPOCH=0)
 
 
-def options_of(path: Path, **changes: Any) -> Namespace:
-    return Namespace(**{"cfg": path, "dataset_dir": path.parent / "dataset", "result_dir": path.parent / "result",
-                        "nproc": None, "trials": 2, "overrides": ["TRAIN.SEED=3"], **changes})
+def options_of(path: Path, **changes: Any) -> OnekeyOptions:
+    return OnekeyOptions(**{"cfg": path, "dataset_dir": path.parent / "dataset", "result_dir": path.parent / "result",
+                            "trials": 2, "overrides": ("TRAIN.SEED=3",), **changes})
 
 
 # The parts
 
 
-def test_the_flags_are_those_of_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_part_gets_its_options(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = cfg_of(tmp_path, **PARTS)
     cfg, options = load_config(path), options_of(path, nproc=2)
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    train = commands.parse("train", onekey.train_flags(cfg, options, resume=True))
+    train = onekey.train_options(cfg, options, resume=True)
     assert (train.cfg, train.nproc, train.gpus, train.resume) == (path, 2, None, "auto")
     assert train.overrides == ("TRAIN.SEED=3",)
-    fresh = commands.parse("train", onekey.train_flags(cfg, options, resume=False))
-    assert fresh.resume is None
-    sweep = commands.parse("sweep", onekey.test_flags(cfg, options))
+    assert onekey.train_options(cfg, options, resume=False).resume is None
+    sweep = onekey.sweep_options(cfg, options)
     assert (sweep.dataset, sweep.start_epoch, sweep.end_epoch, sweep.workers) == ("MINE", 1, 2, 1)
     assert sweep.snapshot == tmp_path / "snapshot"
-    tune = lib.tools.tune._parse(onekey.tune_flags(cfg, options, Path("c.pth"), tmp_path / "study"))
-    assert (tune.dataset, tune.trials, tune.resume, tune.out) == ("MINE", 2, Path("c.pth"), tmp_path / "study")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     gpus = load_config(path, overrides=["GPUS='0,1,2'"])
-    train = commands.parse("train", onekey.train_flags(gpus, options, resume=False))
-    assert train.gpus == "0,1,2"
-    assert commands.parse("sweep", onekey.test_flags(gpus, options)).gpus == "0,1,2"
+    assert onekey.train_options(gpus, options, resume=False).gpus == "0,1,2"
+    assert onekey.sweep_options(gpus, options).gpus == "0,1,2"
 
 
 def test_the_best_checkpoint_of_the_test_is_tuned(tmp_path: Path) -> None:
@@ -88,7 +85,7 @@ def test_tuned_results_are_replaced_when_the_tuning_has_gone_on(tmp_path: Path) 
     checkpoint.write_bytes(b"weights")
     best = tmp_path / "best.yaml"
     best.write_text("TEST:\n  lr: 0.5\n  tuned_on: MINE\n")
-    untuned, tuned = (commands.parse("test", f) for f in onekey.tuned_test_flags(cfg, options, checkpoint, best))
+    untuned, tuned = onekey.tuned_tests(cfg, options, checkpoint, best)
     assert (untuned.tracker_name, untuned.params, untuned.fresh) == ("Ocean_checkpoint_e1", None, False)
     assert (tuned.tracker_name, tuned.params, tuned.fresh) == ("Ocean_tuned", best, False)
     settings = {"penalty_k": 0.062, "lr": 0.5, "window_influence": 0.38, "small_sz": 255, "big_sz": 255, "ratio": 0.94}
@@ -97,7 +94,7 @@ def test_tuned_results_are_replaced_when_the_tuning_has_gone_on(tmp_path: Path) 
     for lr, fresh in ((0.5, False), (0.4, True)):
         record.write_text(json.dumps({"identity": {"checkpoint_sha256": onekey.sha256_of(checkpoint),
                                                    "tracker": {**settings, "lr": lr}}}))
-        assert commands.parse("test", onekey.tuned_test_flags(cfg, options, checkpoint, best)[1]).fresh is fresh
+        assert onekey.tuned_tests(cfg, options, checkpoint, best)[1].fresh is fresh
 
 
 @pytest.mark.parametrize(("parts", "changes", "message"), [
@@ -112,7 +109,7 @@ def test_what_would_stop_a_later_part_stops_before_the_training(
     monkeypatch.setattr(lib.training.loop, "main", lambda _: pytest.fail("the training has begun"))
     write_squares(tmp_path / "dataset" / "MINE", {"A": 2})
     with pytest.raises(UserError, match=message):
-        onekey.main(["--cfg", str(cfg_of(tmp_path, **parts)), "--dataset_dir", str(tmp_path / "dataset"), *changes])
+        call("onekey", ["--cfg", str(cfg_of(tmp_path, **parts)), "--dataset_dir", str(tmp_path / "dataset"), *changes])
 
 
 def test_a_part_that_stops_ends_it_with_its_code(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,9 +117,9 @@ def test_a_part_that_stops_ends_it_with_its_code(tmp_path: Path, monkeypatch: py
     command = ["--cfg", str(cfg_of(tmp_path, TRAIN=True, TEST=True)), "--dataset_dir", str(tmp_path / "dataset")]
     monkeypatch.setattr(lib.training.loop, "main", lambda _: 75)
     monkeypatch.setattr(lib.testing.sweep, "main", lambda _: 1)
-    assert onekey.main(command) == 75
+    assert call("onekey", command) == 75
     monkeypatch.setattr(lib.training.loop, "main", lambda _: 0)
-    assert onekey.main(command) == 1
+    assert call("onekey", command) == 1
 
 
 # The whole way
@@ -158,8 +155,8 @@ def _child(folder: str, kill: str, queue: Any) -> None:
         lib.testing.run.ResultFolder.save = _killed_in_the_sweep(3)  # type: ignore[method-assign]
     trained: list[int] = []
     main = lib.training.loop.main
-    lib.training.loop.main = lambda argv: trained.append(1) or main(argv)  # type: ignore[func-returns-value]
-    code = onekey.main(["--cfg", "tiny.yaml", "--trials", "2"])
+    lib.training.loop.main = lambda options: trained.append(1) or main(options)  # type: ignore[func-returns-value]
+    code = call("onekey", ["--cfg", "tiny.yaml", "--trials", "2"])
     queue.put((code, bool(trained)))
 
 
@@ -184,8 +181,9 @@ def test_it_goes_on_after_kills_and_does_nothing_twice(tmp_path: Path) -> None:
     folders = {"Ocean_checkpoint_e1", "Ocean_checkpoint_e2", "Ocean_tuned"}
     assert {path.parent.name for path in results.glob("*/?.txt")} == folders
     scores = json.loads((results / "_onekey" / "scores.json").read_text())
+    (best,) = (tmp_path / "logs" / "tune").glob("*/best.yaml")
     assert {tracker["tracker"]: tracker["tuned_on"] for tracker in scores["trackers"]} == {
-        **dict.fromkeys(folders, ""), "Ocean_tuned": "MINE"}
+        **dict.fromkeys(folders, ""), "Ocean_tuned": load_tracker_params(best).tuned_on}
     assert (results / "_onekey" / "report.html").is_file()
     kept = [*tmp_path.rglob("*.pth"), *results.glob("*/?.txt"), *(results / "_onekey").iterdir()]
     before = {path: path.stat().st_mtime_ns for path in kept}
@@ -202,8 +200,8 @@ def test_a_report_is_of_just_these_results_and_whole(tmp_path: Path, monkeypatch
     (results / "Ocean_checkpoint_e1" / "run.json").write_text("{}")
     entry = {"name": "Ocean_checkpoint_e1", "path": "checkpoint_e1.pth"}
     (results / "Ocean_epochs.json").write_text(json.dumps({"best": None, "checkpoints": [entry]}))
-    written: list[str] = []
-    monkeypatch.setattr(lib.eval_toolkit.cli, "main", lambda options: written.append(str(options.html)))
+    written: list[Path] = []
+    monkeypatch.setattr(lib.eval_toolkit.cli, "main", lambda options: written.append(options.html))
     page, scores = results / "_onekey" / "report.html", results / "_onekey" / "scores.json"
     page.parent.mkdir()
     mine = "Ocean_checkpoint_e1"
@@ -211,7 +209,7 @@ def test_a_report_is_of_just_these_results_and_whole(tmp_path: Path, monkeypatch
         scores.write_text(json.dumps({"trackers": [{"tracker": name}]}))
         page.touch() if has_page else page.unlink()
         onekey._report("MINE", cfg, options)
-        assert written == [str(page)] * count
+        assert written == [page] * count
     scores.write_text(json.dumps({"trackers": [{"tracker": "Ocean_checkpoint_e1"}]}))
     os.utime(scores, ns=(0, 0))  # older than the results
     onekey._report("MINE", cfg, options)

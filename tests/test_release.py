@@ -9,6 +9,7 @@ from tracker_stubs import small_checkpoint
 
 from lib.boxes import iou_xywh
 from lib.checkpoint import find_weights, load_model, read_checkpoint
+from lib.commands import call
 from lib.config import load_config
 from lib.datasets.synthetic.sequences import held_out_scene
 from lib.errors import UserError
@@ -16,7 +17,6 @@ from lib.files import sha256_of
 from lib.models.models import build_model
 from lib.testing.opening import open_tracker
 from lib.testing.run import params_for
-from lib.tools.release import main
 from lib.tracker.params import TrackerParams
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -34,7 +34,7 @@ def shelf(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def test_a_release_is_half_as_large_predicts_the_same_and_is_found_by_its_name(tmp_path: Path, shelf: Path) -> None:
     checkpoint = small_checkpoint(tmp_path / "checkpoint_e1.pth")
-    assert main([str(checkpoint), "--name", "Mine", "--out", str(shelf)]) == 0
+    assert call("release", [str(checkpoint), "--name", "Mine", "--out", str(shelf)]) == 0
     assert find_weights(Path("Mine")) == shelf / "Mine.pth"
     assert find_weights(checkpoint) == checkpoint, "a file that is there is that file"
     assert "optimizer" not in read_checkpoint(shelf / "Mine.pth")
@@ -62,9 +62,9 @@ def test_settings_beside_the_weights_come_before_those_of_the_test_set(tmp_path:
 
 def test_weights_too_large_for_a_repository_are_refused(tmp_path: Path, shelf: Path,
                                                         monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lib.tools.release.MOST_BYTES", 1000)
+    monkeypatch.setattr("lib.tools.export.MOST_BYTES", 1000)
     with pytest.raises(UserError, match="MB in half precision, more than"):
-        main([str(small_checkpoint(tmp_path / "c.pth")), "--name", "Mine", "--out", str(shelf)])
+        call("release", [str(small_checkpoint(tmp_path / "c.pth")), "--name", "Mine", "--out", str(shelf)])
     assert not list(shelf.glob("*"))
 
 

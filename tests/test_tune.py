@@ -1,18 +1,24 @@
 """Tuning: the study goes on where it stopped, gives up hopeless trials, and stamps what it found."""
 
-from argparse import Namespace
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
-from tracker_stubs import small_checkpoint, write_squares
+from tracker_stubs import PLAIN, Oracle, small_checkpoint, write_squares
 
-from lib.benchmarks import load_benchmark, write_result
+from lib.benchmarks import write_result
+from lib.commands import call
 from lib.errors import UserError
 from lib.eval_toolkit.protocols import score_results
-from lib.tools.trial import load_videos, score
-from lib.tools.tune import RANGES, OnChunk, Task, Values, _baseline, _work, _write, main, open_study, suggest
-from lib.tools.tune_report import Line, table
+from lib.images import read_image
+from lib.options import TuneOptions
+from lib.testing.results import RunRecord
+from lib.tools.measure import follow_and_score, load_videos
+from lib.tools.tune import RANGES, Line, OnChunk, Task, Values, _baseline, _work, _write, open_study, suggest, table
+from lib.tracker.ocean import OceanTracker
 from lib.tracker.params import TrackerParams, load_tracker_params
 
 optuna = pytest.importorskip("optuna", reason="the extra 'tune' is not installed")
@@ -25,8 +31,9 @@ class Made(Task):
     calls = 0
     broken = False
 
-    def __init__(self) -> None:
-        self.benchmark = Namespace(name="MINE", sequences=(1, 2, 3), expected=3)  # type: ignore[assignment]
+    def __init__(self, start: TrackerParams = UNTUNED) -> None:
+        self.benchmark = SimpleNamespace(name="MINE", sequences=(1, 2, 3), expected=3)  # type: ignore[assignment]
+        self.record = RunRecord(Path("checkpoint_e3.pth"), "0", {}, start, "somewhere", "MINE", Path("data"))
         self.stamp = "MINE"
 
     @property
@@ -43,9 +50,9 @@ class Made(Task):
         return {"success": success, "precision": success + 0.1}
 
 
-def options(**changes: object) -> Namespace:
-    return Namespace(**{"seed": 1, "prune_after": 1, "dataset": "MINE", "amp": "none", "helper": False,
-                        "resume": Path("checkpoint_e3.pth"), **changes})
+def options(**changes: Any) -> TuneOptions:
+    return TuneOptions(**{"seed": 1, "prune_after": 1, "dataset": "MINE", "resume": Path("checkpoint_e3.pth"),
+                          **changes})
 
 
 def opened(path: Path, **changes: object):
@@ -111,7 +118,7 @@ def test_what_was_found_is_written_with_its_stamp_and_the_untuned_score(tmp_path
     study, task = opened(tmp_path), Made()
     lines = [_baseline(study, task, "untuned", UNTUNED)]
     _work(study, task, 12)
-    text = _write(tmp_path, study, task, lines, options(), source="somewhere")
+    text = _write(tmp_path, study, task, lines)
     best = load_tracker_params(tmp_path / "best.yaml")
     assert best.tuned_on == "MINE"
     assert best.penalty_k == pytest.approx(study.best_trial.params["penalty_k"])
@@ -127,7 +134,7 @@ def test_the_plots_are_one_page_without_the_network(tmp_path: Path) -> None:
     pytest.importorskip("plotly", reason="the extra 'tune' is not installed")
     study, task = opened(tmp_path), Made()
     _work(study, task, 6)
-    _write(tmp_path, study, task, [_baseline(study, task, "untuned", UNTUNED)], options(), source="")
+    _write(tmp_path, study, task, [_baseline(study, task, "untuned", UNTUNED)])
     page = (tmp_path / "study.html").read_text(encoding="utf-8")
     assert "Running score and pruning" in page
     assert "Which settings matter" in page
@@ -141,20 +148,27 @@ def test_every_published_setting_lies_in_the_ranges() -> None:
     for path in files:
         params = load_tracker_params(path)
         probe = optuna.trial.FixedTrial({name: getattr(params, name) for name in (*RANGES, "small_sz", "big_sz")})
-        found = suggest(probe, has_branch=True)
+        found = suggest(probe, UNTUNED, has_branch=True)
         assert (found.penalty_k, found.lr, found.ratio) == (params.penalty_k, params.lr, params.ratio)
 
 
-def test_the_score_in_memory_is_that_of_the_written_results(tmp_path: Path) -> None:
+def test_chunks_are_scored_as_the_written_results_are(tmp_path: Path) -> None:
     write_squares(tmp_path / "MINE", {"A": 5, "B": 7})
-    benchmark = load_benchmark("MINE", tmp_path, images=False)
-    rng = np.random.default_rng(0)
-    boxes = [video.boxes_xywh + rng.normal(0, 6, video.boxes_xywh.shape) for video in benchmark.sequences]
-    for video, found in zip(benchmark.sequences, boxes, strict=True):
-        write_result(tmp_path / "r" / "T" / f"{video.name}.txt", found, dataset="MINE")
-    written = score_results(benchmark, tmp_path / "r" / "T", convention="pysot")
-    assert score(benchmark.sequences, boxes) == pytest.approx((written.values["success"], written.values["precision"]))
-    assert 0.1 < written.success < 0.9
+    benchmark = load_videos("MINE", tmp_path)
+    tracker = OceanTracker(Oracle(), PLAIN)
+    record = RunRecord(Path("c.pth"), "0", {}, PLAIN, "", "MINE", benchmark.source)
+    parts = list(follow_and_score([tracker, tracker], record, benchmark, [[video] for video in benchmark.sequences]))
+    assert [done for done, _ in parts] == [1, 2]
+    for video in benchmark.sequences:
+        state = tracker.init(read_image(video.frames[0]), video.boxes_xywh[0])
+        boxes = [video.boxes_xywh[0]]
+        for path in video.frames[1:]:
+            state = tracker.track(state, read_image(path))
+            boxes.append(state.box_xywh)
+        write_result(tmp_path / "r" / "T" / f"{video.name}.txt", np.array(boxes), dataset="MINE")
+    written = score_results(benchmark, tmp_path / "r" / "T").headline
+    assert parts[-1][1] == [pytest.approx(written)] * 2
+    assert 0.5 < written["success"] < 1
 
 
 def test_the_command_tunes_a_checkpoint_twice_over(tmp_path: Path, monkeypatch, capsys) -> None:
@@ -162,22 +176,23 @@ def test_the_command_tunes_a_checkpoint_twice_over(tmp_path: Path, monkeypatch, 
     write_squares(tmp_path / "dataset" / "MINE", {"A": 3, "B": 3})
     small_checkpoint(tmp_path / "checkpoint_e1.pth")
     command = ["--resume", "checkpoint_e1.pth", "--dataset", "MINE", "--trials", "2", "--device", "cpu", "--out", "t"]
-    assert main(command) == 0
+    assert call("tune", command) == 0
     first = capsys.readouterr().out
     assert "| untuned |" in first
-    assert load_tracker_params(tmp_path / "t" / "best.yaml").tuned_on == "MINE"
-    assert main(command) == 0  # nothing left to do
+    found = load_tracker_params(tmp_path / "t" / "best.yaml")
+    assert found.tuned_on == ("" if replace(found, tuned_on="") == UNTUNED else "MINE")
+    assert call("tune", command) == 0  # nothing left to do
     assert capsys.readouterr().out == first
 
 
 def test_wrong_commands_are_refused_in_one_line(tmp_path: Path) -> None:
     write_squares(tmp_path / "MINE", {"A": 2})
     with pytest.raises(UserError, match="only its server knows"):
-        main(["--resume", "x.pth", "--dataset", "TrackingNet"])
-    with pytest.raises(UserError, match="no sequence 'X'; there are A"):
+        call("tune", ["--resume", "x.pth", "--dataset", "TrackingNet"])
+    with pytest.raises(UserError, match="no sequence 'X'; valid here: A"):
         load_videos("MINE", tmp_path, only=["X"])
     with pytest.raises(UserError, match="--trials"):
-        main(["--resume", "x.pth", "--trials", "0"])
+        call("tune", ["--resume", "x.pth", "--trials", "0"])
 
 
 def test_the_table_compares_with_the_untuned_settings() -> None:

@@ -4,6 +4,7 @@ import re
 import time
 from argparse import Namespace
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -11,20 +12,20 @@ import pytest
 import torch
 from tracker_stubs import PLAIN, Oracle, small_checkpoint, square_frames
 
+from lib.commands import call
 from lib.errors import UserError
 from lib.models.ocean import OceanOutput, TemplateFeatures
-from lib.tools import select_box
-from lib.tools.run_video import main, parse_box, run
-from lib.tools.video_source import Newest, Source, open_source
+from lib.options import VideoOptions
+from lib.tools import video_source
+from lib.tools.run_video import parse_box, run
+from lib.tools.video_source import Newest, Source, open_source, select_box
 from lib.tracker.ocean import OceanTracker
 
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def options(folder: Path, **changes: object) -> Namespace:
-    values = {"source": "clip", "init": "60,50,30,30", "out": folder, "save_video": True, "lost": 0.3, "show": False,
-              "max_frames": None, **changes}
-    return Namespace(**values)
+def options(folder: Path, **changes: Any) -> VideoOptions:
+    return VideoOptions(**{"source": "clip", "init": ("60,50,30,30",), "out": folder, **changes})
 
 
 def squares(count: int) -> Source:
@@ -38,7 +39,7 @@ def rows_of(path: Path) -> np.ndarray:
 
 
 def test_the_result_file_holds_the_true_boxes_and_the_video_every_frame(tmp_path: Path) -> None:
-    run(options(tmp_path), OceanTracker(Oracle(), PLAIN), squares(8))
+    run(options(tmp_path), OceanTracker(Oracle(), PLAIN), squares(8), tmp_path)
     rows = rows_of(tmp_path / "clip.csv")
     true = np.array([box for _, box in square_frames(8)])
     assert rows[:, 0].tolist() == list(range(1, 9))
@@ -65,7 +66,7 @@ class Blind(Oracle):
 
 def test_a_lost_target_is_said_to_be_lost(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO", logger="lib"):
-        run(options(tmp_path), OceanTracker(Blind(), PLAIN), squares(8))
+        run(options(tmp_path), OceanTracker(Blind(), PLAIN), squares(8), tmp_path)
     rows = rows_of(tmp_path / "clip.csv")
     assert rows[:, 6].tolist() == [0, 0, 0, 0, 1, 1, 1, 0]
     assert "frame 5: lost (score 0.01)" in caplog.text
@@ -79,13 +80,14 @@ def test_ctrl_c_keeps_what_was_found(tmp_path: Path) -> None:
                 raise KeyboardInterrupt
             yield image
 
-    run(options(tmp_path), OceanTracker(Oracle(), PLAIN), Source("clip", frames(), 25.0, None, lambda: None))
+    run(options(tmp_path), OceanTracker(Oracle(), PLAIN), Source("clip", frames(), 25.0, None, lambda: None),
+        tmp_path)
     assert len(rows_of(tmp_path / "clip.csv")) == 4
     assert (tmp_path / "clip.mp4").is_file()
 
 
 def test_the_number_of_frames_can_be_limited_and_the_video_left_out(tmp_path: Path) -> None:
-    run(options(tmp_path, max_frames=3, save_video=False), OceanTracker(Oracle(), PLAIN), squares(8))
+    run(options(tmp_path, max_frames=3, save_video=False), OceanTracker(Oracle(), PLAIN), squares(8), tmp_path)
     assert len(rows_of(tmp_path / "clip.csv")) == 3
     assert not (tmp_path / "clip.mp4").exists()
 
@@ -155,21 +157,21 @@ def test_a_password_in_an_address_is_not_repeated(monkeypatch: pytest.MonkeyPatc
 
 
 def test_without_a_screen_the_box_must_be_given(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(select_box.sys, "platform", "linux")
+    monkeypatch.setattr(video_source.sys, "platform", "linux")
     for name in ("DISPLAY", "WAYLAND_DISPLAY"):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(UserError, match="--init x,y,w,h"):
-        select_box.select_box(np.zeros((8, 8, 3), np.uint8))
+        select_box(np.zeros((8, 8, 3), np.uint8))
 
 
 def test_a_box_drawn_in_opencv_is_taken_and_an_empty_one_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(select_box, "has_screen", lambda: True)
+    monkeypatch.setattr(video_source, "has_screen", lambda: True)
     monkeypatch.setattr(cv2, "destroyWindow", lambda _: None)
     monkeypatch.setattr(cv2, "selectROI", lambda *_, **__: (3, 4, 5, 6))
-    assert select_box.select_box(np.zeros((8, 8, 3), np.uint8)).tolist() == [3, 4, 5, 6]
+    assert select_box(np.zeros((8, 8, 3), np.uint8)).tolist() == [3, 4, 5, 6]
     monkeypatch.setattr(cv2, "selectROI", lambda *_, **__: (0, 0, 0, 0))
     with pytest.raises(UserError, match="no box was drawn"):
-        select_box.select_box(np.zeros((8, 8, 3), np.uint8))
+        select_box(np.zeros((8, 8, 3), np.uint8))
 
 
 def test_the_command_on_a_real_sequence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -178,8 +180,8 @@ def test_the_command_on_a_real_sequence(tmp_path: Path, monkeypatch: pytest.Monk
         pytest.skip("the OTB sample is not beside the project")
     monkeypatch.chdir(tmp_path)
     checkpoint = small_checkpoint(tmp_path / "checkpoint_e1.pth")
-    assert main([str(frames), "--init", "306,5,95,65", "--resume", str(checkpoint), "--max_frames", "4", "--device",
-                 "cpu"]) == 0
+    assert call("track", [str(frames), "--init", "306,5,95,65", "--resume", str(checkpoint), "--max_frames", "4",
+                          "--device", "cpu"]) == 0
     rows = rows_of(tmp_path / "result" / "video" / "Deer" / "Deer.csv")
     assert rows[0, 1:5].tolist() == [306, 5, 95, 65]
     assert len(rows) == 4
@@ -187,10 +189,11 @@ def test_the_command_on_a_real_sequence(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_wrong_flags_are_refused_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lib.tools.run_video.WEIGHTS", "Absent")
-    with pytest.raises(UserError, match=r"--lost 1.5"):
-        main(["0", "--lost", "1.5"])
+    monkeypatch.chdir(tmp_path)
+    cv2.imwrite("1.png", np.zeros((8, 8, 3), np.uint8))
+    with pytest.raises(UserError, match=r"--lost.*1.5"):
+        call("track", ["0", "--lost", "1.5"])
     with pytest.raises(UserError, match="--show"):
-        main(["0", "--show", "no"])
-    with pytest.raises(UserError, match="Absent: no such checkpoint"):
-        main(["0", "--init", "1,2,3,4"])
+        call("track", ["0", "--show=no"])
+    with pytest.raises(UserError, match=r"OceanSmal: .*did you mean OceanSmall"):
+        call("track", [".", "--init", "1,2,3,4", "--resume", "OceanSmal"])

@@ -17,9 +17,10 @@ import yaml
 from tracker_stubs import small_checkpoint
 from vot_trees import make_video, square
 
-import lib.tools.vot_workspace as workspace
+import lib.tools.vot_toolkit as toolkit
+from lib.commands import call
 from lib.errors import UserError
-from lib.tools.vot_toolkit import Objects, box_of, main, serve
+from lib.tools.vot_toolkit import Objects, box_of, serve
 from lib.tracker.scoring import NonFiniteOutput
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -125,7 +126,7 @@ def test_a_network_that_has_diverged_is_told_with_the_image(frame: Path) -> None
 def test_without_the_package_the_script_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "trax", None)
     with pytest.raises(UserError, match=r"vot-trax is missing here .*pip install -e '\.\[vot\]'"):
-        main(["--resume", "none.pth"])
+        call("vot", ["--resume", "none.pth"])
 
 
 # The workspace
@@ -135,7 +136,7 @@ def made(tmp_path: Path, *more: str, stack: str = "vot2018/shortterm") -> Path:
     folder = tmp_path / "my space"
     checkpoint = tmp_path / "100% best.pth"
     checkpoint.touch()
-    assert workspace.main([str(folder), "--stack", stack, "--resume", str(checkpoint), *more]) == 0
+    assert call("vot workspace", [str(folder), "--stack", stack, "--resume", str(checkpoint), *more]) == 0
     return folder
 
 
@@ -151,8 +152,8 @@ def test_the_workspace_names_stack_tracker_and_settings(tmp_path: Path, capsys: 
     tracker = registry["Ocean"]
     assert (tracker["protocol"], tracker["label"], tracker["timeout"]) == ("trax", "Ocean", "300")
     assert shlex.split(tracker["command"]) == [
-        sys.executable, str(ROOT / "tracking" / "vot_ocean.py"), "--arch", "Ocean", "--resume",
-        str(tmp_path / "100% best.pth"), "--dataset", "VOT2018", "--align", "True", "--device", "cpu"]
+        sys.executable, str(ROOT / "tracking" / "vot_ocean.py"), "--align=True", "--device=cpu",
+        f"--resume={tmp_path / '100% best.pth'}", "--dataset=VOT2018"]
 
 
 def test_trackers_are_added_and_replaced(tmp_path: Path) -> None:
@@ -163,7 +164,7 @@ def test_trackers_are_added_and_replaced(tmp_path: Path) -> None:
     registry.read(folder / "trackers.ini")
     assert registry.sections() == ["Ocean", "Other"]
     assert registry["Ocean"]["label"] == "Ocean, half"
-    assert registry["Ocean"]["command"].endswith("--amp bf16")
+    assert " --amp=bf16 " in registry["Ocean"]["command"]
     with pytest.raises(UserError, match=r"a workspace of another stack.*--stack vot2018/shortterm"):
         made(tmp_path, stack="vot2022/shorttermbox")
 
@@ -192,12 +193,13 @@ def test_what_the_toolkit_would_trip_over_is_refused(tmp_path: Path, flags: list
 
 def test_the_real_toolkit_runs_its_test_stack(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("vot", reason="the extra 'vot' is not installed")
-    monkeypatch.setattr(workspace, "DUMMY_FRAMES", 6)
+    monkeypatch.setattr(toolkit, "DUMMY_FRAMES", 6)
     checkpoint = small_checkpoint(tmp_path / "small.pth")
     folder = tmp_path / "workspace"
     with pytest.raises(UserError, match="did you mean tests/basic"):
-        workspace.main([str(folder), "--stack", "tests/basik", "--resume", str(checkpoint)])
-    workspace.main([str(folder), "--stack", "tests/basic", "--resume", str(checkpoint), "--dummy", "--device", "cpu"])
+        call("vot workspace", [str(folder), "--stack", "tests/basik", "--resume", str(checkpoint)])
+    call("vot workspace", [str(folder), "--stack", "tests/basic", "--resume", str(checkpoint), "--dummy", "--device",
+                           "cpu"])
     done = subprocess.run([sys.executable, "-m", "vot", "evaluate", "--workspace", str(folder), "Ocean"],
                           cwd=tmp_path, capture_output=True, text=True, check=False, timeout=120)
     assert "Evaluation concluded" in done.stdout + done.stderr

@@ -5,8 +5,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from lib.errors import run
-from lib.tools.compare import main
+from lib.commands import run
 
 if __name__ == "__main__":  # each model is measured in a process of its own, which imports this file again
-    run(main)
+    run("compare")

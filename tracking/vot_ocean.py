@@ -5,7 +5,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from lib.errors import run
-from lib.tools.vot_toolkit import main
+from lib.commands import run
 
-run(main)
+run("vot")

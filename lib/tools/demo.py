@@ -1,16 +1,12 @@
 """The demonstration: train a slim Ocean on rendered video, test and score every checkpoint, show what came of it.
 
-    python tracking/demo.py
-
 Each step is one of the commands that a researcher uses; a second start does only what is missing.
 """
 
 from __future__ import annotations
 
-import argparse
 import logging
 import shutil
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +14,10 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from lib import commands
+import lib.eval_toolkit.cli
+import lib.testing.run
+import lib.testing.sweep
+import lib.training.loop
 from lib.benchmarks import load_benchmark, result_file, write_result
 from lib.checkpoint import checkpoint_name, read_checkpoint, save_checkpoint
 from lib.config import Config, load_config
@@ -26,54 +25,47 @@ from lib.datasets.synthetic.sequences import write_otb
 from lib.errors import UserError
 from lib.log import RunLog
 from lib.models.models import build_model
+from lib.options import DemoOptions, EvalOptions, SweepOptions, TestOptions, TrainOptions
 
 ROOT = Path(__file__).resolve().parents[2]
 CFG = ROOT / "experiments" / "train" / "OceanDemo.yaml"
 DATASET = "SYNTHETIC"
-SEQUENCES, FRAMES, SEED = 12, 60, 1  # held-out sequences, their length, and a seed that training does not use
+FRAMES, SEED = 60, 1  # length of the held-out sequences, and a seed that training does not use
 STILL, UNTRAINED = "NeverMoves", "Untrained"
 REAL, TRACKER = "Girl", "OceanDemo"  # the real sequence that the last checkpoint is run on, and its results' name
 log = logging.getLogger(__name__)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(options: DemoOptions) -> int:
     """Return 0 after the demonstration; raises UserError."""
-    options = _parse(argv)
-    cfg = load_config(options.cfg, overrides=options.overrides)
+    file = options.cfg or CFG
+    cfg = load_config(file, overrides=options.overrides)
     if options.fresh:
         _clear(cfg)
     dataset = Path("dataset") / DATASET
     _say("1/5  rendering held-out test sequences", dataset)
     _render(dataset, cfg, sequences=options.sequences)
     _say("2/5  training", cfg.CHECKPOINT_DIR)
-    if code := commands.call("train", ["--cfg", str(options.cfg), "--resume", "auto", *options.overrides]):
+    if code := lib.training.loop.main(TrainOptions(cfg=file, resume="auto", overrides=options.overrides)):
         return code  # interrupted: the same command goes on from there
     _say("3/5  two trackers to compare with: one that never moves, and the network before training", "result")
     _write_still(dataset)
-    untrained = _save_untrained(cfg)
-    _test(untrained, DATASET, dataset, name=UNTRAINED)
+    lib.testing.run.main(TestOptions(resume=_save_untrained(cfg), dataset=DATASET, dataset_dir=dataset,
+                                     tracker_name=UNTRAINED))
     _say("4/5  testing and scoring every checkpoint", Path("result") / DATASET)
-    commands.call("sweep", ["--arch", "Ocean", "--dataset", DATASET, "--dataset_dir", str(dataset), "--snapshot",
-                            cfg.CHECKPOINT_DIR, "--workers", "2"])
-    commands.call("eval", ["--dataset_dir", str(dataset), "--dataset", DATASET, "--tracker_result_dir",
-                           f"result/{DATASET}", "--trackers", STILL, UNTRAINED, "Ocean_checkpoint_e*", "--vis"])
+    lib.testing.sweep.main(SweepOptions(dataset=DATASET, dataset_dir=dataset, snapshot=Path(cfg.CHECKPOINT_DIR),
+                                        workers=2))
+    lib.eval_toolkit.cli.main(EvalOptions(dataset=DATASET, dataset_dir=dataset, vis=True,
+                                          tracker_result_dir=(Path("result") / DATASET,),
+                                          trackers=(STILL, UNTRAINED, "Ocean_checkpoint_e*")))
     last = Path(cfg.CHECKPOINT_DIR) / checkpoint_name(cfg.TRAIN.END_EPOCH)
     real = _real_sequences(options.real)
     _say("5/5  a real sequence", real or "none here: OTB2015 in dataset/ or beside the project would serve")
     if real is not None:
-        _test(last, "OTB2015", real, "--video", REAL, "--vis", "True", name=TRACKER)
+        lib.testing.run.main(TestOptions(resume=last, dataset="OTB2015", dataset_dir=real, tracker_name=TRACKER,
+                                         video=REAL, vis=True))
     _tell_what_lies_where(cfg, last=last, real=real)
     return 0
-
-
-def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="demo.py", description="Train, test, score and show a small Ocean.")
-    parser.add_argument("--fresh", action="store_true", help="throw away what an earlier one left, and redo it")
-    parser.add_argument("--cfg", type=Path, default=CFG, help="training YAML (default: %(default)s)")
-    parser.add_argument("--sequences", type=int, default=SEQUENCES, help="held-out sequences (default: %(default)s)")
-    parser.add_argument("--real", type=Path, help="folder of OTB sequences; default: dataset/OTB2015 or ../shared")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="such as OCEAN.TRAIN.END_EPOCH=3")
-    return parser.parse_intermixed_args(argv)
 
 
 def _say(step: str, place: object) -> None:
@@ -114,11 +106,6 @@ def _save_untrained(cfg: Config) -> Path:
     if there.keys() != weights.keys() or not all(torch.equal(there[name], weights[name]) for name in weights):
         save_checkpoint(path, {"epoch": 0, "arch": cfg.TRAIN.MODEL, "model": model.spec, "state_dict": weights})
     return path
-
-
-def _test(checkpoint: Path, dataset: str, folder: Path, *more: str, name: str) -> None:
-    commands.call("test", ["--arch", "Ocean", "--resume", str(checkpoint), "--dataset", dataset,
-                           "--dataset_dir", str(folder), "--tracker_name", name, *more])
 
 
 def _real_sequences(given: Path | None) -> Path | None:

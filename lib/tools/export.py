@@ -1,56 +1,62 @@
-"""Export a checkpoint to ONNX in several number formats: checked on real crops, timed and scored beside PyTorch.
+"""Weights for others: a checkpoint as ONNX in several number formats, or in half precision under a name of its own.
 
-    python tracking/export.py snapshot/checkpoint_e20.pth --out export --precision fp32 int8 --dataset OTB2015
+Each exported format is checked on real crops, timed and scored beside PyTorch.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 import shutil
 import tempfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from lib.benchmarks import Benchmark
-from lib.checkpoint import EXPORTED_PARAMS, find_weights, load_model, params_beside
+from lib.checkpoint import (
+    EXPORTED_PARAMS,
+    WEIGHTS_ROOT,
+    find_weights,
+    load_model,
+    params_beside,
+    read_checkpoint,
+    save_checkpoint,
+)
 from lib.errors import UserError
-from lib.eval_toolkit.protocols import is_one_pass
-from lib.files import atomic_write, sha256_of
+from lib.eval_toolkit.protocols import check_scored_here
+from lib.eval_toolkit.tables import Cell, Table, markdown_table
+from lib.files import atomic_write, check_output, sha256_of
 from lib.log import RunLog
 from lib.models.ocean import Ocean_
+from lib.options import ExportOptions, ReleaseOptions
 from lib.testing.opening import pick_device
-from lib.testing.run import Parser, boolean, params_for, positive, progress_bar, say_what_is_there
-from lib.tools.cost import Course, commit, load, machine, milliseconds
-from lib.tools.export_check import Difference, Pair, as_input, largest_difference, real_pairs
-from lib.tools.export_graph import write_graphs
-from lib.tools.quantize import Feed, compute_in_fp16, quantise, store_as_bf16
-from lib.tools.trial import Scores, follow, load_videos, score
-from lib.tracker.ocean import OceanTracker
-from lib.tracker.onnx import (
-    CROP,
-    GRAPHS,
-    RECORD,
-    SEARCH,
-    ExportRecord,
-    Layout,
-    feature_names,
-    features_layout,
-    flat_features,
-    load_onnx,
+from lib.testing.results import record_of
+from lib.testing.run import params_for, progress_bar, say_what_is_there
+from lib.tools import measure
+from lib.tools.export_graph import (
+    Check,
+    Difference,
+    Graphs,
+    Pair,
+    calibration_feeds,
+    largest_difference,
+    real_pairs,
+    write_graphs,
 )
+from lib.tools.quantize import compute_in_fp16, quantize, store_as_bf16
+from lib.tracker.ocean import OceanTracker
+from lib.tracker.onnx import GRAPHS, RECORD, ExportRecord, load_onnx
 
 # Largest differences that pass: score, and px in the search crop. Eight bits move boxes visibly and are judged by the
 # score on a test set; this bound only catches an export that has gone wrong.
 TOLERANCE = {"fp32": Difference(1e-3, 0.05), "fp16": Difference(0.05, 2.0), "bf16": Difference(0.1, 4.0),
              "int8": Difference(0.6, 60.0)}
-ROUNDS = 5  # the formats take turns when they are timed
-OPSET = 19
+MOST_BYTES = 8_000_000  # of released weights: what a repository should carry
+KEPT = ("arch", "epoch", "model", "config", "torch")  # plain values that say where released weights come from
 _log = logging.getLogger(__name__)
 
 
@@ -61,27 +67,29 @@ class Row:
     name: str
     megabytes: float
     difference: Difference | None  # None: it is the one the others are compared with
-    median_ms: float
-    scores: Scores | None
+    speed: measure.Speed
+    scores: measure.Values | None
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Export as the command line says and print the table; return 0. Raises UserError."""
-    options = _parse(argv)
+def main(options: ExportOptions) -> int:
+    """Export a checkpoint as the options say and print the table; return 0. Raises UserError."""
+    options = replace(options, checkpoint=find_weights(options.checkpoint))
+    if options.tolerance and len(options.tolerance) != 2:
+        raise UserError(f"--tolerance {' '.join(map(str, options.tolerance))}: expected two numbers, SCORE PX")
+    check_scored_here(options.dataset)
+    check_output(options.out, flag="--out")
     with RunLog(main=True):
         model = load_model(options.checkpoint, align=options.align)
         _log.info("%s", model.load_report)
-        if not is_one_pass(options.dataset):
-            raise UserError(f"--dataset {options.dataset}: has no success and precision to compare formats by; "
-                            f"use OTB2015 or another one-pass test set")
-        benchmark = load_videos(options.dataset, options.dataset_dir, only=options.videos)
+        benchmark = measure.load_videos(options.dataset, options.dataset_dir, only=options.videos)
         say_what_is_there(benchmark)
         pairs = real_pairs(benchmark, 2 * options.crops)
         # What is checked was not calibrated on.
-        calibration, check = pairs[::2], pairs[1::2]
+        calibration, check = pairs[::2], Check.of(model, pairs[1::2])
         with tempfile.TemporaryDirectory() as scratch:
-            graphs = Graphs(model, Path(scratch), opset=options.opset)
-            folders = {name: export(graphs, options, name, calibration, check) for name in options.precision}
+            graphs = write_graphs(model, Path(scratch), opset=options.opset)
+            folders: dict[str, Path] = {
+                name: export(graphs, options, name, calibration, check) for name in options.precision}
         text = _report(model, options, benchmark, folders)
     print(text)
     with atomic_write(options.out / "export.md") as file:
@@ -89,78 +97,28 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = Parser("export.py", description="Export a checkpoint to ONNX and compare it with PyTorch.",
-                    allow_abbrev=False)
-    parser.add_argument("checkpoint", type=Path,
-                        help="e.g. snapshot/checkpoint_e20.pth, or shipped weights by name: OceanSmall")
-    parser.add_argument("--out", type=Path, required=True, help="each number format goes to DIR/<format>")
-    parser.add_argument("--precision", nargs="+", choices=tuple(TOLERANCE), default=["fp32"], help="number formats")
-    parser.add_argument("--align", type=boolean, metavar="True|False", help="default: as the checkpoint")
-    parser.add_argument("--dataset", default="OTB2015", help="test set whose crops are compared and calibrated on")
-    parser.add_argument("--dataset_dir", type=Path, default=Path("dataset"), help="its folder, or that folder's parent")
-    parser.add_argument("--videos", nargs="*", default=[], metavar="NAME", help="only these of its sequences")
-    parser.add_argument("--crops", type=positive, default=60, help="crops to compare, and as many to calibrate int8 on")
-    parser.add_argument("--tolerance", nargs=2, type=float, metavar=("SCORE", "PX"),
-                        help="largest differences that pass; default: by number format")
-    parser.add_argument("--opset", type=positive, default=OPSET, help="ONNX operator set")
-    parser.add_argument("--score", type=boolean, default=True, metavar="True|False",
-                        help="False: do not track the whole test set with each format")
-    parser.add_argument("--params", type=Path, help="tracking hyper-parameters; default: as test_ocean.py's")
-    parser.add_argument("--frames", type=positive, default=50, help="frames timed for each format")
-    parser.add_argument("--device", default="", help="where both run: cpu, cuda or cuda:N")
-    options = parser.parse_args(argv)
-    options.checkpoint = find_weights(options.checkpoint)
-    return options
-
-
-class Graphs:
-    """The graphs of a model as the exporter gives them, in float32, made when first asked for."""
-
-    def __init__(self, model: Ocean_, folder: Path, *, opset: int) -> None:
-        self.model, self.folder, self.opset = model, folder, opset
-        self._layout: Layout | None = None
-
-    def copy_to(self, folder: Path) -> Layout:
-        """Copy both graphs into a folder and return how the template features are laid out."""
-        if self._layout is None:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            self._layout = write_graphs(self.model, self.folder, opset=self.opset)
-        for graph in GRAPHS:
-            shutil.copyfile(self.folder / f"{graph}.onnx", folder / f"{graph}.onnx")
-        return self._layout
-
-
-def export(graphs: Graphs, options: argparse.Namespace, precision: str, calibration: Sequence[Pair],
-           check: Sequence[Pair]) -> Path:
+def export(graphs: Graphs, options: ExportOptions, precision: str, calibration: Sequence[Pair],
+           check: Check) -> Path:
     """Return the folder of the exported model in one number format, which appears only when the check has passed.
 
     Raises UserError when the largest difference from PyTorch is above the tolerance.
     """
-    model, folder = graphs.model, options.out / precision
+    folder = options.out / precision
     part = folder.with_name(f".{precision}.part")
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     try:
-        layout = graphs.copy_to(part)
-        feeds = _feeds(model, calibration) if precision == "int8" else {}
-        for graph in GRAPHS:
-            if precision == "fp16":
-                compute_in_fp16(part / f"{graph}.onnx")
-            elif precision == "bf16":
-                store_as_bf16(part / f"{graph}.onnx")
-            elif precision == "int8":
-                quantise(part / f"{graph}.onnx", feeds[graph])
-        record: dict[str, Any] = {
-            "checkpoint": str(options.checkpoint), "checkpoint_sha256": sha256_of(options.checkpoint),
-            "model": model.spec, "precision": precision, "opset": options.opset, "features": layout,
-            "graphs": {graph: sha256_of(part / f"{graph}.onnx") for graph in GRAPHS}, "made_by": _made_by()}
-        _write_record(part, ExportRecord(**record, differences={}))
-        found = largest_difference(model, load_onnx(part), check)
+        _write_format(graphs, part, precision, calibration)
+        record = ExportRecord(
+            checkpoint=str(options.checkpoint), checkpoint_sha256=sha256_of(options.checkpoint),
+            model=graphs.model.spec, precision=precision, opset=options.opset, features=graphs.layout,
+            graphs={graph: sha256_of(part / f"{graph}.onnx") for graph in GRAPHS}, made_by=_made_by(), differences={})
+        _write_record(part, record)
+        found = largest_difference(check, load_onnx(part))
         _log.info("%s: largest difference from PyTorch on %d real crops: score %.2g, box %.2g px", precision,
-                  len(check), found.score, found.box)
+                  len(check.pairs), found.score, found.box)
         _judge(found, options, precision)
-        _write_record(part, ExportRecord(**record, differences=found._asdict()))
+        _write_record(part, replace(record, differences=found._asdict()))
         if beside := params_beside(options.checkpoint):
             shutil.copyfile(beside, part / EXPORTED_PARAMS)
         shutil.rmtree(folder, ignore_errors=True)
@@ -170,7 +128,20 @@ def export(graphs: Graphs, options: argparse.Namespace, precision: str, calibrat
     return folder
 
 
-def _judge(found: Difference, options: argparse.Namespace, precision: str) -> None:
+def _write_format(graphs: Graphs, folder: Path, precision: str, calibration: Sequence[Pair]) -> None:
+    """Write both graphs in one number format."""
+    feeds = calibration_feeds(graphs.model, calibration) if precision == "int8" else {}
+    for graph in GRAPHS:
+        path = Path(shutil.copy(graphs.folder / f"{graph}.onnx", folder))
+        if precision == "fp16":
+            compute_in_fp16(path)
+        elif precision == "bf16":
+            store_as_bf16(path)
+        elif precision == "int8":
+            quantize(path, feeds[graph])
+
+
+def _judge(found: Difference, options: ExportOptions, precision: str) -> None:
     limit = Difference(*options.tolerance) if options.tolerance else TOLERANCE[precision]
     for name, value, most in zip(Difference._fields, found, limit, strict=True):
         if not value <= most:
@@ -187,72 +158,82 @@ def _write_record(folder: Path, record: ExportRecord) -> None:
 def _made_by() -> str:
     import onnx
 
-    return f"torch {torch.__version__}, onnx {onnx.__version__}, commit {commit()}"
+    return f"torch {torch.__version__}, onnx {onnx.__version__}, commit {measure.commit()}"
 
 
-def _feeds(model: Ocean_, pairs: Sequence[Pair]) -> dict[str, list[Feed]]:
-    """Return the calls that each graph is calibrated on."""
-    feeds: dict[str, list[Feed]] = {graph: [] for graph in GRAPHS}
-    with torch.inference_mode():
-        for pair in pairs:
-            z, x = as_input(pair.template), as_input(pair.search)
-            template = model.template(z)
-            names = feature_names(features_layout(template))
-            parts = {name: part.numpy() for name, part in zip(names, flat_features(template), strict=True)}
-            feeds["template"].append({CROP: z.numpy()})
-            feeds["search"].append({SEARCH: x.numpy(), **parts})
-    return feeds
-
-
-def _report(model: Ocean_, options: argparse.Namespace, benchmark: Benchmark, folders: dict[str, Path]) -> str:
+def _report(model: Ocean_, options: ExportOptions, benchmark: Benchmark, folders: Mapping[str, Path]) -> str:
     """Return the table of PyTorch and each exported format: size, differences, speed in turns, scores."""
     params, source = params_for(options.params, benchmark.name, arch="Ocean", checkpoint=options.checkpoint)
-    device, busy = pick_device(options.device), load()
-    exported = [load_onnx(folder, device=str(device), threads=torch.get_num_threads()) for folder in folders.values()]
+    device, busy = pick_device(options.device), measure.load()
+    exported = [load_onnx(folder, device=str(device)) for folder in folders.values()]
     trackers = [OceanTracker(model, params, device=device), *(OceanTracker(other, params) for other in exported)]
-    courses = [Course(tracker) for tracker in trackers]
-    seconds: list[list[float]] = [[] for _ in courses]
-    for _ in range(ROUNDS):
-        for course, taken in zip(courses, seconds, strict=True):
-            taken += course.seconds(max(1, options.frames // ROUNDS))
-    scores = score_all(trackers, benchmark) if options.score else [None] * len(trackers)
-    sizes = [options.checkpoint.stat().st_size, *(_size(folder) for folder in folders.values())]
+    speeds = measure.time_in_turns([measure.FrameTimer(tracker).seconds for tracker in trackers], options.frames)
+    scores: list[measure.Values] | list[None] = [None] * len(trackers)
+    if options.score:
+        record = record_of(options.checkpoint, model=model.spec, params=params, params_source=source,
+                           dataset=benchmark.name, data_source=benchmark.source)
+        with progress_bar(benchmark.num_frames * len(trackers)) as bar:
+            (_, scores), = measure.follow_and_score(trackers, record, benchmark, [benchmark.sequences],
+                                                    on_frames=bar.update)
+    sizes = [options.checkpoint.stat().st_size, *(sum(path.stat().st_size for path in folder.glob("*.onnx"))
+                                                  for folder in folders.values())]
     differences = [None, *(Difference(**other.record.differences) for other in exported)]
     names = ["PyTorch fp32", *(f"ONNX {name}" for name in folders)]
-    rows = [Row(name, size / 2**20, gap, float(milliseconds(taken)[1]), result)
-            for name, size, gap, taken, result in zip(names, sizes, differences, seconds, scores, strict=True)]
+    rows = [Row(name, size / 2**20, gap, speed, result) for name, size, gap, speed, result
+            in zip(names, sizes, differences, speeds, scores, strict=True)]
     notes = [f"{len(benchmark.sequences)} of {benchmark.expected} sequences", f"tracker settings {source}"]
     if params.tuned_on:
         notes.append(f"tuned on {params.tuned_on}")
-    return table(rows, dataset=benchmark.name, notes=notes, where=f"{machine(device, busy=busy)}; commit {commit()}")
-
-
-def score_all(trackers: Sequence[OceanTracker], benchmark: Benchmark) -> list[Scores | None]:
-    """Return the scores of each tracker on a test set, all of them following each video side by side."""
-    found: list[dict[str, Any]] = [{} for _ in trackers]
-    with progress_bar(benchmark.num_frames * len(trackers)) as bar:
-        for track in follow(trackers, benchmark.sequences, on_frames=bar.update):
-            found[track.tracker][track.job.name] = track.boxes_xywh
-    return [score(benchmark.sequences, [boxes[name] for name in benchmark.names]) for boxes in found]
-
-
-def _size(folder: Path) -> int:
-    return sum((folder / f"{graph}.onnx").stat().st_size for graph in GRAPHS)
+    where = f"{measure.machine(device, busy=busy)}; commit {measure.commit()}"
+    return table(rows, dataset=benchmark.name, notes=notes, where=where)
 
 
 def table(rows: Sequence[Row], *, dataset: str, notes: Sequence[str], where: str) -> str:
     """Return the Markdown table; the first row is what the others are compared with."""
-    lines = [f"| model | MB | score differs by | box differs by | frames/s | times | {dataset} success | difference | "
-             "precision@20 | difference |", "|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|"]
     first = rows[0]
+    names = list(first.scores or {})[:2]  # such as success and precision
+    lines: list[tuple[Cell, ...]] = []
     for row in rows:
         gap = ["", ""] if row.difference is None else [f"{row.difference.score:.2g}", f"{row.difference.box:.2g} px"]
-        speed = [f"{1000 / row.median_ms:.1f}", f"{first.median_ms / row.median_ms:.2f}"]
-        marks = ["", "", "", ""]
-        if row.scores is not None and first.scores is not None:
-            for place, (value, true) in enumerate(zip(row.scores, first.scores, strict=True)):
-                marks[2 * place:2 * place + 2] = [f"{value:.3f}", "" if row is first else f"{value - true:+.3f}"]
-        lines.append("| " + " | ".join([row.name, f"{row.megabytes:.1f}", *gap, *speed, *marks]) + " |")
-    lines += ["", f"Differences: the largest over real crops of 255, 271 and 287 px. Speed: median of a whole frame, "
-                  f"taken in turns, reading the image not counted. {'; '.join(notes)}. Measured on {where}."]
-    return "\n".join(lines)
+        marks: list[Cell] = []
+        for name in names:
+            value, true = (row.scores or {})[name], (first.scores or {})[name]
+            marks += [value, "" if row is first else f"{value - true:+.3f}"]
+        lines.append((row.name, f"{row.megabytes:.1f}", *gap, f"{1000 / row.speed.median:.1f}",
+                      f"{first.speed.median / row.speed.median:.2f}", *marks))
+    columns = ["model", "MB", "score differs by", "box differs by", "frames/s", "times",
+               *(text for name in names for text in (f"{dataset} {name}", "difference"))]
+    note = (f"Differences: the largest over real crops of 255, 271 and 287 px. Speed: median of a whole frame, taken "
+            f"in turns, reading the image not counted. {'; '.join(notes)}. Measured on {where}.")
+    return f"{markdown_table(Table('', tuple(columns), tuple(lines)))}\n\n{note}"
+
+
+def release(options: ReleaseOptions) -> int:
+    """Write a checkpoint's weights for `--resume NAME`, check that they load, print where they are; return 0.
+
+    A card and the tracking hyper-parameters belong beside them. Raises UserError.
+    """
+    path = (options.out or WEIGHTS_ROOT) / f"{options.name}.pth"
+    checkpoint, part = find_weights(options.checkpoint), path.with_name(f".{options.name}.part.pth")
+    save_checkpoint(part, slim(read_checkpoint(checkpoint)))
+    try:
+        size = part.stat().st_size
+        if size > MOST_BYTES:
+            raise UserError(f"{checkpoint}: {size / 1e6:.1f} MB in half precision, more than {MOST_BYTES / 1e6:.0f}; "
+                            f"publish weights of this size elsewhere")
+        load_model(part)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+    print(f"{path}: {size / 1e6:.2f} MB, sha256 {sha256_of(path)}")
+    return 0
+
+
+def slim(checkpoint: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a checkpoint's weights in half precision with its plain values; counters and the optimizer are left out.
+
+    Variances stay float32: they may be larger than half precision's 65504 (conv1's can, its input is 0 to 255).
+    """
+    weights = {name: tensor if name.endswith("running_var") else tensor.half()
+               for name, tensor in checkpoint["state_dict"].items() if not name.endswith("num_batches_tracked")}
+    return {key: checkpoint[key] for key in KEPT if key in checkpoint} | {"state_dict": weights}

@@ -1,4 +1,4 @@
-"""From a model to its two ONNX graphs, in float32; `narrow` makes the other number formats of them."""
+"""From a model to its two ONNX graphs in float32, and how near what becomes of them is to PyTorch on real crops."""
 
 from __future__ import annotations
 
@@ -6,20 +6,39 @@ import contextlib
 import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lib.crops import TEMPLATE_SIZE
+from lib.benchmarks import Benchmark
+from lib.benchmarks import Sequence as Video
+from lib.boxes import Boxes
+from lib.crops import TEMPLATE_SIZE, context_side, mean_colour, subwindow
 from lib.errors import UserError, one_line
-from lib.models.ocean import Ocean_
-from lib.tracker.onnx import CROP, SEARCH, Layout, build_features, feature_names, features_layout, flat_features
+from lib.images import read_image
+from lib.models.ocean import Ocean_, OceanOutput, TemplateFeatures
+from lib.tracker.ocean import TrackerState, search_crop
+from lib.tracker.onnx import (
+    CROP,
+    GRAPHS,
+    SEARCH,
+    Layout,
+    build_features,
+    feature_names,
+    features_layout,
+    flat_features,
+)
 
 DEFORM_OPSET = 19  # the first with DeformConv, which the object-aware branch is made of
 EXAMPLE_SIDE = 271  # px of the search crop that the graph is traced with; its size stays free
+SEARCH_SIZES = (255, 271, 287)
+Feed = Mapping[str, NDArray[np.float32]]  # a call of a graph: arrays by input name
+_NO_TEMPLATE = TemplateFeatures(None, (), ())
 
 
 class _Template(nn.Module):
@@ -45,8 +64,16 @@ class _Search(nn.Module):
         return tuple(part for part in (output.cls, output.ltrb, output.cls_aligned) if part is not None)
 
 
-def write_graphs(model: Ocean_, folder: Path, *, opset: int) -> Layout:
-    """Write `template.onnx` and `search.onnx` of a model in eval mode and return how the features are laid out.
+class Graphs(NamedTuple):
+    """The graphs of a model as the exporter gives them, in float32."""
+
+    model: Ocean_
+    folder: Path  # holds template.onnx and search.onnx
+    layout: Layout  # of the template features
+
+
+def write_graphs(model: Ocean_, folder: Path, *, opset: int) -> Graphs:
+    """Write `template.onnx` and `search.onnx` of a model in eval mode.
 
     One crop at a time, with a free search size; BatchNorm is folded into the convolutions. Raises UserError where the
     opset or the exporter cannot express the model.
@@ -65,13 +92,13 @@ def write_graphs(model: Ocean_, folder: Path, *, opset: int) -> Layout:
     _export(_Template(model), (z,), folder / "template.onnx", opset=opset, inputs=[CROP], outputs=names)
     _export(_Search(model, layout), (x, parts), folder / "search.onnx", opset=opset, inputs=[SEARCH, *names],
             outputs=outputs, dynamic=(free, [None] * len(parts)))
-    return layout
+    return Graphs(model, folder, layout)
 
 
 def _export(module: nn.Module, example: tuple[Any, ...], path: Path, *, opset: int, inputs: list[str],
             outputs: list[str], dynamic: Any = None) -> None:
     try:
-        with _quiet():
+        with quiet():
             torch.onnx.export(module.eval(), example, str(path), dynamo=True, opset_version=opset, input_names=inputs,
                               output_names=outputs, dynamic_shapes=dynamic, external_data=False, verbose=False)
             _strip(path)
@@ -95,9 +122,9 @@ def _strip(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the exporter's chatter about its own steps away from the user; errors still raise."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
+def quiet() -> Iterator[None]:
+    """Keep the exporter's and the quantization tool's chatter away from the user; errors still raise."""
+    loggers = [logging.getLogger(name) for name in ("", "torch.onnx", "onnxscript", "onnx_ir")]
     levels = [logger.level for logger in loggers]
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
@@ -108,3 +135,107 @@ def _quiet() -> Iterator[None]:
         finally:
             for logger, level in zip(loggers, levels, strict=True):
                 logger.setLevel(level)
+
+
+class Pair(NamedTuple):
+    """A template crop and a search crop of one target, uint8 BGR."""
+
+    template: NDArray[np.uint8]  # (127, 127, 3)
+    search: NDArray[np.uint8]  # (H, H, 3)
+
+
+class Difference(NamedTuple):
+    """The largest differences of two models over pairs of crops."""
+
+    score: float  # 0..1, over all cells of both scores
+    box: float  # crop px, over the sides of the boxes in cells that score at least half of the map's best
+
+    def worse(self, other: Difference) -> Difference:
+        """Return the larger of each; what is not a number counts as infinite."""
+        pairs = zip(self, other, strict=True)
+        return Difference(*(max(a if np.isfinite(a) else np.inf, b if np.isfinite(b) else np.inf) for a, b in pairs))
+
+
+def real_pairs(benchmark: Benchmark, count: int) -> list[Pair]:
+    """Return `count` pairs cut from a test set, spread evenly over its videos and their frames, sizes in turn.
+
+    The target is a little off the search crop's middle, as it is when tracking. Raises UserError for an image that
+    cannot be read.
+    """
+    videos = benchmark.sequences
+    each = -(-count // len(videos))
+    pairs = [pair for number, video in enumerate(videos) for pair in _pairs_of(video, each, number)]
+    return pairs[:: max(1, len(pairs) // count)][:count]
+
+
+def _pairs_of(video: Video, count: int, number: int) -> Iterator[Pair]:
+    first, box = read_image(video.frames[0]), video.boxes_xywh[0]
+    fill = mean_colour(first)
+    centre_xy, size_wh = box[:2] + box[2:] / 2, box[2:]
+    template = subwindow(first, centre_xy, side=max(1, round(context_side(size_wh))), out_size=TEMPLATE_SIZE, fill=fill)
+    rng = np.random.default_rng(number)
+    for turn, index in enumerate(np.linspace(0, len(video) - 1, count).round().astype(int)):
+        seen: Boxes = video.boxes_xywh[index]
+        if not (seen[2:] > 0).all():  # the target is out of view
+            continue
+        centre = seen[:2] + seen[2:] * (0.5 + rng.uniform(-0.2, 0.2, 2))
+        side = SEARCH_SIZES[(number + turn) % len(SEARCH_SIZES)]
+        state = TrackerState(centre, seen[2:], 1.0, side, fill, _NO_TEMPLATE)
+        yield Pair(template, search_crop(state, read_image(video.frames[index])).pixels)
+
+
+def as_input(pixels: NDArray[np.uint8]) -> Tensor:
+    """Return a crop (H, W, 3) as the network's input (1, 3, H, W), float32 0..255."""
+    return torch.from_numpy(pixels).permute(2, 0, 1)[None].float()
+
+
+class Check(NamedTuple):
+    """Crops, and PyTorch's answers to them."""
+
+    pairs: Sequence[Pair]
+    answers: Sequence[OceanOutput]
+
+    @classmethod
+    def of(cls, model: Ocean_, pairs: Sequence[Pair]) -> Check:
+        """Return the check of a model; UserError where its answers are not finite, as of a training that diverged."""
+        with torch.inference_mode():
+            found = [model(as_input(pair.template), as_input(pair.search)) for pair in pairs]
+        if not all(part.isfinite().all() for output in found for part in output if part is not None):
+            raise UserError("the network returns NaN or infinite numbers on real crops; take an earlier checkpoint")
+        return cls(pairs, found)
+
+
+def largest_difference(check: Check, other: Ocean_) -> Difference:
+    """Return how far `other` is at most from the answers of a check; infinite where it is not finite."""
+    worst = Difference(0.0, 0.0)
+    with torch.inference_mode():
+        for pair, output in zip(*check, strict=True):
+            worst = worst.worse(difference(output, other(as_input(pair.template), as_input(pair.search))))
+    return worst
+
+
+def calibration_feeds(model: Ocean_, pairs: Sequence[Pair]) -> dict[str, list[Feed]]:
+    """Return the calls that each graph is calibrated on."""
+    feeds: dict[str, list[Feed]] = {graph: [] for graph in GRAPHS}
+    with torch.inference_mode():
+        for pair in pairs:
+            z, x = as_input(pair.template), as_input(pair.search)
+            template = model.template(z)
+            names = feature_names(features_layout(template))
+            parts = {name: part.numpy() for name, part in zip(names, flat_features(template), strict=True)}
+            feeds["template"].append({CROP: z.numpy()})
+            feeds["search"].append({SEARCH: x.numpy(), **parts})
+    return feeds
+
+
+def difference(true: OceanOutput, other: OceanOutput) -> Difference:
+    """Return the largest differences of two answers to the same crops."""
+    scores = [(true.cls, other.cls)]
+    if true.cls_aligned is not None:
+        assert other.cls_aligned is not None, "the exported model lacks the object-aware branch"
+        scores.append((true.cls_aligned, other.cls_aligned))
+    gaps = [(a.sigmoid() - b.sigmoid()).abs().max().item() for a, b in scores]
+    best = true.cls.sigmoid()
+    strong = (best >= best.amax(dim=(2, 3), keepdim=True) / 2).expand_as(true.ltrb)
+    box = (true.ltrb - other.ltrb).abs()[strong].max().item()
+    return Difference(max(gaps, key=lambda gap: gap if np.isfinite(gap) else np.inf), box)

@@ -1,25 +1,24 @@
 """One key: train, test the epochs, tune and report, as the YAML's TRAIN / TEST / TUNE.ISTRUE say.
 
-    python tracking/onekey.py --cfg experiments/train/Ocean.yaml
-
 Each part is one of the commands that can be called by hand, and does only what is missing: started again after a kill
 at any moment, this goes on where it was. The test sets are looked for before the training begins, not days later.
 """
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import logging
-from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+import lib.eval_toolkit.cli
+import lib.testing.run
+import lib.testing.sweep
 import lib.tools.tune
-from lib import commands
+import lib.training.loop
 from lib.benchmarks import RUN_FILE, load_benchmark
 from lib.config import Config, load_config
 from lib.distributed import available_cpus
@@ -27,16 +26,16 @@ from lib.errors import UserError
 from lib.eval_toolkit.protocols import check_scored_here, is_one_pass
 from lib.files import read_json, sha256_of
 from lib.log import RunLog
-from lib.testing.run import Parser, params_for, positive
+from lib.options import EvalOptions, OnekeyOptions, SweepOptions, TestOptions, TrainOptions, TuneOptions
+from lib.testing.run import params_for
 from lib.training.checkpoints import differences, newest_intact, place_of, read_resumable
 
 REPORT = "_onekey"  # folder of the report, below the data set's results
 _log = logging.getLogger(__name__)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(options: OnekeyOptions) -> int:
     """Return 0 when every part that is asked for is done, else the exit code of the one that stopped."""
-    options = _parse(argv)
     cfg = load_config(options.cfg, overrides=options.overrides)
     if not (cfg.TRAIN.ISTRUE or cfg.TEST.ISTRUE or cfg.TUNE.ISTRUE):
         raise UserError(f"{options.cfg}: TRAIN.ISTRUE, TEST.ISTRUE and TUNE.ISTRUE are all False: nothing to do")
@@ -45,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return code
     if cfg.TEST.ISTRUE:
         _say("test", f"epochs {cfg.TEST.START_EPOCH} to {_last_epoch(cfg)} on {cfg.TEST.DATA}")
-        if code := commands.call("sweep", test_flags(cfg, options)):
+        if code := lib.testing.sweep.main(sweep_options(cfg, options)):
             return code
     if cfg.TUNE.ISTRUE:
         _tune(cfg, options)
@@ -54,19 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = Parser("onekey.py", description="Train, test the epochs, tune and report, as one YAML says.",
-                    allow_abbrev=False)
-    parser.add_argument("--cfg", type=Path, required=True, help="training YAML; TRAIN, TEST, TUNE.ISTRUE choose parts")
-    parser.add_argument("--dataset_dir", type=Path, default=Path("dataset"), help="folder of the test sets")
-    parser.add_argument("--result_dir", type=Path, default=Path("result"), help="results go to DIR/<dataset>/<tracker>")
-    parser.add_argument("--nproc", type=positive, help="training processes on a machine without GPU; default 1")
-    parser.add_argument("--trials", type=positive, default=100, help="trials of the tuning, pruned ones included")
-    parser.add_argument("overrides", nargs="*", metavar="KEY=VALUE", help="such as OCEAN.TRAIN.END_EPOCH=20")
-    return parser.parse_intermixed_args(argv)
-
-
-def _check(cfg: Config, options: argparse.Namespace) -> None:
+def _check(cfg: Config, options: OnekeyOptions) -> None:
     """Raise UserError for what would stop a later part, before the first one begins."""
     if cfg.TEST.ISTRUE and cfg.TRAIN.ISTRUE and cfg.TEST.START_EPOCH > cfg.TRAIN.END_EPOCH:
         raise UserError(f"{options.cfg}: TEST.START_EPOCH is {cfg.TEST.START_EPOCH}, after the training's last epoch "
@@ -89,7 +76,7 @@ def _last_epoch(cfg: Config) -> int:
     return min(cfg.TEST.END_EPOCH, cfg.TRAIN.END_EPOCH) if cfg.TRAIN.ISTRUE else cfg.TEST.END_EPOCH
 
 
-def _train(cfg: Config, options: argparse.Namespace) -> int:
+def _train(cfg: Config, options: OnekeyOptions) -> int:
     """Return 0 after training what is left, else the training's exit code (75: stopped on request)."""
     newest = newest_intact(Path(cfg.CHECKPOINT_DIR))
     if newest is not None:
@@ -98,34 +85,26 @@ def _train(cfg: Config, options: argparse.Namespace) -> int:
             _say("train", f"done already: {newest}")
             return 0
     _say("train", f"to epoch {cfg.TRAIN.END_EPOCH} in {cfg.CHECKPOINT_DIR}")
-    return commands.call("train", train_flags(cfg, options, resume=newest is not None))
+    return lib.training.loop.main(train_options(cfg, options, resume=newest is not None))
 
 
-def train_flags(cfg: Config, options: argparse.Namespace, *, resume: bool) -> list[str]:
-    """Return the flags of train_ocean.py: every GPU of the YAML where there are any, `--nproc` processes elsewhere."""
-    flags = ["--cfg", str(options.cfg), *options.overrides]
-    if torch.cuda.is_available():
-        flags += ["--gpus", cfg.GPUS]
-    elif options.nproc:
-        flags += ["--nproc", str(options.nproc)]
-    return [*flags, "--resume", "auto"] if resume else flags
+def train_options(cfg: Config, options: OnekeyOptions, *, resume: bool) -> TrainOptions:
+    """Return how to train: on every GPU of the YAML where there are any, with `--nproc` processes elsewhere."""
+    gpu = torch.cuda.is_available()
+    return TrainOptions(cfg=options.cfg, overrides=options.overrides, resume="auto" if resume else None,
+                        gpus=cfg.GPUS if gpu else None, nproc=None if gpu else options.nproc)
 
 
-def test_flags(cfg: Config, options: argparse.Namespace) -> list[str]:
-    """Return the flags of test_epochs.py: a worker on each GPU, or TEST.THREADS of them, at most one per CPU."""
-    flags = ["--arch", cfg.TRAIN.MODEL, "--snapshot", cfg.CHECKPOINT_DIR, *_data_flags(cfg.TEST.DATA, options),
-             "--result_dir", str(options.result_dir), "--start_epoch", str(max(1, cfg.TEST.START_EPOCH)),
-             "--end_epoch", str(_last_epoch(cfg))]
-    if torch.cuda.is_available():
-        return [*flags, "--gpus", cfg.GPUS]
-    return [*flags, "--workers", str(min(cfg.TEST.THREADS, len(available_cpus())))]
+def sweep_options(cfg: Config, options: OnekeyOptions) -> SweepOptions:
+    """Return how to test the epochs: with a worker on each GPU, or TEST.THREADS of them, at most one per CPU."""
+    gpu = torch.cuda.is_available()
+    return SweepOptions(
+        arch=cfg.TRAIN.MODEL, snapshot=Path(cfg.CHECKPOINT_DIR), dataset=cfg.TEST.DATA, dataset_dir=options.dataset_dir,
+        result_dir=options.result_dir, start_epoch=max(1, cfg.TEST.START_EPOCH), end_epoch=_last_epoch(cfg),
+        gpus=cfg.GPUS if gpu else "", workers=1 if gpu else min(cfg.TEST.THREADS, len(available_cpus())))
 
 
-def _data_flags(dataset: str, options: argparse.Namespace) -> list[str]:
-    return ["--dataset", dataset, "--dataset_dir", str(options.dataset_dir)]
-
-
-def best_checkpoint(cfg: Config, options: argparse.Namespace) -> Path:
+def best_checkpoint(cfg: Config, options: OnekeyOptions) -> Path:
     """Return the checkpoint that the test found best, or the last one where nothing was tested; UserError for none."""
     there = _tested(cfg, options)
     for entry in there["checkpoints"]:
@@ -137,45 +116,40 @@ def best_checkpoint(cfg: Config, options: argparse.Namespace) -> Path:
     return last
 
 
-def _tested(cfg: Config, options: argparse.Namespace) -> dict[str, Any]:
+def _tested(cfg: Config, options: OnekeyOptions) -> dict[str, Any]:
     """Return what test_epochs.py has written of the checkpoints that it scored; none where nothing is tested."""
     summary = options.result_dir / cfg.TEST.DATA / f"{cfg.TRAIN.MODEL}_epochs.json"
     return dict(read_json(summary)) if cfg.TEST.ISTRUE and summary.is_file() else {"best": None, "checkpoints": []}
 
 
-def tune_flags(cfg: Config, options: argparse.Namespace, checkpoint: Path, out: Path) -> list[str]:
-    """Return the flags of tune.py."""
-    return ["--cfg", str(options.cfg), "--arch", cfg.TRAIN.MODEL, "--resume", str(checkpoint), "--trials",
-            str(options.trials), "--out", str(out), *_data_flags(cfg.TUNE.DATA, options)]
-
-
-def _tune(cfg: Config, options: argparse.Namespace) -> None:
+def _tune(cfg: Config, options: OnekeyOptions) -> None:
     """Tune the best checkpoint, and test it with its own settings and with the tuned ones."""
     checkpoint = best_checkpoint(cfg, options)
     _say("tune", f"{checkpoint} on {cfg.TUNE.DATA}, {options.trials} trials in all")
     out = lib.tools.tune.default_folder(checkpoint, cfg.TUNE.DATA, digest=sha256_of(checkpoint))
-    lib.tools.tune.main(tune_flags(cfg, options, checkpoint, out))
-    for flags in tuned_test_flags(cfg, options, checkpoint, out / "best.yaml"):
-        commands.call("test", flags)
+    lib.tools.tune.main(TuneOptions(resume=checkpoint, arch=cfg.TRAIN.MODEL, dataset=cfg.TUNE.DATA,
+                                    dataset_dir=options.dataset_dir, trials=options.trials, out=out))
+    for test in tuned_tests(cfg, options, checkpoint, out / "best.yaml"):
+        lib.testing.run.main(test)
 
 
-def tuned_test_flags(cfg: Config, options: argparse.Namespace, checkpoint: Path, best: Path) -> list[list[str]]:
-    """Return the flags of test_ocean.py, untuned and tuned; results of a tuning that has gone on since are replaced."""
+def tuned_tests(cfg: Config, options: OnekeyOptions, checkpoint: Path, best: Path) -> list[TestOptions]:
+    """Return the tests untuned and tuned; results of a tuning that has gone on since are replaced."""
     arch = cfg.TRAIN.MODEL
-    shared = ["--arch", arch, "--resume", str(checkpoint), *_data_flags(cfg.TUNE.DATA, options), "--result_dir",
-              str(options.result_dir)]
-    folder = options.result_dir / cfg.TUNE.DATA / f"{arch}_tuned"
-    tuned = [*shared, "--params", str(best), "--tracker_name", folder.name]
-    params, _ = params_for(best, cfg.TUNE.DATA, arch=arch)
-    settings = {key: value for key, value in asdict(params).items() if key != "tuned_on"}
-    if (folder / RUN_FILE).is_file():
-        identity: dict[str, Any] = read_json(folder / RUN_FILE)["identity"]
-        if identity["tracker"] != settings or identity["checkpoint_sha256"] != sha256_of(checkpoint):
-            tuned.append("--fresh")
-    return [[*shared, "--tracker_name", f"{arch}_{checkpoint.stem}"], tuned]
+    untuned = TestOptions(arch=arch, resume=checkpoint, dataset=cfg.TUNE.DATA, dataset_dir=options.dataset_dir,
+                          result_dir=options.result_dir, tracker_name=f"{arch}_{checkpoint.stem}")
+    tuned = replace(untuned, params=best, tracker_name=f"{arch}_tuned")
+    record = options.result_dir / cfg.TUNE.DATA / tuned.tracker_name / RUN_FILE
+    if record.is_file():
+        params, _ = params_for(best, cfg.TUNE.DATA, arch=arch)
+        settings = {key: value for key, value in asdict(params).items() if key != "tuned_on"}
+        identity: dict[str, Any] = read_json(record)["identity"]
+        outdated = identity["tracker"] != settings or identity["checkpoint_sha256"] != sha256_of(checkpoint)
+        tuned = replace(tuned, fresh=outdated)
+    return [untuned, tuned]
 
 
-def reported(dataset: str, cfg: Config, options: argparse.Namespace) -> list[str]:
+def reported(dataset: str, cfg: Config, options: OnekeyOptions) -> list[str]:
     """Return the result folders of a data set that the report is about: the tested epochs, untuned and tuned."""
     names = [entry["name"] for entry in _tested(cfg, options)["checkpoints"]] if dataset == cfg.TEST.DATA else []
     if cfg.TUNE.ISTRUE and dataset == cfg.TUNE.DATA:
@@ -183,7 +157,7 @@ def reported(dataset: str, cfg: Config, options: argparse.Namespace) -> list[str
     return list(dict.fromkeys(names))
 
 
-def _report(dataset: str, cfg: Config, options: argparse.Namespace) -> None:
+def _report(dataset: str, cfg: Config, options: OnekeyOptions) -> None:
     """Score what was tested on a data set: tables, plots and, for one-pass sets, a page; unless nothing is new."""
     results, names = options.result_dir / dataset, reported(dataset, cfg, options)
     out = results / REPORT
@@ -192,13 +166,10 @@ def _report(dataset: str, cfg: Config, options: argparse.Namespace) -> None:
         _say("report", f"done already: {out}")
         return
     _say("report", str(out))
-    flags = [*_data_flags(dataset, options), "--tracker_result_dir", str(options.result_dir), "--trackers", *names,
-             "--vis", "--out", str(out)]
-    if load_benchmark(dataset, options.dataset_dir, images=False).missing:
-        flags.append("--allow-missing")
-    if is_one_pass(dataset):
-        flags += ["--html", str(last)]
-    commands.call("eval", flags)
+    missing = load_benchmark(dataset, options.dataset_dir, images=False).missing
+    lib.eval_toolkit.cli.main(EvalOptions(
+        dataset=dataset, dataset_dir=options.dataset_dir, tracker_result_dir=(options.result_dir,), vis=True, out=out,
+        trackers=tuple(names), allow_missing=bool(missing), html=last if is_one_pass(dataset) else None))
 
 
 def _is_reported(scores: Path, folders: list[Path]) -> bool:

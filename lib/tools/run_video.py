@@ -1,19 +1,14 @@
-"""Follow a target in a video of one's own: a file, a folder of images, a camera or a stream.
-
-    python tracking/run_video.py clip.mp4 --init 120,80,60,40 --resume snapshot/checkpoint_e20.pth
-"""
+"""Follow targets in a video of one's own: a file, a folder of images, a camera or a stream."""
 
 from __future__ import annotations
 
-import argparse
 import logging
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, count
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
@@ -23,62 +18,52 @@ from lib.boxes import Boxes
 from lib.checkpoint import params_beside
 from lib.crops import Image
 from lib.errors import UserError
-from lib.files import atomic_write
+from lib.files import atomic_write, check_output
 from lib.log import RunLog
+from lib.options import VideoOptions
 from lib.testing.opening import open_tracker
-from lib.testing.run import Parser, boolean, positive
-from lib.testing.video import YELLOW, BoxVideo, Colour
-from lib.tools.select_box import select_box
-from lib.tools.video_source import Source, open_source
+from lib.testing.video import BoxVideo, Colour
+from lib.tools.video_source import Source, open_source, select_box
+from lib.tools.vot_toolkit import Objects
 from lib.tracker.ocean import OceanTracker
 from lib.tracker.params import TrackerParams, load_tracker_params
 from lib.tracker.scoring import NonFiniteOutput
 
-RED: Colour = (60, 60, 255)  # BGR; a target that is lost
-WEIGHTS = "OceanSmall"  # of experiments/weights
+RED: Colour = (60, 60, 255)  # a target that is lost, where it is the only one
 SMOOTHING = 0.1  # weight of the newest frame in the shown speed
 _WINDOW = "OceanKit"
 _log = logging.getLogger(__name__)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Follow the target that the command line names; return 0. Raises UserError."""
-    options = _parse(argv)
+def main(options: VideoOptions) -> int:
+    """Follow the targets that the options name; return 0. Raises UserError."""
     with RunLog(main=True):
-        weights = options.resume or Path(WEIGHTS)
-        settings = options.params or params_beside(weights)
-        params = load_tracker_params(settings) if settings else TrackerParams()
-        tracker = open_tracker(options.arch, weights, params, align=options.align,
-                               device=options.device, amp=options.amp)
-        source = open_source(options.source)
+        source = open_source(options.source)  # first what is known to be wrong at once, then the model
         try:
-            run(options, tracker, source)
+            folder = run_folder(options.out, source.name)
+            settings = options.params or params_beside(options.resume)
+            params = load_tracker_params(settings) if settings else TrackerParams()
+            tracker = open_tracker(options.arch, options.resume, params, align=options.align, device=options.device,
+                                   amp=options.amp)
+            run(options, tracker, source, folder)
         finally:
             source.close()
     return 0
 
 
-def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    flag: dict[str, Any] = {"type": boolean, "metavar": "True|False"}
-    parser = Parser("run_video.py", description="Follow a target in your own video.", allow_abbrev=False)
-    parser.add_argument("source", help="video file, folder of images, camera number, or stream such as rtsp://...")
-    parser.add_argument("--init", default="", metavar="x,y,w,h",
-                        help="target's box in the first frame, px from the upper left corner; default: draw it")
-    parser.add_argument("--resume", type=Path, help=f"checkpoint; default {WEIGHTS}, which comes along")
-    parser.add_argument("--arch", default="Ocean", help="architecture; OceanONNX takes an exported folder as --resume")
-    parser.add_argument("--align", **flag, help="with the object-aware branch; default: if the checkpoint has it")
-    parser.add_argument("--params", type=Path, help="tracking hyper-parameters, a file as in experiments/test")
-    parser.add_argument("--lost", type=float, default=0.3, metavar="SCORE", help="below this score the target is lost")
-    parser.add_argument("--out", type=Path, help="folder of video and result file; default result/video/<name>")
-    parser.add_argument("--save_video", default=True, **flag, help="False: only the result file")
-    parser.add_argument("--show", nargs="?", const=True, default=False, **flag, help="also show it; q ends")
-    parser.add_argument("--max_frames", type=positive, help="stop after this many frames")
-    parser.add_argument("--device", default="", help="cpu, cuda or cuda:N; default: cuda where there is one")
-    parser.add_argument("--amp", choices=("none", "bf16", "fp16"), default="none", help="number format of the network")
-    options = parser.parse_args(argv)
-    if not 0 <= options.lost <= 1:
-        raise UserError(f"--lost {options.lost}: a score lies between 0 and 1; expected a number in that range")
-    return options
+def run_folder(given: Path | None, name: str) -> Path:
+    """Return the folder for a run's files: as given, or a new one below result/video.
+
+    Raises UserError when it cannot be written, or when files of another run would be overwritten in it.
+    """
+    if given is None:
+        parent = Path("result") / "video"
+        names = chain([name], (f"{name}_{number}" for number in count(2)))
+        given = next(parent / free for free in names if not (parent / free).exists())
+    elif given.is_dir() and (old := [*given.glob(f"{name}.csv"), *given.glob(f"{name}_1.csv")]):
+        raise UserError(f"--out {given}: holds {old[0].name} of another run; choose another folder, or remove that")
+    check_output(given, flag="--out")
+    return given
 
 
 def parse_box(text: str, image: Image) -> Boxes:
@@ -97,79 +82,114 @@ def parse_box(text: str, image: Image) -> Boxes:
 
 @dataclass
 class Trail:
-    """What was found, frame by frame: the rows of the result file."""
+    """What was found of one target, frame by frame: the rows of its result file."""
 
+    path: Path
     lost_below: float
     rows: list[str] = field(default_factory=list)
     lost: bool = False
-    rate: float = 0.0  # frames/s of the tracker alone, smoothed
-    seconds: float = 0.0
+    times_lost: int = 0  # frames in which it was lost
 
-    def add(self, box_xywh: Boxes, score: float, *, seconds: float) -> None:
+    def add(self, box_xywh: Boxes, score: float) -> None:
         """Note a frame, and say when the target was lost or found again."""
         lost = score < self.lost_below
         if lost != self.lost:
-            _log.info("frame %d: %s (score %.2f)", len(self.rows) + 1, "lost" if lost else "found again", score)
+            _log.info("%s frame %d: %s (score %.2f)", self.path.stem, len(self.rows) + 1,
+                      "lost" if lost else "found again", score)
         self.lost = lost
-        self.seconds += seconds
-        if seconds > 0:
-            self.rate = 1 / seconds if not self.rate else (1 - SMOOTHING) * self.rate + SMOOTHING / seconds
+        self.times_lost += lost
         x, y, w, h = box_xywh.tolist()
         self.rows.append(f"{len(self.rows) + 1},{x:.2f},{y:.2f},{w:.2f},{h:.2f},{score:.4f},{int(lost)}\n")
 
-    def save(self, path: Path) -> None:
+    def save(self) -> None:
         """Write the result file: boxes in px from the upper left corner (0), score 0..1, lost 0 or 1."""
-        with atomic_write(path) as file:
+        with atomic_write(self.path) as file:
             file.write("frame,x,y,w,h,score,lost\n")
             file.writelines(self.rows)
 
 
-def run(options: argparse.Namespace, tracker: OceanTracker, source: Source) -> None:
-    """Follow the target to the source's end, to Ctrl-C or to a pressed q; write the video and the result file."""
+@dataclass
+class Session:
+    """The targets that are followed in one source, and what is written of them."""
+
+    options: VideoOptions
+    objects: Objects
+    trails: list[Trail]
+    video: BoxVideo | None
+    seconds: float = 0.0  # of tracking alone
+    rate: float = 0.0  # frames/s of tracking alone, smoothed
+
+    def follow(self, frames: Iterable[Image], boxes: Sequence[Boxes], *, total: int | None) -> None:
+        """Follow the targets, given by their boxes in the first frame, to the end or to a pressed q."""
+        with tqdm(total=total, unit="frame", file=sys.stderr, dynamic_ncols=True) as bar:
+            for image in frames:
+                self._advance(image, boxes)
+                frame = len(self.trails[0].rows)
+                scores = " ".join(f"{state.score:.2f}" for state in self.objects.states)
+                lost = "  LOST" * any(trail.lost for trail in self.trails)
+                caption = f"{frame}  score {scores}  {self.rate:.1f} frames/s{lost}"
+                drawn = {self._colour(row): state.box_xywh for row, state in enumerate(self.objects.states)}
+                if self.video is not None:
+                    self.video.write(image, drawn, caption=caption)
+                bar.set_postfix_str(caption.partition("  ")[2], refresh=False)
+                bar.update()
+                if (self.options.show and _shown(image, drawn, caption)) or frame == total:
+                    break
+
+    def _advance(self, image: Image, boxes: Sequence[Boxes]) -> None:
+        first = not self.objects.states
+        start = time.perf_counter()
+        try:
+            if first:
+                self.objects.start(image, boxes)
+            else:
+                self.objects.advance(image)
+        except (UserError, NonFiniteOutput) as error:
+            raise UserError(f"{self.options.source}: frame {len(self.trails[0].rows) + 1}: {error}") from error
+        taken = time.perf_counter() - start
+        if not first and taken > 0:  # the first frame only prepares
+            self.seconds += taken
+            self.rate = 1 / taken if not self.rate else (1 - SMOOTHING) * self.rate + SMOOTHING / taken
+        for trail, state, box in zip(self.trails, self.objects.states, boxes, strict=True):
+            trail.add(box if first else state.box_xywh, state.score)
+
+    def _colour(self, row: int) -> Colour:
+        """Return a target's colour, the first one's yellow; darker while it is lost, and red where it is alone."""
+        if self.trails[row].lost and len(self.trails) == 1:
+            return RED
+        hue, value = (26 + 67 * row) % 180, 90 if self.trails[row].lost else 255
+        blue, green, red = cv2.cvtColor(np.array([[[hue, 255, value]]], np.uint8), cv2.COLOR_HSV2BGR)[0, 0].tolist()
+        return blue, green, red
+
+
+def run(options: VideoOptions, tracker: OceanTracker, source: Source, folder: Path) -> None:
+    """Follow the targets to the source's end, to Ctrl-C or to a pressed q; write the video and the result files."""
     if options.show:
         _open_window()
     first = next(source.frames, None)
     if first is None:
         raise UserError(f"{options.source}: no frame in it")
-    box = parse_box(options.init, first) if options.init else select_box(first)
-    folder = options.out or Path("result") / "video" / source.name
+    boxes = [parse_box(text, first) for text in options.init] or [select_box(first)]
+    names = [source.name] if len(boxes) == 1 else [f"{source.name}_{row}" for row in range(1, len(boxes) + 1)]
+    trails = [Trail(folder / f"{name}.csv", options.lost) for name in names]
     video = BoxVideo(folder / f"{source.name}.mp4", frames_per_second=source.rate) if options.save_video else None
-    trail = Trail(options.lost)
+    session = Session(options, Objects(tracker), trails, video)
     try:
-        _follow(options, tracker, source, first, box, video, trail)
+        session.follow(chain([first], source.frames), boxes,
+                       total=min(filter(None, (source.count, options.max_frames)), default=None))
     except KeyboardInterrupt:
-        _log.info("interrupted after frame %d", len(trail.rows))
+        _log.info("interrupted after frame %d", len(trails[0].rows))
     finally:
-        if trail.rows:
-            trail.save(folder / f"{source.name}.csv")
+        for trail in trails:
+            if trail.rows:
+                trail.save()
         if video is not None:
             video.close()
-    tracked = len(trail.rows) - 1
-    _log.info("%d frames, %.1f frames/s without reading and writing; %s", len(trail.rows),
-              tracked / max(trail.seconds, 1e-9), folder)
-
-
-def _follow(options: argparse.Namespace, tracker: OceanTracker, source: Source, first: Image, box: Boxes,
-            video: BoxVideo | None, trail: Trail) -> None:
-    total = min(filter(None, (source.count, options.max_frames)), default=None)
-    state = None
-    with tqdm(total=total, unit="frame", file=sys.stderr, dynamic_ncols=True) as bar:
-        for image in chain([first], source.frames):
-            start = time.perf_counter()
-            try:
-                state = tracker.init(image, box) if state is None else tracker.track(state, image)
-            except (UserError, NonFiniteOutput) as error:
-                raise UserError(f"{options.source}: frame {len(trail.rows) + 1}: {error}") from error
-            seconds = time.perf_counter() - start if trail.rows else 0.0  # the first frame only prepares
-            trail.add(state.box_xywh if trail.rows else box, state.score, seconds=seconds)
-            caption = f"{len(trail.rows)}  score {state.score:.2f}  {trail.rate:.1f} frames/s{'  LOST' * trail.lost}"
-            colour = RED if trail.lost else YELLOW
-            if video is not None:
-                video.write(image, {colour: state.box_xywh}, caption=caption)
-            bar.set_postfix_str(caption.partition("  ")[2], refresh=False)
-            bar.update()
-            if (options.show and _shown(image, state.box_xywh, colour, caption)) or len(trail.rows) == total:
-                break
+    frames = len(trails[0].rows)
+    for trail in trails:
+        _log.info("%s: lost in %d of %d frames", trail.path, trail.times_lost, frames)
+    _log.info("%d frames, %.1f frames/s without reading and writing; %s", frames,
+              (frames - 1) / max(session.seconds, 1e-9), folder if video is None else video.path)
 
 
 def _open_window() -> None:
@@ -180,11 +200,12 @@ def _open_window() -> None:
                         "opencv-python instead of it, or leave --show out and watch the video it writes") from error
 
 
-def _shown(image: Image, box_xywh: Boxes, colour: Colour, caption: str) -> bool:
+def _shown(image: Image, drawn: Mapping[Colour, Boxes], caption: str) -> bool:
     """Show a frame in a window; return whether q or Escape was pressed."""
     canvas = image.copy()
-    x, y, w, h = (round(value) for value in box_xywh.tolist())
-    cv2.rectangle(canvas, (x, y), (x + w, y + h), colour, 2)
+    for colour, box_xywh in drawn.items():
+        x, y, w, h = (round(value) for value in box_xywh.tolist())
+        cv2.rectangle(canvas, (x, y), (x + w, y + h), colour, 2)
     cv2.imshow(_WINDOW, canvas)
     cv2.setWindowTitle(_WINDOW, caption)
     return cv2.waitKey(1) & 0xFF in (ord("q"), 27)

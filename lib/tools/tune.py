@@ -1,41 +1,43 @@
 """Tune the tracking hyper-parameters on a test set: Optuna's TPE, resumable, by any number of processes at once.
 
-    python tracking/tune.py --cfg experiments/train/Ocean.yaml --resume snapshot/checkpoint_e20.pth --dataset OTB2015
-
 The study is a SQLite file: start the same command again to go on, or several times at once to go faster. Hopeless
-trials stop after some sequences. The best settings carry the stamp of the test set they were tuned on.
+trials stop after some sequences. The settings in force are the first trial, so that the best are never worse, and carry
+the stamp of the test set they were tuned on.
 """
 
 from __future__ import annotations
 
-import argparse
+import contextlib
 import copy
+import html
 import logging
 import subprocess
 import sys
-import tempfile
 import warnings
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 from tqdm import tqdm
 
 from lib.benchmarks import Benchmark
 from lib.benchmarks import Sequence as Video
+from lib.cli import as_argv
 from lib.config import load_config
 from lib.errors import UserError
-from lib.eval_toolkit.protocols import check_scored_here, score_results
-from lib.files import atomic_write
+from lib.eval_toolkit.protocols import check_scored_here
+from lib.eval_toolkit.tables import Cell, Table, markdown_table
+from lib.files import atomic_write, check_output
 from lib.log import RunLog
+from lib.options import TuneOptions
 from lib.testing.opening import open_tracker, weights_file
-from lib.testing.results import ResultFolder, RunRecord, record_of
-from lib.testing.run import Candidate, Parser, boolean, job_of, params_for, positive, run_jobs, say_what_is_there
-from lib.tools.trial import load_videos
-from lib.tools.tune_report import Line, table, write_params, write_plots
+from lib.testing.results import RunRecord, record_of
+from lib.testing.run import params_for, say_what_is_there
+from lib.tools.measure import Values, follow_and_score, load_videos
 from lib.tracker.ocean import OceanTracker
 from lib.tracker.params import TrackerParams
 
@@ -44,44 +46,19 @@ SIDES = (255, 271, 287)
 # Ranges that hold the published settings of every benchmark (OCEAN section 5) with room around them.
 RANGES = {"penalty_k": (0.0, 0.2), "lr": (0.2, 0.9), "window_influence": (0.05, 0.65), "ratio": (0.7, 1.0)}
 STEP = 0.001
+SETTINGS = tuple(key.name for key in fields(TrackerParams) if key.name != "tuned_on")
 HEARTBEAT, GRACE = 30, 120  # seconds: a trial whose process was killed counts as failed after the second
-Values = dict[str, float]  # scores by name, the one that is tuned for first
 OnChunk = Callable[[int, Values], object]
 _log = logging.getLogger(__name__)
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Tune as the command line says, print the table of before and after; return 0. Raises UserError."""
-    options = _parse(list(argv) if argv is not None else sys.argv[1:])
-    with RunLog(main=not options.helper):
-        text = tune(options)
-    if not options.helper:
-        print(text)
-    return 0
+@dataclass(frozen=True)
+class Line:
+    """Settings and the scores that were reached with them."""
 
-
-def _parse(argv: Sequence[str]) -> argparse.Namespace:
-    parser = Parser("tune.py", description="Tune the tracking hyper-parameters on a test set.", allow_abbrev=False)
-    parser.add_argument("--cfg", type=Path, help="training configuration: TUNE.DATA is the test set by default")
-    parser.add_argument("--resume", type=Path, required=True, help="checkpoint, e.g. snapshot/checkpoint_e20.pth")
-    parser.add_argument("--dataset", default="", help="test set; default TUNE.DATA of --cfg, or OTB2015")
-    parser.add_argument("--dataset_dir", type=Path, default=Path("dataset"), help="its folder, or that folder's parent")
-    parser.add_argument("--videos", nargs="*", default=[], metavar="NAME", help="only these of its sequences")
-    parser.add_argument("--trials", type=positive, default=100, help="trials of the whole study, pruned ones included")
-    parser.add_argument("--prune_after", type=positive, default=3, help="sequences before a trial may be given up")
-    parser.add_argument("--out", type=Path, help="folder of study, table, YAML and plots; default below logs/tune")
-    parser.add_argument("--workers", type=positive, default=1, help="processes of this machine that work on the study")
-    parser.add_argument("--helper", type=boolean, default=False, help=argparse.SUPPRESS)
-    parser.add_argument("--batch", type=positive, default=1, help="sequences that advance together on the device")
-    parser.add_argument("--arch", default="Ocean", help="architecture; OceanONNX takes an exported folder as --resume")
-    parser.add_argument("--align", type=boolean, metavar="True|False", help="default: if the checkpoint has the branch")
-    parser.add_argument("--device", default="", help="cpu, cuda or cuda:N; default: cuda where there is one")
-    parser.add_argument("--amp", choices=("none", "bf16", "fp16"), default="none", help="number format of the network")
-    parser.add_argument("--seed", type=int, help="of the sampler, for a study by one process that can be repeated")
-    options = parser.parse_args(argv)
-    options.argv = tuple(argv)
-    options.dataset = options.dataset or (load_config(options.cfg).TUNE.DATA if options.cfg else "OTB2015")
-    return options
+    name: str
+    params: TrackerParams
+    values: Mapping[str, float]  # scores by name, the one that is tuned for first
 
 
 @dataclass
@@ -89,14 +66,14 @@ class Task:
     """What every trial does: follow the same videos with other settings."""
 
     tracker: OceanTracker
-    record: RunRecord
+    record: RunRecord  # its params are the settings in force
     benchmark: Benchmark
     batch: int
-    stamp: str  # what settings found here were tuned on
+    stamp: str  # what the settings found are said to be tuned on
 
     @property
     def has_branch(self) -> bool:
-        """Return whether `ratio` means anything to this model."""
+        """Return whether the model has two scores, which `ratio` mixes."""
         return bool(self.tracker.model.spec.get("align"))
 
     def chunks(self) -> list[tuple[Video, ...]]:
@@ -115,43 +92,38 @@ class Task:
         """
         tracker = copy.copy(self.tracker)  # the same model
         tracker.params = params
-        done: list[Video] = []
         values: Values = {}
-        with tempfile.TemporaryDirectory() as scratch:
-            candidate = Candidate(tracker, ResultFolder(Path(scratch), self.record))
-            for chunk in self.chunks():
-                by_name = {video.name: video for video in chunk}
-                for _ in run_jobs([candidate], by_name, map(job_of, chunk), batch=self.batch):
-                    pass
-                done += chunk
-                part = replace(self.benchmark, sequences=tuple(done), expected=len(done), missing=())
-                values = score_results(part, Path(scratch)).headline
-                on_chunk(len(done), values)
+        for done, (values,) in follow_and_score([tracker], self.record, self.benchmark, self.chunks(), self.batch):
+            on_chunk(done, values)
         return values
 
 
-def tune(options: argparse.Namespace) -> str:
+def main(options: TuneOptions) -> int:
+    """Tune as the options say, print the table of before and after; return 0. Raises UserError."""
+    if not options.dataset:
+        options = replace(options, dataset=load_config(options.cfg).TUNE.DATA if options.cfg else "OTB2015")
+    with RunLog(main=not options.helper):
+        text = tune(options)
+    if not options.helper:
+        print(text)
+    return 0
+
+
+def tune(options: TuneOptions) -> str:
     """Return the table of settings after working on the study until it has its trials."""
+    _optuna()
     check_scored_here(options.dataset)
-    benchmark = load_videos(options.dataset, options.dataset_dir, only=options.videos)
-    say_what_is_there(benchmark)
-    start, source = params_for(None, benchmark.name, arch=options.arch, checkpoint=options.resume)
-    tracker = open_tracker(options.arch, options.resume, start, align=options.align, device=options.device,
-                           amp=options.amp)
-    record = record_of(weights_file(options.arch, options.resume), model=tracker.model.spec, params=start,
-                       params_source=source, dataset=options.dataset, data_source=benchmark.source, amp=options.amp)
-    stamp = benchmark.name
-    if len(benchmark.sequences) < benchmark.expected:
-        stamp = f"{len(benchmark.sequences)} of {benchmark.expected} sequences of {benchmark.name}"
-    task = Task(tracker, record, benchmark, options.batch, stamp)
-    folder = options.out or default_folder(options.resume, benchmark.name, digest=record.sha256)
-    study = open_study(folder / "study.db", options, checkpoint=record.sha256, videos=benchmark.names)
-    lines = [_baseline(study, task, "untuned", TrackerParams())]
-    if replace(start, tuned_on="") != TrackerParams():
-        lines.append(_baseline(study, task, "before", start))
+    check_output(options.out or Path("logs"), flag="--out")
+    task = _open_task(options)
+    folder = options.out or default_folder(options.resume, task.benchmark.name, digest=task.record.sha256)
+    study = open_study(folder / "study.db", options, checkpoint=task.record.sha256, videos=task.benchmark.names)
+    known = {"before": task.record.params, "untuned": TrackerParams()}
+    if replace(task.record.params, tuned_on="") == TrackerParams():
+        del known["before"]
+    lines = [_baseline(study, task, name, params) for name, params in known.items()]
     # Only now, so that not every process measures the settings that the others are compared with.
-    helpers = [subprocess.Popen([sys.executable, str(SCRIPT), *options.argv, "--workers", "1", "--helper", "True"])
-               for _ in range(options.workers - 1)]
+    command = [sys.executable, str(SCRIPT), *as_argv(replace(options, workers=1, helper=True))]
+    helpers = [subprocess.Popen(command) for _ in range(options.workers - 1)]
     text = ""
     try:
         _work(study, task, options.trials, silent=options.helper)
@@ -161,8 +133,23 @@ def tune(options: argparse.Namespace) -> str:
             _log.warning("%d of %d helping processes failed; the study went on without them", np.count_nonzero(codes),
                          len(codes))
         if not options.helper:
-            text = _write(folder, study, task, lines, options, source=source)
+            text = _write(folder, study, task, lines)
     return text
+
+
+def _open_task(options: TuneOptions) -> Task:
+    """Return the videos, and the tracker with the settings in force."""
+    benchmark = load_videos(options.dataset, options.dataset_dir, only=options.videos)
+    say_what_is_there(benchmark)
+    start, source = params_for(options.params, benchmark.name, arch=options.arch, checkpoint=options.resume)
+    tracker = open_tracker(options.arch, options.resume, start, align=options.align, device=options.device,
+                           amp=options.amp)
+    record = record_of(weights_file(options.arch, options.resume), model=tracker.model.spec, params=start,
+                       params_source=source, dataset=benchmark.name, data_source=benchmark.source, amp=options.amp)
+    stamp = benchmark.name
+    if len(benchmark.sequences) < benchmark.expected:
+        stamp = f"{len(benchmark.sequences)} of {benchmark.expected} sequences of {benchmark.name}"
+    return Task(tracker, record, benchmark, options.batch, stamp)
 
 
 def default_folder(checkpoint: Path, dataset: str, *, digest: str) -> Path:
@@ -170,23 +157,23 @@ def default_folder(checkpoint: Path, dataset: str, *, digest: str) -> Path:
     return Path("logs") / "tune" / f"{dataset}_{checkpoint.stem}_{digest[:8]}"
 
 
-def open_study(path: Path, options: argparse.Namespace, *, checkpoint: str, videos: Sequence[str]) -> Any:
+def open_study(path: Path, options: TuneOptions, *, checkpoint: str, videos: Sequence[str]) -> Any:
     """Return the study in a SQLite file, made if need be; UserError when it is of another checkpoint or data set."""
     optuna = _optuna()
-    path.parent.mkdir(parents=True, exist_ok=True)
+    identity = {"checkpoint": checkpoint, "dataset": options.dataset, "videos": list(videos), "amp": options.amp}
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         storage = optuna.storages.RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": 120}},
                                              heartbeat_interval=HEARTBEAT, grace_period=GRACE)
         pruner = optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=options.prune_after)
         sampler = optuna.samplers.TPESampler(seed=options.seed, multivariate=True)
         study = optuna.create_study(storage=storage, study_name="tracking", direction="maximize", sampler=sampler,
                                     pruner=pruner, load_if_exists=True)
-        identity = {"checkpoint": checkpoint, "dataset": options.dataset, "videos": list(videos), "amp": options.amp}
         there = study.user_attrs.get("identity")
         if there is None:
             study.set_user_attr("identity", identity)
     except Exception as error:
-        if type(error).__module__.startswith(("sqlalchemy", "optuna", "alembic")):
+        if isinstance(error, OSError) or type(error).__module__.startswith(("sqlalchemy", "optuna", "alembic")):
             raise UserError(f"{path}: not a study of this Optuna, or it cannot be written ({error}); "
                             f"choose another --out") from error
         raise
@@ -207,16 +194,22 @@ def _optuna() -> Any:
     return optuna
 
 
-def suggest(trial: Any, *, has_branch: bool) -> TrackerParams:
+def ranges_around(start: TrackerParams) -> dict[str, tuple[float, float]]:
+    """Return the ranges to search, widened to hold the settings in force where these lie outside."""
+    values = {name: round(getattr(start, name), 3) for name in RANGES}
+    return {name: (min(low, values[name]), max(high, values[name])) for name, (low, high) in RANGES.items()}
+
+
+def suggest(trial: Any, start: TrackerParams, *, has_branch: bool) -> TrackerParams:
     """Return the settings that the sampler proposes for a trial; `ratio` only where the model has two scores."""
-    names = [name for name in RANGES if name != "ratio" or has_branch]
-    numbers = {name: round(trial.suggest_float(name, *RANGES[name], step=STEP), 3) for name in names}
+    names = {name: bounds for name, bounds in ranges_around(start).items() if name != "ratio" or has_branch}
+    numbers = {name: round(trial.suggest_float(name, *bounds, step=STEP), 3) for name, bounds in names.items()}
     sides = {name: trial.suggest_categorical(name, SIDES) for name in ("small_sz", "big_sz")}
     return TrackerParams(**numbers, **sides)
 
 
 def _baseline(study: Any, task: Task, name: str, params: TrackerParams) -> Line:
-    """Return the scores of given settings, measured once per study; the sampler learns from them too."""
+    """Return the scores of given settings, measured once per study as a trial of it."""
     known = study.user_attrs.get(f"baseline {name}")
     if known is None or known["params"] != asdict(params):
         _log.info("%s settings: %s", name, params)
@@ -224,27 +217,20 @@ def _baseline(study: Any, task: Task, name: str, params: TrackerParams) -> Line:
         values = task.scores(params, lambda done, running: steps.update({done: first(running)}))
         known = {"params": asdict(params), "values": values}
         study.set_user_attr(f"baseline {name}", known)
-        _teach(study, task, params, values, steps)
-    line = Line(name, params, known["values"])
-    _log.info("%s: %s", name, ", ".join(f"{key} {value:.3f}" for key, value in line.values.items()))
-    return line
-
-
-def first(values: Values) -> float:
-    """Return the score that is tuned for."""
-    return next(iter(values.values()))
-
-
-def _teach(study: Any, task: Task, params: TrackerParams, values: Values, steps: dict[int, float]) -> None:
-    optuna = _optuna()
-    probe = optuna.trial.FixedTrial({key: value for key, value in asdict(params).items() if key != "tuned_on"})
-    try:
-        suggest(probe, has_branch=task.has_branch)
+        optuna = _optuna()
+        # The sampler knows steps of its own; the exact settings stand beside them.
+        probe = optuna.trial.FixedTrial({key: round(getattr(params, key), 3) for key in SETTINGS})
+        suggest(probe, task.record.params, has_branch=task.has_branch)
         study.add_trial(optuna.trial.create_trial(
             value=first(values), params=probe.params, distributions=probe.distributions, intermediate_values=steps,
-            user_attrs={"values": values}))
-    except ValueError:
-        _log.info("these settings lie outside of what is searched, so the sampler does not learn from them")
+            user_attrs={"values": values, "params": asdict(params)}))
+    _log.info("%s: %s", name, ", ".join(f"{key} {value:.3f}" for key, value in known["values"].items()))
+    return Line(name, params, known["values"])
+
+
+def first(values: Mapping[str, float]) -> float:
+    """Return the score that is tuned for."""
+    return next(iter(values.values()))
 
 
 def _work(study: Any, task: Task, trials: int, *, silent: bool = False) -> None:
@@ -267,7 +253,7 @@ def _work(study: Any, task: Task, trials: int, *, silent: bool = False) -> None:
                 if done < videos and trial.should_prune():
                     raise optuna.TrialPruned
 
-            values = task.scores(suggest(trial, has_branch=task.has_branch), on_chunk)
+            values = task.scores(suggest(trial, task.record.params, has_branch=task.has_branch), on_chunk)
             trial.set_user_attr("values", values)
             return first(values)
 
@@ -279,29 +265,86 @@ def _work(study: Any, task: Task, trials: int, *, silent: bool = False) -> None:
 
 def best_trial(study: Any) -> Any | None:
     """Return the trial of the highest score, None while none is complete."""
-    try:
+    with contextlib.suppress(ValueError):
         return study.best_trial
-    except ValueError:
-        return None
+    return None
 
 
-def _write(folder: Path, study: Any, task: Task, baselines: list[Line], options: argparse.Namespace, *,
-           source: str) -> str:
+def best_line(study: Any, lines: Sequence[Line], *, stamp: str) -> Line:
+    """Return the best settings of a study, never worse than those it began with (`lines`, the ones in force first).
+
+    Settings that were found carry the stamp; the ones in force keep their own when nothing was better.
+    """
+    trial = best_trial(study)
+    if trial is None or first(trial.user_attrs["values"]) <= first(lines[0].values):
+        return replace(lines[0], name=f"best: {lines[0].name}")
+    exact = trial.user_attrs.get("params") or {key: trial.params[key] for key in SETTINGS if key in trial.params}
+    params = TrackerParams(**{**exact, "tuned_on": stamp})
+    return Line(f"tuned (trial {trial.number})", params, trial.user_attrs["values"])
+
+
+def _write(folder: Path, study: Any, task: Task, lines: Sequence[Line]) -> str:
     """Write table, YAML and plots of what is known so far; return the table."""
     states = Counter(trial.state.name for trial in study.get_trials(deepcopy=False))
-    made = (f"{options.resume.name} on {task.stamp}, {states['COMPLETE']} trials and {states['PRUNED']} that were "
-            "given up early")
-    best = best_trial(study)
-    if best is None:
-        return table(baselines, dataset=task.benchmark.name, notes=[f"{made}, none of them complete."])
-    keys = {key: value for key, value in best.params.items() if key in TrackerParams.__dataclass_fields__}
-    line = Line(f"tuned (trial {best.number})", TrackerParams(**keys, tuned_on=task.stamp), best.user_attrs["values"])
-    notes = [f"{made}. 'before' are the settings of {source}." if len(baselines) > 1 else f"{made}.",
-             "Tuned and scored on the same videos: the difference says nothing about other videos."]
-    text = table([*baselines, line], dataset=task.benchmark.name, notes=notes)
-    write_params(folder / "best.yaml", line, untuned=baselines[0], comments=[f"tuned for {made}"])
+    made = (f"{task.record.checkpoint.name} on {task.stamp}, {states['COMPLETE']} trials and {states['PRUNED']} that "
+            "were given up early")
+    best = best_line(study, lines, stamp=task.stamp)
+    gain = f"best.yaml: {next(iter(best.values))} {first(best.values) - first(lines[0].values):+.3f}"
+    notes = [f"{made}. Settings in force: '{lines[0].name}', from {task.record.params_source}.",
+             f"{gain} against them. Tuned and scored on the same videos: that says nothing about other videos."]
+    text = table([*lines, best], dataset=task.benchmark.name, notes=notes)
+    now, before = (", ".join(f"{name} {value:.4f}" for name, value in line.values.items()) for line in (best, lines[0]))
+    comments = [f"tuned for {made}", now, f"{lines[0].name}: {before}", gain]
+    with atomic_write(folder / "best.yaml") as file:
+        file.writelines(f"# {comment}\n" for comment in comments)
+        yaml.safe_dump({"TEST": asdict(best.params)}, file, sort_keys=False)
     write_plots(folder / "study.html", study, title=f"Tuning of {made}")
     with atomic_write(folder / "study.md") as file:
         file.write(text + "\n")
     _log.info("%s: best.yaml (for --params), study.md, study.html, study.db", folder)
     return text
+
+
+def table(lines: Sequence[Line], *, dataset: str, notes: Sequence[str]) -> str:
+    """Return the Markdown table of the settings; the first line is the one that others are compared with."""
+    names = list(lines[0].values)
+    columns = ("settings", *SETTINGS, f"{dataset} {names[0]}", "difference", *names[1:], "tuned on")
+    rows: list[tuple[Cell, ...]] = []
+    for line in lines:
+        gap = "" if line is lines[0] else f"{first(line.values) - first(lines[0].values):+.3f}"
+        settings = [f"{getattr(line.params, name):g}" for name in SETTINGS]
+        rows.append((line.name, *settings, line.values[names[0]], gap, *(line.values[name] for name in names[1:]),
+                     line.params.tuned_on or "nothing"))
+    return "\n".join([markdown_table(Table("", columns, tuple(rows))), "", *notes])
+
+
+def write_plots(path: Path, study: Any, *, title: str) -> None:
+    """Write Optuna's plots of a study as one page that needs no network; without plotly only a line to the log."""
+    from optuna import visualization
+
+    if not visualization.is_available():
+        _log.warning("plotly is not installed, so there are no plots; pip install -e '.[tune]'")
+        return
+    parts: list[str] = []
+    for name, figure in _figures(study, visualization).items():
+        figure.update_layout(title=name)
+        parts.append(figure.to_html(full_html=False, include_plotlyjs=not parts))
+    with atomic_write(path) as file:
+        file.write(f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>{html.escape(title)}</title>"
+                   f"</head><body><h1>{html.escape(title)}</h1>{''.join(parts)}</body></html>\n")
+
+
+def _figures(study: Any, visualization: Any) -> Mapping[str, Any]:
+    """Return the plots that the study has enough trials for."""
+    optuna = _optuna()
+    complete = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
+    figures = {"Score by trial": visualization.plot_optimization_history(study),
+               "Running score and pruning": visualization.plot_intermediate_values(study),
+               "Score by setting": visualization.plot_slice(study)}
+    if len(complete) < 2:
+        return figures
+    # The default evaluator needs scikit-learn; this one does not.
+    evaluator = optuna.importance.PedAnovaImportanceEvaluator()
+    return {**figures, "Settings together": visualization.plot_parallel_coordinate(study),
+            "When trials ran": visualization.plot_timeline(study),
+            "Which settings matter": visualization.plot_param_importances(study, evaluator=evaluator)}

@@ -1,10 +1,12 @@
-"""Frames of whatever a user points at: a video file, a folder of images, a camera's number, a stream's address."""
+"""Frames of whatever a user points at: a video file, a folder of images, a camera, a stream; and a box drawn."""
 
 from __future__ import annotations
 
 import logging
 import math
+import os
 import re
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -16,13 +18,14 @@ from urllib.parse import urlsplit
 import cv2
 import numpy as np
 
+from lib.boxes import Boxes
 from lib.crops import Image
 from lib.errors import UserError
-from lib.images import decode_ahead
+from lib.images import SUFFIXES, decode_ahead, list_images
 
 DEFAULT_RATE = 25.0  # frames per second of a source that does not tell its own
 MAX_RATE = 1000.0  # containers without a rate report nonsense such as 90000
-_IMAGES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
+_TITLE = "draw the target's box, then press Enter"
 _log = logging.getLogger(__name__)
 
 
@@ -58,19 +61,13 @@ def open_source(text: str) -> Source:
 
 
 def _folder(path: Path) -> Source:
-    files = [file for file in path.iterdir() if file.suffix.lower() in _IMAGES and not file.name.startswith(".")]
+    files = list_images(path)
     if not files:
-        raise UserError(f"{path}: no images in it; expected {', '.join(sorted(_IMAGES))}")
+        raise UserError(f"{path}: no images in it; expected {', '.join(sorted(SUFFIXES))}")
     pool = ThreadPoolExecutor(4, thread_name_prefix="decode")
     name = path.resolve().parent.name if path.name == "img" else path.resolve().name
-    frames = decode_ahead(sorted(files, key=_by_number), pool)
+    frames = decode_ahead(files, pool)
     return Source(name, frames, DEFAULT_RATE, len(files), lambda: pool.shutdown(cancel_futures=True))
-
-
-def _by_number(path: Path) -> list[tuple[int, int, str]]:
-    """Return a key that sorts 2.jpg before 10.jpg, wherever in the name the numbers stand."""
-    parts = re.split(r"(\d+)", path.name)
-    return [(0, int(part), "") if part.isdecimal() else (1, 0, part) for part in parts if part]
 
 
 def _file(path: Path) -> Source:
@@ -159,3 +156,50 @@ class Newest:
         self._ended = True
         self._thread.join(timeout=5)
         self._capture.release()
+
+
+def select_box(image: Image) -> Boxes:
+    """Return the box (x, y, w, h), origin 0, that the user draws in an image; UserError without a screen or a box."""
+    if not has_screen():
+        raise UserError("there is no screen to choose the target on; give its box in the first frame as --init x,y,w,h")
+    box = _in_opencv(image)
+    if box is None:
+        box = _in_matplotlib(image)
+    if not (box[2:] > 0).all():
+        raise UserError("no box was drawn; draw one and press Enter, or give it as --init x,y,w,h")
+    return box
+
+
+def has_screen() -> bool:
+    """Return whether windows can be shown: Linux tells by the environment, other systems have a screen."""
+    return not sys.platform.startswith("linux") or bool(os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY"))
+
+
+def _in_opencv(image: Image) -> Boxes | None:
+    """Return the box, None when this OpenCV was built without windows (opencv-python-headless)."""
+    try:
+        box = cv2.selectROI(_TITLE, image, showCrosshair=False)
+        cv2.destroyWindow(_TITLE)
+    except cv2.error:
+        return None
+    return np.asarray(box, np.float64)
+
+
+def _in_matplotlib(image: Image) -> Boxes:
+    import matplotlib.pyplot as plt
+    from matplotlib.backend_bases import MouseButton
+    from matplotlib.widgets import RectangleSelector
+
+    if plt.get_backend().lower() == "agg":
+        raise UserError("neither OpenCV nor matplotlib can open a window here (opencv-python or PyQt6 brings one); "
+                        "give the target's box as --init x,y,w,h")
+    figure, axes = plt.subplots()
+    axes.imshow(image[:, :, ::-1])
+    axes.set_axis_off()
+    axes.set_title(_TITLE)
+    selector = RectangleSelector(axes, lambda *_: None, useblit=True, button=[MouseButton.LEFT], interactive=True)
+    figure.canvas.mpl_connect("key_press_event", lambda event: plt.close(figure) if event.key == "enter" else None)
+    plt.show()
+    x1, x2, y1, y2 = selector.extents
+    # imshow has the middle of pixel 0 at 0; boxes begin at its edge.
+    return np.array([x1 + 0.5, y1 + 0.5, x2 - x1, y2 - y1])

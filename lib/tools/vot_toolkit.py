@@ -1,33 +1,46 @@
-"""A tracker that the official vot-toolkit starts and talks to by the TraX protocol.
+"""The official vot-toolkit: a tracker that it starts and talks to by the TraX protocol, and a workspace with it.
 
-    python tracking/vot_ocean.py --resume snapshot/checkpoint_e20.pth --dataset VOT2022
-
-The toolkit runs this line, which `tracking/vot_workspace.py` writes into `trackers.ini`; typed by hand it waits for a
-toolkit. Any number of objects at once (VOTS), given as boxes, polygons or masks; the answers are boxes, each with the
-tracker's score as the property `confidence`. Needs the package vot-trax, which the toolkit brings.
+The toolkit runs the line that `workspace` writes into `trackers.ini`; `main` typed by hand waits for a toolkit. Any
+number of objects at once (VOTS), given as boxes, polygons or masks; the answers are boxes, each with the tracker's
+score as the property `confidence`. Needs the package vot-trax, which the toolkit brings; the toolkit itself may live in
+an environment of its own.
 """
 
 from __future__ import annotations
 
-import argparse
+import configparser
+import importlib.util
+import io
 import logging
+import re
+import shlex
+import shutil
+import sys
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import yaml
 
 from lib.boxes import Boxes, polygon_to_xywh
+from lib.checkpoint import find_weights
+from lib.cli import as_argv
 from lib.crops import Image
-from lib.errors import UserError
+from lib.errors import UserError, did_you_mean
+from lib.files import atomic_write, read_text, read_yaml
 from lib.images import read_image
 from lib.log import RunLog
-from lib.testing.opening import open_tracker
-from lib.testing.run import Parser, boolean, params_for
+from lib.options import ModelOptions, VotTrackerOptions, VotWorkspaceOptions
+from lib.testing.opening import check_arch, open_tracker
+from lib.testing.run import params_for
 from lib.tracker.scoring import NonFiniteOutput
 
 INSTALL = "pip install -e '.[vot]' (or vot-trax alone, when the toolkit has an environment of its own)"
+SCRIPT = Path(__file__).resolve().parents[2] / "tracking" / "vot_ocean.py"
+TIMEOUT = 300  # seconds the toolkit waits for an answer; the first one waits for the checkpoint to load
+DUMMY_FRAMES = 50
 _log = logging.getLogger(__name__)
 
 
@@ -116,9 +129,8 @@ def box_of(region: Any) -> Boxes:
     raise UserError(f"the toolkit gave {region} to start on; expected a rectangle, a polygon or a mask with pixels")
 
 
-def main(argv: Sequence[str] | None = None) -> int:
+def main(options: VotTrackerOptions) -> int:
     """Serve the toolkit that started this process; return 0. Raises UserError."""
-    options = _parse(argv)
     try:
         import trax
     except ImportError as error:
@@ -137,20 +149,123 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def add_tracker_flags(parser: argparse.ArgumentParser) -> None:
-    """Add the flags that say which tracker to run and how."""
-    parser.add_argument("--arch", default="Ocean", help="architecture")
-    parser.add_argument("--resume", type=Path, required=True, help="checkpoint, e.g. snapshot/checkpoint_e20.pth")
-    parser.add_argument("--align", type=boolean, metavar="True|False",
-                        help="with the object-aware branch; default: if the checkpoint has it")
-    parser.add_argument("--params", type=Path, help="tracking hyper-parameters; default experiments/test/<dataset>/...")
-    parser.add_argument("--device", default="", help="cpu, cuda or cuda:N; default: cuda where there is one")
-    parser.add_argument("--amp", choices=("none", "bf16", "fp16"), default="none", help="number format of the network")
+def workspace(options: VotWorkspaceOptions) -> int:
+    """Write a workspace, as `vot initialize` does, and print what to do with it; return 0. Raises UserError.
+
+    Called again for the same folder it adds another tracker, or replaces the one of the same name.
+    """
+    with RunLog(main=True):
+        options = _checked(options)
+        write_config(options.folder, stack=options.stack, sequences=_sequences(options))
+        register(options.folder / "trackers.ini", name=options.name, label=options.label or options.name,
+                 command=command_line(options))
+        for name in ("sequences", "results"):
+            (options.folder / name).mkdir(exist_ok=True)
+        _log.info("%s: config.yaml, and %s in trackers.ini", options.folder, options.name)
+    where = shlex.quote(str(options.folder))
+    print(f"vot --registry {where} test {options.name}\nvot evaluate --workspace {where} {options.name}\n"
+          f"vot analysis --workspace {where} {options.name}\nvot pack --workspace {where} {options.name}")
+    return 0
 
 
-def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = Parser("vot_ocean.py", description="A tracker for the official vot-toolkit, which starts it.",
-                    allow_abbrev=False)
-    add_tracker_flags(parser)
-    parser.add_argument("--dataset", default="VOT", help="whose hyper-parameters to use")
-    return parser.parse_args(argv)
+def _checked(options: VotWorkspaceOptions) -> VotWorkspaceOptions:
+    """Return the options with full paths; UserError for what the toolkit would refuse later, or be silent about."""
+    if not re.fullmatch(r"[a-zA-Z0-9_-]+", options.name):
+        raise UserError(f"--name {options.name}: the toolkit takes letters, digits, - and _ only")
+    if options.sequences is not None and options.dummy:
+        raise UserError("--sequences and --dummy both say which videos to use; leave one out")
+    weights = find_weights(options.resume)
+    if not weights.exists():
+        raise UserError(f"--resume {weights}: no such file; expected a checkpoint")
+    check_arch(options.arch)
+    params_for(options.params, dataset_of(options.stack), arch=options.arch, checkpoint=weights)
+    if importlib.util.find_spec("trax") is None:
+        _log.warning("%s lacks vot-trax, without which the tracker cannot be started: %s", sys.executable, INSTALL)
+    return replace(options, resume=weights.resolve(), stack=_checked_stack(options.stack),
+                   params=options.params and options.params.resolve())
+
+
+def _checked_stack(stack: str) -> str:
+    """Return the name of one of the toolkit's stacks, or the full path of a YAML file."""
+    if stack.endswith((".yaml", ".yml")):
+        if not Path(stack).is_file():
+            raise UserError(f"--stack {stack}: no such file; expected a stack of experiments")
+        return str(Path(stack).resolve())
+    if importlib.util.find_spec("vot") is None:
+        _log.warning("the toolkit is not installed here, so the stack's name is not checked: %s", INSTALL)
+        return stack
+    from vot.stack import list_integrated_stacks
+
+    known = list_integrated_stacks()
+    if stack not in known:
+        raise UserError(f"--stack {stack}: no stack of the toolkit{did_you_mean(stack, known)}")
+    return stack
+
+
+def dataset_of(stack: str) -> str:
+    """Return the benchmark whose hyper-parameters count for a stack: VOT2018 for vot2018/shortterm."""
+    return Path(stack).parts[0].upper() if not stack.endswith((".yaml", ".yml")) else Path(stack).stem.upper()
+
+
+def command_line(options: VotWorkspaceOptions) -> str:
+    """Return the line that starts the tracker from any folder, with this Python."""
+    shared = {key.name: getattr(options, key.name) for key in fields(ModelOptions)}
+    tracker = VotTrackerOptions(**shared, resume=options.resume, dataset=dataset_of(options.stack))
+    return shlex.join([sys.executable, str(SCRIPT), *as_argv(tracker)])
+
+
+def _sequences(options: VotWorkspaceOptions) -> Path | None:
+    """Return the folder of videos if it is not the workspace's own, which the toolkit fills by itself."""
+    if options.sequences is not None:
+        if not (options.sequences / "list.txt").is_file():
+            raise UserError(f"--sequences {options.sequences}: no list.txt, in which the toolkit looks for the names "
+                            "of the videos; expected an official VOT folder")
+        return Path(options.sequences.resolve())
+    if options.dummy:
+        _write_dummy(options.folder / "sequences")
+    return None
+
+
+def _write_dummy(folder: Path) -> None:
+    """Put the toolkit's own test video into `folder`; UserError when the toolkit is not there to render it."""
+    try:
+        from vot.dataset.dummy import generate_dummy
+    except ImportError as error:
+        raise UserError(f"--dummy: the toolkit is not installed here ({error}): {INSTALL}") from error
+    rendered = Path(generate_dummy(DUMMY_FRAMES).frame(0).filename()).parents[1]
+    shutil.copytree(rendered, folder / "dummy", dirs_exist_ok=True)
+    with atomic_write(folder / "list.txt") as file:
+        file.write("dummy\n")
+
+
+def write_config(folder: Path, *, stack: str, sequences: Path | None) -> None:
+    """Write `config.yaml`; UserError when the folder is a workspace of another stack, whose results it may hold."""
+    path = folder / "config.yaml"
+    config: dict[str, Any] = {"stack": stack, "registry": ["./trackers.ini"]}
+    if sequences is not None:
+        config["sequences"] = str(sequences)
+    if path.is_file():
+        there = read_yaml(path)
+        if not isinstance(there, dict) or there.get("stack") != stack:
+            raise UserError(f"{path}: a workspace of another stack; choose another folder, or --stack "
+                            f"{there.get('stack') if isinstance(there, dict) else 'as it was'}")
+        config = there | config
+    with atomic_write(path) as file:
+        yaml.safe_dump(config, file)
+
+
+def register(path: Path, *, name: str, label: str, command: str) -> None:
+    """Write the tracker into `trackers.ini`; others that stand there stay."""
+    registry = configparser.ConfigParser()
+    if path.is_file():
+        try:
+            registry.read_string(read_text(path), source=str(path))
+        except configparser.Error as error:
+            raise UserError(f"{path}: not an INI file ({error}); mend it or remove it") from error
+    # The reader on the other side takes % for the start of a reference.
+    registry[name] = {key: value.replace("%", "%%") for key, value in
+                      {"label": label, "protocol": "trax", "command": command, "timeout": str(TIMEOUT)}.items()}
+    text = io.StringIO()
+    registry.write(text)
+    with atomic_write(path) as file:
+        file.write(text.getvalue())

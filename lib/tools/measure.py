@@ -1,4 +1,7 @@
-"""What a model costs on this machine: parameters, FLOPs, time per frame and memory, and which machine that was."""
+"""What a model costs and reaches on this machine: parameters, FLOPs, time per frame, memory and scores.
+
+`compare`, `export` and `tune` measure with what stands here, so that their tables can be laid side by side.
+"""
 
 from __future__ import annotations
 
@@ -7,24 +10,34 @@ import os
 import platform
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
+from lib.benchmarks import Benchmark, load_benchmark
+from lib.benchmarks import Sequence as Video
 from lib.crops import TEMPLATE_SIZE, Image
+from lib.errors import UserError, did_you_mean
+from lib.eval_toolkit.protocols import score_results
 from lib.models.ocean import Ocean_
-from lib.tracker.ocean import OceanTracker, search_crop
+from lib.testing.batched import Job
+from lib.testing.results import ResultFolder, RunRecord
+from lib.testing.run import Candidate, job_of, run_jobs
+from lib.tracker.ocean import OceanTracker, TrackerState, search_crop
 
+ROUNDS = 5  # models take turns, so that a busy moment of the machine does not fall on one of them
 WARM_UP_FRAMES = 3
 BUSY_LOAD = 0.5  # from here on other processes slow a measurement noticeably
+Values = dict[str, float]  # scores by name, the one that decides first
 _ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -34,6 +47,14 @@ class Cost(NamedTuple):
     parameters: int
     template_flops: int  # of a template crop, once per sequence
     search_flops: int  # of a search crop, each frame
+
+
+class Speed(NamedTuple):
+    """Milliseconds per frame: the median is the figure, the 10th and 90th percentile are its spread."""
+
+    low: float
+    median: float
+    high: float
 
 
 def count_cost(model: Ocean_, *, search_size: int) -> Cost:
@@ -53,7 +74,7 @@ def count_cost(model: Ocean_, *, search_size: int) -> Cost:
     return Cost(parameters, of_template.get_total_flops(), of_search.get_total_flops())
 
 
-def settle(model: Ocean_) -> Ocean_:
+def calibrate_bn(model: Ocean_) -> Ocean_:
     """Return `model`, its BatchNorm statistics set from one batch of noise, in eval mode.
 
     Untrained weights with the statistics they start from overflow in the deeper trunks; a model that is only timed
@@ -73,14 +94,14 @@ def settle(model: Ocean_) -> Ocean_:
     return model
 
 
-class Course:
+class FrameTimer:
     """One frame, followed again and again: each `seconds` does the work of a frame, whatever the weights."""
 
     def __init__(self, tracker: OceanTracker, *, width: int = 640, height: int = 480) -> None:
         self.tracker = tracker
         self.image: Image = np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8)
-        self.box_xywh = np.array([width * 0.4, height * 0.4, width * 0.15, height * 0.2])
-        self.state = tracker.init(self.image, self.box_xywh)
+        box_xywh = np.array([width * 0.4, height * 0.4, width * 0.15, height * 0.2])
+        self.state = tracker.init(self.image, box_xywh)
 
     def peak_bytes(self, before: int | None) -> int | None:
         """Return the most memory that model and frame take: on a GPU, or of the process beyond `watch_memory`'s before.
@@ -105,6 +126,17 @@ class Course:
             self.tracker.track(self.state, self.image)  # ends with numbers on the host, so a GPU is waited for
             taken.append(time.perf_counter() - start)
         return taken[1:]
+
+
+def time_in_turns(timers: Sequence[Callable[[int], list[float]]], frames: int,
+                  tick: Callable[[], object] = int) -> list[Speed]:
+    """Return the speed of each timer (such as `FrameTimer.seconds`) over about `frames`; `tick` follows each turn."""
+    seconds: list[list[float]] = [[] for _ in timers]
+    for _ in range(ROUNDS):
+        for timer, taken in zip(timers, seconds, strict=True):
+            taken += timer(max(1, round(frames / ROUNDS)))
+            tick()
+    return [Speed(*np.percentile(np.asarray(taken) * 1000, [10, 50, 90]).tolist()) for taken in seconds]
 
 
 def watch_memory() -> int | None:
@@ -169,6 +201,37 @@ def commit() -> str:
     return done.stdout.strip() or "unknown"
 
 
-def milliseconds(seconds: Sequence[float]) -> NDArray[np.float64]:
-    """Return the 10th, 50th and 90th percentile in ms (3,): the median is the figure, the others its spread."""
-    return np.percentile(np.asarray(seconds) * 1000, [10, 50, 90])
+def load_videos(dataset: str, dataset_dir: Path, *, only: Sequence[str] = ()) -> Benchmark:
+    """Return a test set with its images, of which `only` the named sequences; UserError when one is not there."""
+    benchmark = load_benchmark(dataset, dataset_dir, images=True)
+    for name in only:
+        if name not in benchmark.names:
+            raise UserError(f"{benchmark.source}: no sequence {name!r}{did_you_mean(name, benchmark.names)}")
+    kept = tuple(video for video in benchmark.sequences if not only or video.name in only)
+    return replace(benchmark, sequences=kept)
+
+
+def follow_and_score(trackers: Sequence[OceanTracker], record: RunRecord, benchmark: Benchmark,
+                     chunks: Iterable[Sequence[Video]], batch: int = 1, *,
+                     on_frames: Callable[[int], object] = int) -> Iterator[tuple[int, list[Values]]]:
+    """Return, after each chunk of videos, the number of videos done and each tracker's scores on them.
+
+    The trackers share the decoded images; the scores are those of result files, by the rules of the test set's kind.
+    `on_frames` is called with the number of frames just done, by all trackers together.
+    """
+    everyone = tuple(range(len(trackers)))
+    done: list[Video] = []
+
+    def watch(_job: Job, _index: int, _image: Image, states: dict[int, TrackerState]) -> None:
+        on_frames(len(states))
+
+    with tempfile.TemporaryDirectory() as scratch:
+        candidates = [Candidate(tracker, ResultFolder(Path(scratch) / str(row), record))
+                      for row, tracker in enumerate(trackers)]
+        for chunk in chunks:
+            jobs = [job_of(video, trackers=everyone) for video in chunk]
+            for _ in run_jobs(candidates, {video.name: video for video in chunk}, jobs, batch=batch, watcher=watch):
+                pass
+            done += chunk
+            part = replace(benchmark, sequences=tuple(done), expected=len(done), missing=())
+            yield len(done), [score_results(part, candidate.folder.path).headline for candidate in candidates]
