@@ -5,7 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from lib.datasets.synthetic.sequences import write_otb
+from lib.datasets.synthetic import write_otb
 
 ROOT = Path(__file__).resolve().parents[1]
 SHORT = ["--sequences", "2", "TRAIN.END_EPOCH=2", "DATASET.SYNTHETIC.USE=8", "TRAIN.BATCH=4", "WORKERS=0"]

@@ -11,7 +11,7 @@ from lib.boxes import iou_xywh
 from lib.checkpoint import find_weights, load_model, read_checkpoint
 from lib.commands import call
 from lib.config import load_config
-from lib.datasets.synthetic.sequences import held_out_scene
+from lib.datasets.synthetic import held_out_scene
 from lib.errors import UserError
 from lib.files import sha256_of
 from lib.models.models import build_model

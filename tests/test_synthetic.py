@@ -12,10 +12,10 @@ import pytest
 
 from lib.boxes import xywh_to_xyxy
 from lib.crops import crop511, view_matrix
-from lib.datasets.synthetic import sequences as synthetic
+from lib.datasets import synthetic
+from lib.datasets.synthetic import SyntheticSource, crop_of, held_out_scene, render_sequence, write_otb
 from lib.datasets.synthetic.bodies import random_body, stamp, streak_kernel
 from lib.datasets.synthetic.scene import Scene, random_scene
-from lib.datasets.synthetic.sequences import SyntheticSource, crop_of, held_out_scene, render_sequence, write_otb
 from lib.datasets.synthetic.textures import BANK_SIZE, pattern
 from lib.errors import UserError
 

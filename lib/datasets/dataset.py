@@ -20,7 +20,7 @@ from lib.datasets.augment import draw_augmentation, render
 from lib.datasets.index import TrackIndex, load_index
 from lib.datasets.mixing import Mixture, draw_negative, generator, shares
 from lib.datasets.stores import CropFiles, CropStore, IndexedSource, PackedCrops, load_pictures
-from lib.datasets.synthetic.sequences import SyntheticSource
+from lib.datasets.synthetic import SyntheticSource
 from lib.datasets.targets import box_targets, empty_targets, reference_cell
 from lib.errors import UserError, did_you_mean
 

@@ -21,7 +21,7 @@ import lib.training.loop
 from lib.benchmarks import load_benchmark, result_file, write_result
 from lib.checkpoint import checkpoint_name, read_checkpoint, save_checkpoint
 from lib.config import Config, load_config
-from lib.datasets.synthetic.sequences import write_otb
+from lib.datasets.synthetic import write_otb
 from lib.errors import UserError
 from lib.log import RunLog
 from lib.models.models import build_model

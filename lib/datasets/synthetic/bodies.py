@@ -166,7 +166,7 @@ def stamp(
     frame: MatLike, body: Body, *, time: float, pose: Points, gain: float = 1.0, opacity: float = 1.0,
     streak: Points | None = None,
 ) -> None:
-    """Return nothing: draw a body into `frame` (H, W, 3) in place, under `pose` (2, 3) from body to frame px.
+    """Draw a body into `frame` (H, W, 3) in place, under `pose` (2, 3) from body to frame px.
 
     `gain` lights it, `opacity` 0..1 lets the ground show through, `streak` (2,) px smears it along that vector.
     """

@@ -71,7 +71,7 @@ class Mover:
         return hull_xyxy(self.body.outlines(time, self.pose(time)))
 
     def draw(self, frame: MatLike, *, time: float, shutter: float, corner: tuple[int, int]) -> None:
-        """Return nothing: stamp the body into `frame`, whose first px is px `corner` of the whole frame.
+        """Stamp the body into `frame`, whose first px is px `corner` of the whole frame.
 
         It is smeared by its movement while the shutter (frames) is open.
         """
