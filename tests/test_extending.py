@@ -13,6 +13,8 @@ from torch import Tensor, nn
 from train_helpers import snapshot, tiny_yaml
 
 from lib import commands
+from lib.benchmarks import LAYOUTS, Layout, load_benchmark, write_result
+from lib.benchmarks.readers import Video
 from lib.checkpoint import load_model, save_checkpoint
 from lib.config import SourceConfig, load_config
 from lib.crops import CROP_SIZE, box_in_crop511, score_side
@@ -153,3 +155,27 @@ def test_a_training_source_is_one_class_and_one_entry(tmp_path, monkeypatch):
     assert commands.call("train", ["--cfg", str(path), source, "DATASET.NEGATIVE=0.3"]) == 0
     weights = snapshot(tmp_path, "checkpoint_e2.pth")["state_dict"]
     assert all(torch.isfinite(value).all() for value in weights.values())
+
+
+def toy_videos(root: Path) -> list[Video]:
+    """Find the videos of a set that keeps boxes in `boxes/<name>.txt` and images in `shots/<name>`."""
+    return [Video(path.stem, path, root / "shots" / path.stem) for path in sorted(root.glob("boxes/*.txt"))]
+
+
+def test_a_benchmark_is_one_function_and_one_entry(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(LAYOUTS, "Toy", Layout("Toy", toy_videos, names=("ball", "kite"), also=("Toys",)))
+    boxes = np.array([[10.0, 20, 30, 40], [12, 20, 30, 40], [14, 20, 30, 40]])
+    (tmp_path / "Toy" / "boxes").mkdir(parents=True)
+    np.savetxt(tmp_path / "Toy" / "boxes" / "ball.txt", boxes, delimiter=",")
+    shots = tmp_path / "Toy" / "shots" / "ball"
+    shots.mkdir(parents=True)
+    for number in (1, 2, 3):
+        (shots / f"{number}.png").touch()
+    benchmark = load_benchmark("toys", tmp_path, images=True)
+    assert (benchmark.name, benchmark.names, benchmark.missing) == ("Toy", ("ball",), ("kite",))
+    assert benchmark.sequences[0].boxes_xywh.tolist() == boxes.tolist()
+    write_result(tmp_path / "result" / "Toy" / "Mine" / "ball.txt", boxes, dataset="Toy")
+    assert commands.call("eval", ["--dataset", "Toy", "--dataset_dir", str(tmp_path), "--tracker_result_dir",
+                                  str(tmp_path / "result"), "--allow_missing"]) == 0
+    row = next(line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("Mine"))
+    assert row[1:5] == ["0.952", "1.000", "1.000", "1/2"]

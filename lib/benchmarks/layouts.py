@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from difflib import SequenceMatcher
 from pathlib import Path
 
 import numpy as np
@@ -142,10 +141,14 @@ def layout_of(dataset: str) -> Layout | None:
 
 
 def _nearly(key: str, name: str) -> bool:
-    """Return whether one letter makes the difference between two keys, or one is the other without its number."""
-    blocks = SequenceMatcher(None, key, name, autojunk=False).get_matching_blocks()
-    one_letter = max(len(key), len(name)) - sum(block.size for block in blocks) <= 1
-    return (one_letter and min(len(key), len(name)) > 3) or (len(key) > 1 and key == name.rstrip("0123456789"))
+    """Return whether a key is another but for one letter, or two that changed places, or for its number."""
+    short, long = sorted((key, name), key=len)
+    if len(short) == len(long):
+        wrong = sum(a != b for a, b in zip(key, name, strict=True))
+        slip = wrong == 1 or (wrong == 2 and sorted(key) == sorted(name))
+    else:
+        slip = any(long[:at] + long[at + 1 :] == short for at in range(len(long)))
+    return (slip and len(short) > 3) or (len(key) > 1 and key == name.rstrip("0123456789"))
 
 
 def canonical_name(dataset: str) -> str:

@@ -319,7 +319,7 @@ def nfs_boxes(video: Video, num_images: int) -> Boxes:
         corners = np.array([[float(token) for token in row[1:5]] for row in rows]).reshape(-1, 4)
     except ValueError as error:
         raise UserError(f"{video.truth}: expected lines `0 left top right bottom ...`") from error
-    if len(corners) != num_images and abs(len(corners[::8]) - num_images) <= 1:
+    if num_images and len(corners) != num_images and abs(len(corners[::8]) - num_images) <= 1:
         corners = corners[::8]
     return np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
 
