@@ -24,7 +24,7 @@ ALLOWED: dict[str, set[str]] = {
     "checkpoint": {"models"},
     "datasets": {"benchmarks", "commands"},  # datasets.prepare alone: raw sets lie as their benchmarks do
     "benchmarks": set(),
-    "tracker": {"models"},
+    "tracker": {"models", "checkpoint"},
     "eval_toolkit": {"benchmarks"},
     "training": {"datasets", "models", "checkpoint"},
     "testing": {"tracker", "benchmarks", "eval_toolkit", "models", "checkpoint"},

@@ -18,7 +18,6 @@ from train_helpers import run_processes, tiny_yaml
 import lib.eval_toolkit.cli
 import lib.testing.run
 import lib.testing.sweep
-import lib.testing.sweep_work
 import lib.tools.onekey as onekey
 import lib.tools.tune
 import lib.training.loop

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from lib.benchmarks import VOTSequence, load_benchmark
 from lib.benchmarks.vot import FAILURE, INIT, REGION, UNKNOWN, read_trajectory
 from lib.commands import call
 from lib.errors import UserError
-from lib.testing.restart import RestartRuns, run_restart
+from lib.testing.batched import Lockstep, Track
 from lib.testing.results import fingerprint
 from lib.testing.run import job_of
 from lib.tracker.scoring import NonFiniteOutput
@@ -30,7 +31,6 @@ ON, OFF = [20.0, 20, 20, 20], [60.0, 20, 20, 20]
 class State:
     box_xywh: np.ndarray
     score: float = 0.5
-    search_size: int = 255
 
 
 @dataclass
@@ -48,12 +48,19 @@ class Scripted:
         self.starts.append((int(image.mean().round()) - 40, np.asarray(box_xywh).tolist()))
         return State(np.asarray(box_xywh))
 
-    def track_batch(self, states: list[State], images: list[np.ndarray]) -> list[State]:
+    def track(self, state: State, image: np.ndarray) -> State:
+        return self.begin([state], [image])()[0]
+
+    def begin(self, states: list[State], images: list[np.ndarray]) -> Callable[[], list[State]]:
         self.batches.append(len(states))
         numbers = [int(image.mean().round()) - 40 for image in images]
-        if self.broken_at in numbers:
-            raise NonFiniteOutput([numbers.index(self.broken_at)])
-        return [State(np.array(self.boxes.get(number, ON))) for number in numbers]
+
+        def answer() -> list[State]:
+            if self.broken_at in numbers:
+                raise NonFiniteOutput([numbers.index(self.broken_at)])
+            return [State(np.array(self.boxes.get(number, ON))) for number in numbers]
+
+        return answer
 
 
 def video(tmp_path: Path, length: int, name: str = "bag") -> VOTSequence:
@@ -63,6 +70,11 @@ def video(tmp_path: Path, length: int, name: str = "bag") -> VOTSequence:
     sequence = next(s for s in benchmark.sequences if s.name == name)
     assert isinstance(sequence, VOTSequence)
     return sequence
+
+
+def run_restart(tracker: Scripted, sequence: VOTSequence) -> Track:
+    track, = Lockstep([tracker]).follow(iter([job_of(sequence)]))
+    return track
 
 
 def test_a_lost_target_is_started_again_five_frames_later(tmp_path: Path) -> None:
@@ -104,7 +116,7 @@ def test_many_videos_and_trackers_at_once_are_each_alone(tmp_path: Path) -> None
     sequences = {name: video(tmp_path, length, name) for name, length in (("bag", 9), ("ball1", 14), ("book", 3))}
     trackers = [Scripted({4: OFF}), Scripted({2: OFF})]
     jobs = [job_of(sequence, trackers=(0, 1)) for sequence in sequences.values()]
-    tracks = list(RestartRuns(trackers, sequences, batch=4).follow(iter(jobs)))
+    tracks = list(Lockstep(trackers, batch=2).follow(iter(jobs)))
     assert len(tracks) == 6
     assert max(trackers[0].batches) == 2
     for track in tracks:
@@ -151,7 +163,7 @@ def test_the_command_runs_and_scores(
         "baseline/bag/bag_001.txt", "baseline/ball1/ball1_001.txt"]
     assert read_trajectory(results[0]).codes[0] == INIT
     assert len(results[0].read_text().splitlines()) == 8
-    assert (folder / "vis" / "bag.mp4").is_file()
+    assert sorted(path.stem for path in (folder / "vis").iterdir()) == ["bag", "ball1"]
     assert json.loads((folder / "run.json").read_text())["identity"]["tracker"]["window_influence"] == 0.321
     # A second start finds everything done; a changed checkpoint is refused.
     written = results[0].stat().st_mtime_ns

@@ -1,7 +1,10 @@
-"""Many sequences at once: one network call advances all of them by a frame, and every image is decoded once.
+"""The run loop: many sequences at once, one network call for all of them, every image decoded once.
 
-Each sequence keeps its own state, joins when a place is free and leaves when it ends; those of one search size share a
-call. Several trackers (checkpoints) may follow the same sequences side by side, sharing the images.
+Each sequence keeps its own states, joins when a place is free and leaves when it ends. Several trackers (checkpoints)
+may follow the same sequences side by side, sharing the images. A sequence is followed by one pass, or by the restart
+protocol of VOT2015-2019 (Kristan et al., The VOT2015 challenge; the same in pysot's toolkit and in the reference
+tracker's script): a frame whose box does not touch the rotated ground truth is a failure, the next four are skipped,
+and on the fifth after it the tracker starts again from that frame's region.
 """
 
 from __future__ import annotations
@@ -12,15 +15,22 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
+from lib.benchmarks import VOTSequence
+from lib.benchmarks.regions import exact_overlap, rectangle_corners
+from lib.benchmarks.vot import FAILURE, INIT, REGION, UNKNOWN
 from lib.boxes import Boxes
 from lib.crops import Image
 from lib.errors import UserError
 from lib.images import decode_ahead
-from lib.tracker.ocean import OceanTracker, Pending, SearchCrop, TrackerState, as_bgr, search_crop
+from lib.tracker import Tracker, TrackState, begin
 from lib.tracker.scoring import NonFiniteOutput
+
+SKIPPED = 5  # frames from a failure to the next start
 
 
 @dataclass(frozen=True)
@@ -31,6 +41,7 @@ class Job:
     frames: tuple[Path, ...]
     box_xywh: Boxes  # (4,) of the first frame, origin 0
     trackers: tuple[int, ...] = (0,)  # which of the trackers follow it
+    restart: VOTSequence | None = None  # the ground truth of the restart protocol; None: one pass
 
 
 @dataclass(frozen=True)
@@ -39,13 +50,63 @@ class Track:
 
     job: Job
     tracker: int
-    boxes_xywh: Boxes  # (N, 4), origin 0; the first is the given one
-    scores: np.ndarray  # (N,) 0..1
+    boxes_xywh: Boxes  # (N, 4), origin 0; one pass: the first is the given one; restart: NaN where no region was told
+    scores: NDArray[np.float64]  # (N,) 0..1, NaN where the tracker was not asked
     seconds: float  # this track's share of the time, decoding included: the shares of all tracks add up to the whole
+    codes: NDArray[np.int8] | None = None  # (N,) of the restart protocol: INIT, REGION, FAILURE, UNKNOWN
 
 
-# Called after every frame: the job, its frame's index, the image, and each tracker's state.
-Watcher = Callable[[Job, int, Image, dict[int, TrackerState]], None]
+# Called after every frame: the job, its frame's index, the image, and the state of each tracker that has one.
+Watcher = Callable[[Job, int, Image, dict[int, Any]], None]
+
+
+@dataclass(eq=False)
+class _Path:
+    """What one tracker has said of a sequence so far, by one pass."""
+
+    job: Job
+    boxes: Boxes
+    scores: NDArray[np.float64]
+    codes: NDArray[np.int8] | None = None
+    state: TrackState | None = None  # None before the start, and after a failure
+    start: int = 0  # frame of the next start
+
+    @property
+    def start_box(self) -> Boxes:
+        return self.job.box_xywh
+
+    def note(self, index: int, state: TrackState) -> None:
+        """Take in the tracker's state after a frame."""
+        self.boxes[index] = self.start_box if index == self.start else state.box_xywh
+        self.scores[index] = state.score
+        self.state = state
+
+
+@dataclass(eq=False)
+class _RestartPath(_Path):
+    """The same by the restart protocol."""
+
+    def __post_init__(self) -> None:
+        self.codes = np.full(len(self.boxes), UNKNOWN, np.int8)
+
+    @property
+    def start_box(self) -> Boxes:
+        assert self.job.restart is not None
+        return self.job.restart.boxes_xywh[self.start]
+
+    def note(self, index: int, state: TrackState) -> None:
+        """Take in the tracker's state: a start, a region, or a failure that sets the next start."""
+        assert self.codes is not None
+        assert self.job.restart is not None
+        truth = self.job.restart.regions[index]
+        if index == self.start:
+            self.codes[index], self.state = INIT, state
+        elif exact_overlap(rectangle_corners(state.box_xywh)[None], truth[None])[0] > 0:
+            self.codes[index] = REGION
+            super().note(index, state)
+        else:
+            self.codes[index], self.state = FAILURE, None
+            self.start = index + SKIPPED
 
 
 @dataclass(eq=False)
@@ -54,9 +115,7 @@ class _Run:
 
     job: Job
     images: Iterator[Image]
-    states: dict[int, TrackerState] = field(default_factory=dict)
-    boxes: dict[int, Boxes] = field(default_factory=dict)
-    scores: dict[int, np.ndarray] = field(default_factory=dict)
+    paths: dict[int, _Path]  # by tracker
     image: Image | None = None
     index: int = 0
     seconds: float = 0.0
@@ -65,20 +124,19 @@ class _Run:
     def place(self) -> str:
         return f"{self.job.name}: frame {self.index + 1} of {len(self.job.frames)} ({self.job.frames[self.index].name})"
 
-    def note(self, tracker: int, state: TrackerState) -> None:
-        self.states[tracker] = state
-        self.boxes[tracker][self.index] = state.box_xywh if self.index else self.job.box_xywh
-        self.scores[tracker][self.index] = state.score
+    def is_asking(self, tracker: int) -> bool:
+        """Return whether the tracker has to answer on this frame: it has a state, and did not just start."""
+        path = self.paths.get(tracker)
+        return path is not None and path.state is not None and path.start != self.index
 
 
 @dataclass(eq=False)
 class _Call:
-    """One network call: the runs of one search size, for one tracker."""
+    """The next frame of some runs in the hands of one tracker."""
 
     tracker: int
     runs: list[_Run]
-    crops: list[SearchCrop]
-    pending: Pending
+    result: Callable[[], Sequence[TrackState]]
 
 
 @dataclass(eq=False)
@@ -91,18 +149,18 @@ class _Lane:
 
 
 class Lockstep:
-    """Follows sequences with one or several trackers on one device, up to `batch` of them at a time."""
+    """Follows sequences with one or several trackers on one device, up to `batch` sequences at a time."""
 
     def __init__(
-        self, trackers: Sequence[OceanTracker], *, batch: int = 1, threads: int = 0, watcher: Watcher | None = None
+        self, trackers: Sequence[Tracker], *, batch: int = 1, threads: int = 0, watcher: Watcher | None = None
     ) -> None:
         assert batch >= 1, batch
         self.trackers = trackers
         self.watcher = watcher
         self.threads = threads or min(16, os.cpu_count() or 1)
         # Two lanes keep a GPU busy while the host cuts and scores; on a CPU there is nothing to overlap.
-        overlapped = batch > 1 and any(tracker.device.type == "cuda" for tracker in trackers)
-        sizes = [(batch + 1) // 2, batch // 2] if overlapped else [batch]
+        on_gpu = any("cuda" in str(getattr(tracker, "device", "")) for tracker in trackers)
+        sizes = [(batch + 1) // 2, batch // 2] if batch > 1 and on_gpu else [batch]
         self._lanes = [_Lane(size) for size in sizes]
         self._lap = 0.0
 
@@ -121,52 +179,53 @@ class Lockstep:
                         job = next(jobs, None)
                         more = job is not None
                         if job is not None:
-                            lane.runs.append(self._start(job, pool))
-                    yield from self._launch(lane)
+                            lane.runs.append(self._open(job, pool))
+                    yield from self._leave(lane)
+                    self._launch(lane)
 
-    def _start(self, job: Job, pool: ThreadPoolExecutor) -> _Run:
+    def _open(self, job: Job, pool: ThreadPoolExecutor) -> _Run:
+        """Return a run whose first frame is done."""
         count = len(job.frames)
         assert count >= 1, job.name
-        run = _Run(job, decode_ahead(job.frames, pool))
-        run.boxes = {k: np.full((count, 4), np.nan) for k in job.trackers}
-        run.scores = {k: np.full(count, np.nan) for k in job.trackers}
-        image = self._next_image(run)
-        try:
-            for k in job.trackers:
-                run.note(k, self.trackers[k].init(image, job.box_xywh))
-        except UserError as error:
-            raise UserError(f"{run.place}: {error}") from error
+        kind = _Path if job.restart is None else _RestartPath
+        paths = {k: kind(job, np.full((count, 4), np.nan), np.full(count, np.nan)) for k in job.trackers}
+        run = _Run(job, decode_ahead(job.frames, pool), paths)
+        self._enter_frame(run)
         self._after_frame(run)
         return run
 
-    def _launch(self, lane: _Lane) -> Iterator[Track]:
-        """Take the next image of each run and call the network; return the tracks of the runs that have none left."""
-        yield from self._leave(lane)
+    def _enter_frame(self, run: _Run) -> None:
+        """Take the next image, and start the trackers that start on it."""
+        try:
+            run.image = next(run.images)
+            for k, path in run.paths.items():
+                if path.start == run.index:
+                    path.note(run.index, self.trackers[k].init(run.image, path.start_box))
+        except UserError as error:
+            raise UserError(f"{run.place}: {error}") from error
+
+    def _launch(self, lane: _Lane) -> None:
+        """Take the next image of each run and ask the trackers, without waiting for a GPU."""
         for run in lane.runs:
-            self._next_image(run)
+            self._enter_frame(run)
         for k, tracker in enumerate(self.trackers):
-            mine = [run for run in lane.runs if k in run.states]
-            for size in sorted({run.states[k].search_size for run in mine}):
-                group = [run for run in mine if run.states[k].search_size == size]
-                states = [run.states[k] for run in group]
-                crops = [search_crop(state, _image(run)) for state, run in zip(states, group, strict=True)]
-                lane.calls.append(_Call(k, group, crops, tracker.predict(states, crops)))
+            runs = [run for run in lane.runs if run.is_asking(k)]
+            if runs:
+                states = [run.paths[k].state for run in runs]
+                lane.calls.append(_Call(k, runs, begin(tracker, states, [run.image for run in runs])))
 
     def _finish(self, lane: _Lane) -> Iterator[Track]:
-        """Take in the network's answers; return the tracks of the runs that have reached their end."""
+        """Take in the trackers' answers; return the tracks of the runs that have reached their end."""
         for call in lane.calls:
-            states = [run.states[call.tracker] for run in call.runs]
             try:
-                new = self.trackers[call.tracker].update(states, call.crops, call.pending.result())
+                states = call.result()
             except NonFiniteOutput as error:
-                place = call.runs[error.rows[0]].place
-                raise UserError(f"{place}: {error}; the checkpoint has diverged, or fp16 is too narrow for it "
-                                f"(try --amp none)") from error
-            for run, state in zip(call.runs, new, strict=True):
-                run.note(call.tracker, state)
-        if lane.calls:
-            for run in lane.runs:
-                self._after_frame(run)
+                raise UserError(f"{call.runs[error.rows[0]].place}: {error}; the checkpoint has diverged, or fp16 is "
+                                f"too narrow for it (try --amp none)") from error
+            for run, state in zip(call.runs, states, strict=True):
+                run.paths[call.tracker].note(run.index, state)
+        for run in lane.runs:
+            self._after_frame(run)
         lane.calls = []
         yield from self._leave(lane)
 
@@ -175,19 +234,14 @@ class Lockstep:
         ended = [run for run in lane.runs if run.index == len(run.job.frames)]
         lane.runs = [run for run in lane.runs if run.index < len(run.job.frames)]
         for run in ended:
-            for k in run.job.trackers:
-                yield Track(run.job, k, run.boxes[k], run.scores[k], run.seconds / len(run.job.trackers))
-
-    def _next_image(self, run: _Run) -> Image:
-        try:
-            run.image = as_bgr(next(run.images))
-        except UserError as error:
-            raise UserError(f"{run.place}: {error}") from error
-        return run.image
+            for k, path in run.paths.items():
+                yield Track(run.job, k, path.boxes, path.scores, run.seconds / len(run.paths), path.codes)
 
     def _after_frame(self, run: _Run) -> None:
         if self.watcher is not None:
-            self.watcher(run.job, run.index, _image(run), run.states)
+            assert run.image is not None
+            states = {k: path.state for k, path in run.paths.items() if path.state is not None}
+            self.watcher(run.job, run.index, run.image, states)
         run.index += 1
 
     def _share_time(self) -> None:
@@ -197,8 +251,3 @@ class Lockstep:
         for run in runs:
             run.seconds += (now - self._lap) / len(runs)
         self._lap = now
-
-
-def _image(run: _Run) -> Image:
-    assert run.image is not None
-    return run.image

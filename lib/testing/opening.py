@@ -1,28 +1,58 @@
-"""From `--arch` and `--resume` to a tracker: PyTorch checkpoints and exported models alike."""
+"""From `--arch` and `--resume` to a tracker. An architecture is one entry of OPENERS."""
 
 from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from lib.checkpoint import find_weights, load_model
 from lib.errors import UserError, did_you_mean
 from lib.models.models import ARCHS
-from lib.tracker.ocean import Amp, OceanTracker
+from lib.options import Amp
+from lib.tracker.ocean import OceanTracker
 from lib.tracker.onnx import default_device, load_onnx, record_file
 from lib.tracker.params import TrackerParams
 
-EXPORTED = {"OceanONNX": False, "OceanTRT": True}  # whether ONNX Runtime shall use TensorRT
 _log = logging.getLogger(__name__)
+
+
+def open_checkpoint(path: Path, params: TrackerParams, *, align: bool | None = None, device: str = "",
+                    amp: Amp = "none", compiled: bool = False) -> OceanTracker:
+    """Return the tracker of a checkpoint, given by path or as the name of shipped weights."""
+    model = load_model(path, align=align)
+    _log.info("%s", model.load_report)
+    return OceanTracker(model, params, device=pick_device(device), amp=amp, compiled=compiled)
+
+
+def open_exported(path: Path, params: TrackerParams, *, align: bool | None = None, device: str = "",
+                  amp: Amp = "none", compiled: bool = False, tensorrt: bool = False) -> OceanTracker:
+    """Return the tracker of an exported folder, run by ONNX Runtime, with `tensorrt` by TensorRT."""
+    if amp != "none" or compiled:
+        raise UserError(f"{path}: an exported model has its number format already and is not compiled again; leave "
+                        f"--amp and --compile out, and name the folder of another precision")
+    exported = load_onnx(path, align=align, device=str(pick_device(device)) if device else default_device(),
+                         tensorrt=tensorrt)
+    _log.info("%s", exported.load_report)
+    return OceanTracker(exported, params, device="cpu")  # ONNX Runtime takes and gives arrays on the CPU
+
+
+# What `--arch` may be: functions from `--resume`, settings and flags to a tracker (`lib.tracker.Tracker`).
+OPENERS: dict[str, Callable[..., Any]] = {
+    **dict.fromkeys(ARCHS, open_checkpoint), "OceanONNX": open_exported,
+    "OceanTRT": partial(open_exported, tensorrt=True)}
+EXPORTED = ("OceanONNX", "OceanTRT")
 
 
 def check_arch(arch: str) -> None:
     """Return if the architecture exists; raise UserError otherwise."""
-    if arch not in ARCHS and arch not in EXPORTED:
-        raise UserError(f"--arch {arch}: no such architecture{did_you_mean(arch, [*ARCHS, *EXPORTED])}")
+    if arch not in OPENERS:
+        raise UserError(f"--arch {arch}: no such architecture{did_you_mean(arch, OPENERS)}")
 
 
 def params_arch(arch: str) -> str:
@@ -46,23 +76,7 @@ def pick_device(text: str) -> torch.device:
     return torch.device(text)
 
 
-def open_tracker(arch: str, path: Path, params: TrackerParams, *, align: bool | None = None, device: str = "",
-                 amp: Amp = "none", compiled: bool = False) -> OceanTracker:
-    """Return the tracker of a checkpoint or, with `arch` in EXPORTED, of an exported folder.
-
-    path: also a name that `find_weights` knows. device: as in `pick_device`, "" for a GPU where there is one that the
-    architecture can use. Raises UserError.
-    """
+def open_tracker(arch: str, path: Path, params: TrackerParams, **flags: Any) -> Any:
+    """Return the tracker that `arch` and a path, or a name of shipped weights, stand for. flags: of its opener."""
     check_arch(arch)
-    if arch not in EXPORTED:
-        model = load_model(path, align=align)
-        _log.info("%s", model.load_report)
-        return OceanTracker(model, params, device=pick_device(device), amp=amp, compiled=compiled)
-    if amp != "none" or compiled:
-        raise UserError(f"--arch {arch}: an exported model has its number format already and is not compiled again; "
-                        f"leave --amp and --compile out, and name the folder of another precision")
-    where = str(pick_device(device)) if device else default_device()
-    exported = load_onnx(path, align=align, device=where, tensorrt=EXPORTED[arch])
-    _log.info("%s", exported.load_report)
-    return OceanTracker(exported, params, device="cpu")  # what goes into and comes out of ONNX Runtime is on the CPU
-
+    return OPENERS[arch](path, params, **flags)

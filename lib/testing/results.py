@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,21 +25,21 @@ from lib.files import atomic_write, read_json, sha256_of
 from lib.tracker.params import TrackerParams
 
 RECEIPTS = ".run"
-_log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class RunRecord:
     """What makes the boxes: two runs with equal `identity` give the same ones, to rounding."""
 
     checkpoint: Path
     sha256: str  # of the checkpoint's file
-    model: Mapping[str, Any]  # the keywords of build_model
-    params: TrackerParams
-    params_source: str
     dataset: str
     data_source: Path
+    model: Mapping[str, Any] = field(default_factory=dict)  # the keywords of build_model
+    params: TrackerParams = field(default_factory=TrackerParams)
+    params_source: str = ""
     amp: str = "none"
+    training: str = ""  # the run that trained the checkpoint, where it says so
 
     @property
     def identity(self) -> dict[str, Any]:
@@ -57,7 +56,7 @@ class RunRecord:
     def as_json(self) -> dict[str, Any]:
         """Return the content of run.json."""
         return {"identity": self.identity, "checkpoint": str(self.checkpoint), "data": str(self.data_source),
-                "tracker_from": self.params_source, "tuned_on": self.params.tuned_on}
+                "tracker_from": self.params_source, "tuned_on": self.params.tuned_on, "training": self.training}
 
 
 class ResultFolder:
@@ -68,6 +67,7 @@ class ResultFolder:
         self.record = record
         self._key = record.key
         self._prints: dict[str, str] = {}
+        self._is_vot = protocol_of(record.dataset) == "vot"
 
     def open(self, *, replace: bool, replace_unknown: bool) -> str:
         """Make the folder ready and return what was thrown away, "" if nothing.
@@ -88,12 +88,8 @@ class ResultFolder:
 
     def outdated(self, sequences: Iterable[Sequence]) -> str:
         """Return which results are this run's but were made before the data set changed, "" if none."""
-        found = []
-        for sequence in sequences:
-            receipt = _read_receipt(self._receipt_path(sequence.name))
-            changed = receipt.get("run") == self._key and receipt.get("sequence") != self._fingerprint(sequence)
-            if changed and self.result_path(sequence.name).is_file():
-                found.append(sequence.name)
+        found = [sequence.name for sequence in sequences if self.result_path(sequence.name).is_file()
+                 and self._receipt(sequence.name).get("run") == self._key and not self.is_done(sequence)]
         return f"{self.path}: {', '.join(found)} changed in the data set since, to be done again" if found else ""
 
     def is_done(self, sequence: Sequence) -> bool:
@@ -104,7 +100,7 @@ class ResultFolder:
         """Return how long the sequence took, None if its result is not there or not this run's."""
         if not self.result_path(sequence.name).is_file():
             return None
-        receipt = _read_receipt(self._receipt_path(sequence.name))
+        receipt = self._receipt(sequence.name)
         if receipt.get("run") != self._key or receipt.get("sequence") != self._fingerprint(sequence):
             return None
         return float(receipt.get("seconds", 0.0))
@@ -126,22 +122,20 @@ class ResultFolder:
 
     def result_path(self, name: str) -> Path:
         """Return where the result of a sequence is written: under the data set's own name for it."""
-        if protocol_of(self.record.dataset) == "vot":
-            return trajectory_file(self.path, name)
-        return self.path / f"{name}.txt"
+        return trajectory_file(self.path, name) if self._is_vot else self.path / f"{name}.txt"
 
     def _results(self) -> list[Path]:
         """Return the result files that are there, whoever made them."""
-        return sorted(self.path.glob("baseline/*/*_001.txt" if protocol_of(self.record.dataset) == "vot" else "*.txt"))
+        return sorted(self.path.glob("baseline/*/*_001.txt" if self._is_vot else "*.txt"))
 
     def discard(self, names: Iterable[str]) -> None:
         """Delete the results of these sequences, so that they are made again."""
         for name in names:
             self.result_path(name).unlink(missing_ok=True)
 
-    def claim_path(self, name: str) -> Path:
-        """Return the file by which one of several processes claims a sequence."""
-        return self.path / RECEIPTS / f"{name}.claim"
+    def lock_path(self, name: str) -> Path:
+        """Return the file by which one of several processes takes a sequence on."""
+        return self.path / RECEIPTS / f"{name}.lock"
 
     def _fingerprint(self, sequence: Sequence) -> str:
         """Return the sequence's fingerprint when it was first asked for: a folder object lives as long as a run."""
@@ -152,21 +146,25 @@ class ResultFolder:
     def _receipt_path(self, name: str) -> Path:
         return self.path / RECEIPTS / f"{name}.json"
 
+    def _receipt(self, name: str) -> dict[str, Any]:
+        """Return a receipt, empty when there is none that can be read: the sequence is then simply done again."""
+        try:
+            receipt = read_json(self._receipt_path(name))
+        except UserError:
+            return {}
+        return receipt if isinstance(receipt, dict) else {}
+
     def _difference(self) -> tuple[str, bool]:
         """Return in words what the folder holds other than this run ("": nothing), and whether it has a run.json."""
-        path = self.path / RUN_FILE
-        if not path.is_file():
+        there = read_run(self.path)
+        if there is None:
             unknown = len(self._results())
             return f"holds {unknown} result(s) of unknown origin (no {RUN_FILE})" if unknown else "", False
-        there = read_json(path)
-        identity = there.get("identity") if isinstance(there, dict) else None
-        if not isinstance(identity, dict):
-            raise UserError(f"{path}: not a record of a run; delete the folder or choose another --tracker_name")
-        mine = self.record.identity
+        identity, mine = there["identity"], self.record.identity
         if identity == mine:
             return "", True
         if identity.get("checkpoint_sha256") == mine["checkpoint_sha256"]:
-            return f"holds results made with {_changed(identity, mine)}", True
+            return f"holds results made with {changes(identity, mine)}", True
         theirs = f"{there.get('checkpoint')} (sha256 {str(identity.get('checkpoint_sha256'))[:12]})"
         return (f"holds results of checkpoint {theirs}, not of {self.record.checkpoint} "
                 f"(sha256 {self.record.sha256[:12]})"), True
@@ -175,18 +173,29 @@ class ResultFolder:
         """Delete the results whose receipt is not this run's; another process of this run may be writing its own."""
         removed = 0
         for result in self._results():
-            name = result.parent.name if protocol_of(self.record.dataset) == "vot" else result.stem
-            if _read_receipt(self._receipt_path(name)).get("run") != self._key:
+            if self._receipt(result.parent.name if self._is_vot else result.stem).get("run") != self._key:
                 result.unlink(missing_ok=True)
                 removed += 1
         return removed
 
 
-def record_of(checkpoint: Path, *, model: Mapping[str, Any], params: TrackerParams, params_source: str, dataset: str,
-              data_source: Path, amp: str = "none") -> RunRecord:
-    """Return the record of a run with this checkpoint; hashes its file."""
-    sha256 = sha256_of(checkpoint)
-    return RunRecord(checkpoint, sha256, plain_values(model), params, params_source, dataset, data_source, amp)
+def read_run(folder: Path) -> dict[str, Any] | None:
+    """Return what a folder's run.json says, with its "identity"; None without one, UserError for one that is none."""
+    path = folder / RUN_FILE
+    if not path.is_file():
+        return None
+    there = read_json(path)
+    if not isinstance(there, dict) or not isinstance(there.get("identity"), dict):
+        raise UserError(f"{path}: not a record of a run; delete the folder or choose another --tracker_name")
+    return there
+
+
+def record_of(checkpoint: Path, *, model: Mapping[str, Any] | None = None, **facts: Any) -> RunRecord:
+    """Return the record of a run with this checkpoint, whose file is hashed; facts: the other fields of RunRecord.
+
+    A tracker without weights is recorded by the file of its source.
+    """
+    return RunRecord(checkpoint=checkpoint, sha256=sha256_of(checkpoint), model=plain_values(model or {}), **facts)
 
 
 def plain_values(tree: Mapping[str, Any]) -> dict[str, Any]:
@@ -205,21 +214,8 @@ def fingerprint(sequence: Sequence) -> str:
     return _digest([sequence.name, [path.name for path in frames], given, sizes])[:16]
 
 
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
-
-
-def _read_receipt(path: Path) -> dict[str, Any]:
-    """Return a receipt, empty when there is none that can be read: the sequence is then simply done again."""
-    try:
-        receipt = read_json(path)
-    except UserError:
-        return {}
-    return receipt if isinstance(receipt, dict) else {}
-
-
-def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
-    """Return the first settings that differ, as `name old instead of new`."""
+def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
+    """Return the first settings that differ between two identities, as `name old instead of new`."""
     flat_old, flat_new = (
         {f"{k}.{inner}" if isinstance(v, Mapping) else k: value
          for k, v in tree.items() for inner, value in (v.items() if isinstance(v, Mapping) else [("", v)])}
@@ -228,3 +224,7 @@ def _changed(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
     names = [name for name in {**flat_old, **flat_new} if flat_old.get(name) != flat_new.get(name)]
     parts = [f"{name} {flat_old.get(name)} instead of {flat_new.get(name)}" for name in names[:3]]
     return ", ".join(parts) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()

@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import argparse
 import logging
 import re
 import sys
@@ -13,11 +12,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Sequence as ListOf
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 from tqdm import tqdm
 
-from lib.benchmarks import Benchmark, Sequence, VOTSequence, load_benchmark
+from lib.benchmarks import Benchmark, Sequence, VOTSequence, load_benchmark, result_folder
 from lib.checkpoint import params_beside
 from lib.crops import Image
 from lib.errors import UserError, did_you_mean
@@ -25,100 +24,84 @@ from lib.log import RunLog, duration
 from lib.options import BenchmarkOptions, TestOptions
 from lib.testing.batched import Job, Lockstep, Track, Watcher
 from lib.testing.opening import check_arch, open_tracker, params_arch, weights_file
-from lib.testing.restart import RestartRuns, RestartTrack
 from lib.testing.results import ResultFolder, record_of
-from lib.testing.video import GREEN, YELLOW, BoxVideo
-from lib.tracker.ocean import OceanTracker, TrackerState
+from lib.testing.video import SequenceVideos
+from lib.tracker import Tracker, TrackState
 from lib.tracker.params import TrackerParams, find_tracker_params, load_tracker_params
 
 PARAMS_ROOT = Path(__file__).resolve().parents[2] / "experiments" / "test"
 _log = logging.getLogger(__name__)
 
 
-class Parser(argparse.ArgumentParser):
-    """A parser whose complaints are one line, as every other error of a user's."""
+@dataclass(frozen=True)
+class Candidate:
+    """A tracker under test and the folder its results go to."""
 
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"{self.prog}: {message}; --help lists all flags")
-
-
-def boolean(text: str) -> bool:
-    """Return the truth of "True" or "False"; anything else is an error, so that `--align False` is False."""
-    if text not in ("True", "False"):
-        raise argparse.ArgumentTypeError(f"{text!r} is neither True nor False")
-    return text == "True"
-
-
-def positive(text: str) -> int:
-    """Return a whole number >= 1; anything else is an error."""
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
-    return int(text)
+    tracker: Tracker
+    folder: ResultFolder
 
 
 def main(options: TestOptions) -> int:
     """Test one checkpoint as the options say; return 0. Raises UserError."""
     if options.online:
         raise UserError("--online True: the online branch is not part of this framework; use --online False")
+    check_arch(options.arch)
+    name = tracker_name(options.arch, options.resume, epoch_test=options.epoch_test, given=options.tracker_name)
     with RunLog(main=True):
-        run_benchmark(options)
+        benchmark = load_benchmark(options.dataset, options.dataset_dir, images=True)
+        say_what_is_there(benchmark)
+        sequences = choose(benchmark, options.video)
+        candidate = load_candidate(options.resume, options, name=name, benchmark=benchmark)
+        run_candidate(candidate, sequences, batch=options.batch or 1, threads=options.threads or 0,
+                      fresh=options.fresh, film=options.vis)
     return 0
 
 
-def run_benchmark(options: TestOptions) -> Path:
-    """Return the folder of results after testing one checkpoint on what is there of a test set."""
-    check_arch(options.arch)
-    name = tracker_name(options.arch, options.resume, epoch_test=options.epoch_test, given=options.tracker_name)
-    benchmark = load_benchmark(options.dataset, options.dataset_dir, images=True)
-    say_what_is_there(benchmark)
-    sequences = choose(benchmark, options.video)
-    candidate = load_candidate(options.resume, options, name=name, benchmark=benchmark)
-    if thrown_away := candidate.folder.open(replace=options.fresh, replace_unknown=options.fresh):
+def run_candidate(candidate: Candidate, sequences: ListOf[Sequence], *, batch: int = 1, threads: int = 0,
+                  fresh: bool = False, film: bool = False) -> None:
+    """Follow those of the sequences that have no result yet, with `fresh` all of them, and write their result files.
+
+    batch: sequences that advance together. threads: that decode images; 0: as many as there are cores, 16 at most.
+    film: also write a video of each. Raises UserError when the folder holds the results of another run.
+    """
+    folder = candidate.folder
+    if thrown_away := folder.open(replace=fresh, replace_unknown=fresh):
         _log.info("%s", thrown_away)
-    if outdated := candidate.folder.outdated(sequences):
+    if outdated := folder.outdated(sequences):
         _log.warning("%s", outdated)
-    if options.fresh:
-        candidate.folder.discard(sequence.name for sequence in sequences)
-    todo = [sequence for sequence in sequences if not candidate.folder.is_done(sequence)]
+    if fresh:
+        folder.discard(sequence.name for sequence in sequences)
+    todo = {sequence.name: sequence for sequence in sequences if not folder.is_done(sequence)}
     if len(todo) < len(sequences):
         _log.info("%d of %d sequences are done already", len(sequences) - len(todo), len(sequences))
-    _follow(candidate, todo, options)
-    _log.info("results in %s", candidate.folder.path)
-    return candidate.folder.path
+    videos = SequenceVideos(folder.path, todo) if film else None
+    bar = progress_bar(sum(map(len, todo.values())))
 
-
-def _follow(candidate: Candidate, todo: ListOf[Sequence], options: TestOptions) -> None:
-    """Track the sequences with a progress bar, films if they are wanted, and the speed of each and in all."""
-    videos = Videos(candidate.folder.path, todo) if options.vis else None
-    bar = progress_bar(sum(map(len, todo)))
-
-    def watch(job: Job, index: int, image: Image, states: dict[int, TrackerState]) -> None:
+    def watch(job: Job, index: int, image: Image, states: dict[int, TrackState]) -> None:
         bar.set_postfix_str(job.name, refresh=False)
         bar.update()
         if videos is not None:
-            videos.frame(job, index, image, states)
+            videos.frame(job.name, index, image, states.get(0))
 
     frames, seconds = 0, 0.0
     with bar:
-        by_name = {sequence.name: sequence for sequence in todo}
-        for _, track in run_jobs([candidate], by_name, map(job_of, todo), batch=options.batch or 1,
-                                 threads=options.threads or 0, watcher=watch):
+        for _, track in run_jobs([candidate], todo, map(job_of, todo.values()), batch=batch, threads=threads,
+                                 watcher=watch):
             if videos is not None:
                 videos.close(track.job.name)
             count = len(track.boxes_xywh)
             frames, seconds = frames + count, seconds + track.seconds
-            say_speed(candidate.folder.path.name, track.job.name, frames=count, seconds=track.seconds)
+            say_speed(folder.path.name, track.job.name, frames=count, seconds=track.seconds)
     if frames:
         _log.info("%d frames in %s, %.1f frames/s in all, reading the images included", frames, duration(seconds),
                   frames / max(seconds, 1e-9))
+    _log.info("results in %s", folder.path)
 
 
 def tracker_name(arch: str, checkpoint: Path, *, epoch_test: bool, given: str = "") -> str:
     """Return the name of the folder of results: as given, <arch>_checkpoint_eN for an epoch's test, or <arch>."""
     if given:
-        if Path(given).name != given or given.startswith("."):
-            raise UserError(f"--tracker_name {given}: expected a plain folder name, without / and no dot in front")
-        return given
+        return plain_name(given)
     if not epoch_test:
         return arch
     if not re.fullmatch(r"checkpoint_e\d+", checkpoint.stem):
@@ -127,12 +110,19 @@ def tracker_name(arch: str, checkpoint: Path, *, epoch_test: bool, given: str = 
     return f"{arch}_{checkpoint.stem}"
 
 
+def plain_name(given: str) -> str:
+    """Return the name of a folder; UserError for one that leads elsewhere."""
+    if Path(given).name != given or given.startswith("."):
+        raise UserError(f"--tracker_name {given}: expected a plain folder name, without / and no dot in front")
+    return given
+
+
 def say_what_is_there(benchmark: Benchmark) -> None:
     """Log how much of a test set is there, which sequences are missing, and what is unusual."""
     _log.info("%s: %d of %d sequences, %d frames (%s)", benchmark.name, len(benchmark.sequences), benchmark.expected,
               benchmark.num_frames, benchmark.source)
     if benchmark.missing:
-        _log.warning("missing: %s", ", ".join(benchmark.missing))
+        _log.warning("%s", benchmark.missing_text())
     for note in benchmark.notes:
         _log.warning("%s", note)
 
@@ -149,23 +139,15 @@ def choose(benchmark: Benchmark, video: str) -> tuple[Sequence, ...]:
     return chosen
 
 
-@dataclass(frozen=True)
-class Candidate:
-    """A checkpoint under test and the folder its results go to."""
-
-    tracker: OceanTracker
-    folder: ResultFolder
-
-
 def load_candidate(checkpoint: Path, options: BenchmarkOptions, *, name: str, benchmark: Benchmark) -> Candidate:
     """Return a checkpoint as a tracker, with the hyper-parameters of the test set and the folder of its results."""
     params, source = params_for(options.params, benchmark.name, arch=options.arch, checkpoint=checkpoint)
     tracker = open_tracker(options.arch, checkpoint, params, align=options.align, device=options.device,
                            amp=options.amp, compiled=options.compile)
     _log.info("tracker %s: %s", source, params)
-    record = record_of(weights_file(options.arch, checkpoint), model=tracker.model.spec, params=params,
-                       params_source=source, dataset=options.dataset, data_source=benchmark.source, amp=options.amp)
-    return Candidate(tracker, ResultFolder(options.result_dir / options.dataset / name, record))
+    record = record_of(weights_file(options.arch, checkpoint), model=getattr(tracker, "spec", {}), params=params,
+                       params_source=source, dataset=benchmark.name, data_source=benchmark.source, amp=options.amp)
+    return Candidate(tracker, ResultFolder(result_folder(options.result_dir, benchmark.name) / name, record))
 
 
 def params_for(given: Path | None, dataset: str, *, arch: str, checkpoint: Path | None = None,
@@ -177,33 +159,26 @@ def params_for(given: Path | None, dataset: str, *, arch: str, checkpoint: Path 
     if given is None and checkpoint is not None:
         given = params_beside(checkpoint)
     if given is not None:
-        return load_tracker_params(given), str(given)
+        return load_tracker_params(given, dataset=dataset), str(given)
     return find_tracker_params(dataset, root=PARAMS_ROOT, arch=params_arch(arch))
 
 
 def job_of(sequence: Sequence, *, trackers: tuple[int, ...] = (0,)) -> Job:
-    """Return the sequence as work for a tracker."""
-    return Job(sequence.name, sequence.frames, sequence.boxes_xywh[0], trackers)
+    """Return the sequence as work for trackers: one of VOT is followed by the restart protocol."""
+    restart = sequence if isinstance(sequence, VOTSequence) else None
+    return Job(sequence.name, sequence.frames, sequence.boxes_xywh[0], trackers, restart)
 
 
 def run_jobs(candidates: ListOf[Candidate], sequences: Mapping[str, Sequence], jobs: Iterable[Job], *, batch: int = 1,
              threads: int = 0, watcher: Watcher | None = None) -> Iterator[tuple[Candidate, Track]]:
     """Return each track of `jobs` with its candidate, once its result is written.
 
-    `sequences` are those that the jobs are of, by name; those of VOT are followed by the restart protocol. `watcher`
-    is called after every frame.
+    sequences: those that the jobs are of, by name. watcher: called after every frame.
     """
-    trackers = [candidate.tracker for candidate in candidates]
-    videos = {name: sequence for name, sequence in sequences.items() if isinstance(sequence, VOTSequence)}
-    runs: RestartRuns | Lockstep
-    if videos:
-        runs = RestartRuns(trackers, videos, batch=batch, threads=threads, watcher=watcher)
-    else:
-        runs = Lockstep(trackers, batch=batch, threads=threads, watcher=watcher)
-    for track in runs.follow(iter(jobs)):
+    loop = Lockstep([candidate.tracker for candidate in candidates], batch=batch, threads=threads, watcher=watcher)
+    for track in loop.follow(iter(jobs)):
         candidate = candidates[track.tracker]
-        codes = track.codes if isinstance(track, RestartTrack) else None
-        candidate.folder.save(sequences[track.job.name], track.boxes_xywh, seconds=track.seconds, codes=codes)
+        candidate.folder.save(sequences[track.job.name], track.boxes_xywh, seconds=track.seconds, codes=track.codes)
         yield candidate, track
 
 
@@ -217,25 +192,3 @@ def progress_bar(total: int, *, silent: bool = False) -> tqdm[Any]:
 def say_speed(folder: str, sequence: str, *, frames: int, seconds: float) -> None:
     """Log the speed on one sequence, reading its images included."""
     _log.info("%s %-16s %5d frames %7.1f frames/s", folder, sequence, frames, frames / max(seconds, 1e-9))
-
-
-class Videos:
-    """One video per sequence, `vis/<Sequence>.mp4` in the folder of results: tracker yellow, ground truth green."""
-
-    def __init__(self, folder: Path, sequences: Iterable[Sequence]) -> None:
-        self._folder = folder / "vis"
-        self._truth = {sequence.name: sequence.boxes_xywh for sequence in sequences}
-        self._open: dict[str, BoxVideo] = {}
-
-    def frame(self, job: Job, index: int, image: Image, states: Mapping[int, TrackerState]) -> None:
-        """Add a frame to the sequence's video."""
-        video = self._open.setdefault(job.name, BoxVideo(self._folder / f"{job.name}.mp4"))
-        state = next(iter(states.values()), None)  # none after a failure in the restart protocol
-        boxes = {GREEN: self._truth[job.name][index]} | ({} if state is None else {YELLOW: state.box_xywh})
-        said = "lost" if state is None else f"{state.score:.2f}"
-        video.write(image, boxes, caption=f"{job.name} {index + 1}/{len(job.frames)}  {said}")
-
-    def close(self, name: str) -> None:
-        """Finish the sequence's video."""
-        if (video := self._open.pop(name, None)) is not None:
-            video.close()

@@ -1,4 +1,4 @@
-"""The command line of `tracking/test_epochs.py`.
+"""Testing many checkpoints: workers on any number of devices and machines share the work of one folder of results.
 
     python tracking/test_epochs.py --arch Ocean --dataset OTB2015 --start_epoch 5 --end_epoch 20
 """
@@ -7,28 +7,37 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from tqdm import tqdm
 
 from lib.benchmarks import load_benchmark
-from lib.distributed import check_gpus, die_with_parent, under_torchrun
-from lib.errors import UserError
+from lib.cli import as_argv
+from lib.distributed import available_cpus, check_gpus, die_with_parent, under_torchrun
+from lib.errors import EXIT_USER_ERROR, UserError
 from lib.eval_toolkit.protocols import check_scored_here, default_convention
 from lib.log import RunLog
 from lib.options import SweepOptions
-from lib.testing.locks import Claims
+from lib.testing.batched import Job, Watcher
+from lib.testing.locks import WorkLocks
 from lib.testing.opening import EXPORTED, check_arch, pick_device
-from lib.testing.run import progress_bar, say_what_is_there
-from lib.testing.sweep_launch import run_workers
-from lib.testing.sweep_plan import Sweep, missing_epochs
+from lib.testing.run import Candidate, job_of, progress_bar, run_jobs, say_what_is_there
+from lib.testing.sweep_plan import Entry, Sweep, missing_epochs
 from lib.testing.sweep_scores import Scoreboard
-from lib.testing.sweep_work import work
 
 GPU_BATCH = 16  # sequences that advance together on a GPU: enough to keep it busy, few enough for its memory
 GPU_TOGETHER = 4  # checkpoints that share decoded images on a GPU
+SCRIPT = Path(__file__).resolve().parents[2] / "tracking" / "test_epochs.py"
+GRACE = 10.0  # seconds between asking a worker to end and killing it
+POLL = 1.0  # seconds between two looks at what the other workers do
 _log = logging.getLogger(__name__)
 
 
@@ -40,14 +49,14 @@ def main(options: SweepOptions) -> int:
         raise UserError("--watch follows the folder --snapshot; leave --checkpoints out")
     if options.arch in EXPORTED:
         raise UserError(f"--arch {options.arch}: an exported model has no epochs; use tracking/test_ocean.py")
+    check_arch(options.arch)
+    check_scored_here(options.dataset)
     speaks = not options.worker and os.environ.get("RANK", "0") == "0"
     with RunLog(main=speaks):
         return _run(options, speaks=speaks)
 
 
 def _run(given: SweepOptions, *, speaks: bool) -> int:
-    check_arch(given.arch)
-    check_scored_here(given.dataset)
     devices = _devices(given)
     options = _fill_in(given, device=devices[0])
     benchmark = load_benchmark(options.dataset, options.dataset_dir, images=True)
@@ -59,15 +68,14 @@ def _run(given: SweepOptions, *, speaks: bool) -> int:
         for entry in sweep.entries:
             sweep.folder(entry).discard(sweep.by_name)
     bar = progress_bar(0, silent=not speaks)
-    convention = options.convention or default_convention(options.dataset)
-    scoreboard = Scoreboard(sweep, bar, convention=convention, board_dir=options.log_dir)
+    scoreboard = Scoreboard(sweep, bar, convention=options.convention or default_convention(options.dataset))
     with bar:
         if len(devices) > 1 and not sweep.is_finished():
-            code = run_workers(given, devices, tick=lambda: _look(sweep, scoreboard))
+            code = run_workers(given, devices, tick=scoreboard.look)
         else:
             code = _work_here(sweep, scoreboard, bar, speaks=speaks)
     if speaks:
-        _look(sweep, scoreboard)
+        scoreboard.look()
         print(scoreboard.text(), end="")
         _log.info("written to %s, .csv and .json", scoreboard.write())
         if options.html and (page := scoreboard.write_page()) is not None:
@@ -118,15 +126,115 @@ def _check(sweep: Sweep) -> None:
                         f"--start_epoch and --end_epoch")
 
 
-def _look(sweep: Sweep, scoreboard: Scoreboard) -> None:
-    sweep.refresh()
-    scoreboard.update()
+# A worker
 
 
 def _work_here(sweep: Sweep, scoreboard: Scoreboard, bar: tqdm[Any], *, speaks: bool) -> int:
-    """Do the work in this process, alone or beside others; return 0."""
-    with Claims(stale_after=sweep.options.stale_after) as claims:
-        work(sweep, claims, report=scoreboard.own, tick=scoreboard.update if speaks else lambda: None,
-             watcher=lambda job, index, image, states: bar.set_postfix_str(job.name, refresh=False)
-             or bar.update(len(states)))
-    return 0
+    """Do the work in this process, alone or beside others, until every result is there, whoever made it; return 0.
+
+    A sequence whose worker has died is taken over.
+    """
+
+    def watch(job: Job, _index: int, _image: Any, _states: Any) -> None:
+        bar.set_postfix_str(job.name, refresh=False)
+        bar.update(len(job.trackers))
+
+    tick = scoreboard.update if speaks else lambda: None
+    with WorkLocks(stale_after=sweep.options.stale_after) as locks:
+        while True:
+            sweep.refresh()
+            tick()
+            group = sweep.next_group(locks, size=sweep.options.together or 1)
+            if group:
+                for folder, sequence in _run_group(sweep, locks, group, watcher=watch):
+                    scoreboard.own(folder, sequence)
+                    tick()
+            elif sweep.is_finished():
+                return 0
+            else:
+                time.sleep(POLL)
+
+
+def _run_group(sweep: Sweep, locks: WorkLocks, group: list[Entry], *, watcher: Watcher) -> Iterator[tuple[str, str]]:
+    """Do what can be taken for some checkpoints, which share the decoded images; return (folder, sequence) as done."""
+    sweep.keep_only(group)
+    candidates = [sweep.candidate(entry) for entry in group]
+    tracks = run_jobs(candidates, sweep.by_name, _taken(sweep, locks, candidates), batch=sweep.options.batch or 1,
+                      threads=sweep.options.threads or 0, watcher=watcher)
+    for candidate, track in tracks:
+        locks.release(candidate.folder.lock_path(track.job.name))
+        yield candidate.folder.path.name, track.job.name
+
+
+def _taken(sweep: Sweep, locks: WorkLocks, candidates: list[Candidate]) -> Iterator[Job]:
+    """Return sequences that this worker has taken for as many checkpoints as lack them; each when it is asked for."""
+    for sequence in sweep.sequences:
+        mine = []
+        for index, folder in enumerate(candidate.folder for candidate in candidates):
+            path = folder.lock_path(sequence.name)
+            if folder.is_done(sequence) or not locks.take(path):
+                continue
+            if folder.is_done(sequence):  # by another worker, between the look and the lock
+                locks.release(path)
+                continue
+            mine.append(index)
+        if mine:
+            yield job_of(sequence, trackers=tuple(mine))
+
+
+# The workers of this machine
+
+
+def run_workers(options: SweepOptions, devices: Sequence[str], *, tick: Callable[[], None], poll: float = 0.5) -> int:
+    """Return 0 when the workers, one for each device, have done everything, else the exit code to end with.
+
+    Each is this command with the same options. One that is killed is named and its work falls to the others; one that
+    meets a user's mistake has told it, and all stop. `tick` is called while they work.
+    """
+    environment = {**os.environ}
+    environment.setdefault("OMP_NUM_THREADS", str(max(1, len(available_cpus()) // len(devices))))
+    # Threads that spin while they wait take the cores from other workers: measured 8 times slower on a busy machine.
+    environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    commands = [[sys.executable, str(SCRIPT), *as_argv(replace(options, worker=True, device=device))]
+                for device in devices]
+    workers = {index: subprocess.Popen(command, env=environment) for index, command in enumerate(commands)}
+    _log.info("%d workers: %s", len(workers),
+              ", ".join(f"{devices[index]} (process {worker.pid})" for index, worker in workers.items()))
+    try:
+        return _watch(workers, tick=tick, poll=poll)
+    finally:
+        _stop(workers.values())
+
+
+def _watch(workers: dict[int, subprocess.Popen[bytes]], *, tick: Callable[[], None], poll: float) -> int:
+    running, finished = dict(workers), False
+    while running:
+        time.sleep(poll)
+        for index, worker in list(running.items()):
+            code = worker.poll()
+            if code is None:
+                continue
+            del running[index]
+            finished |= code == 0
+            if code == EXIT_USER_ERROR:
+                return code
+            if code:
+                how = signal.Signals(-code).name if code < 0 else f"exit code {code}"
+                rest = f"the other {len(running)} take over its work" if running else "no worker is left"
+                _log.warning("worker %d ended by %s; %s", index, how, rest if not finished else "its work is done")
+        tick()
+    return 0 if finished else 1
+
+
+def _stop(workers: Iterable[subprocess.Popen[bytes]]) -> None:
+    """Return when no worker is running any more."""
+    alive = [worker for worker in workers if worker.poll() is None]
+    for worker in alive:
+        worker.terminate()
+    deadline = time.monotonic() + GRACE
+    for worker in alive:
+        try:
+            worker.wait(max(0.0, deadline - time.monotonic()))
+        except subprocess.TimeoutExpired:
+            worker.kill()
+            worker.wait()

@@ -6,19 +6,19 @@ import contextlib
 import json
 import logging
 import re
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lib.benchmarks import Benchmark, Sequence
-from lib.checkpoint import load_model
+from lib.benchmarks import Benchmark, Sequence, result_folder
+from lib.checkpoint import find_weights, load_model, read_checkpoint
 from lib.errors import UserError
 from lib.files import atomic_write, read_json, sha256_of
 from lib.options import SweepOptions
-from lib.testing.locks import Claims
-from lib.testing.results import RECEIPTS, ResultFolder, RunRecord, plain_values
-from lib.testing.run import Candidate, load_candidate, params_for
+from lib.testing.locks import WorkLocks
+from lib.testing.results import RECEIPTS, ResultFolder, RunRecord, plain_values, read_run
+from lib.testing.run import Candidate, load_candidate, params_for, plain_name
 
 _EPOCH = re.compile(r"checkpoint_e(\d+)\.pth")
 SPEC_FILE = "model.json"
@@ -35,20 +35,30 @@ class Entry:
     stamp: tuple[int, int]  # time and size of the file: a checkpoint written again is another entry
 
 
+def prefix_of(options: SweepOptions) -> str:
+    """Return what the names of the sweep's folders and of its table begin with."""
+    return plain_name(options.tracker_name) if options.tracker_name else options.arch
+
+
 def find_entries(options: SweepOptions) -> list[Entry]:
     """Return the checkpoints to test, by epoch: those listed, or all of the snapshot folder in the range of epochs.
 
     Raises UserError for a listed file that is not there and for two that would share a folder of results.
     """
     paths = list(_listed(options.checkpoints)) if options.checkpoints else _in_range(options)
-    entries = [entry for path in paths if (entry := _entry(path, options.arch)) is not None]
+    entries = [entry for path in paths if (entry := _entry(path, prefix_of(options))) is not None]
     by_name: dict[str, Entry] = {}
     for entry in entries:
         other = by_name.setdefault(entry.name, entry)
         if other.path != entry.path:
             raise UserError(f"{other.path} and {entry.path} would both write to {entry.name}; test them one at a time "
-                            f"or into different --result_dir")
-    return sorted(by_name.values(), key=lambda entry: (entry.epoch is None, entry.epoch or 0, entry.name))
+                            f"with another --tracker_name each")
+    return in_order(by_name.values())
+
+
+def in_order(entries: Iterable[Entry]) -> list[Entry]:
+    """Return entries by epoch, those without one last."""
+    return sorted(entries, key=lambda entry: (entry.epoch is None, entry.epoch or 0, entry.name))
 
 
 def missing_epochs(options: SweepOptions, entries: list[Entry]) -> list[int]:
@@ -63,11 +73,11 @@ def missing_epochs(options: SweepOptions, entries: list[Entry]) -> list[int]:
 
 def _listed(patterns: Iterable[str]) -> Iterator[Path]:
     for pattern in patterns:
-        path = Path(pattern)
+        path = find_weights(pattern)
         found = [path] if path.is_file() else sorted(path.parent.glob(path.name))
         if not found:
-            raise UserError(f"--checkpoints {pattern}: no such file; expected checkpoints, or a pattern in quotes "
-                            f"with * or ? in its last part")
+            raise UserError(f"--checkpoints {pattern}: no such file; expected checkpoints, names of shipped weights, "
+                            f"or a pattern in quotes with * or ? in its last part")
         yield from found
 
 
@@ -80,14 +90,14 @@ def _in_range(options: SweepOptions) -> list[Path]:
     return [path for epoch, path in sorted(found) if first <= epoch <= last]
 
 
-def _entry(path: Path, arch: str) -> Entry | None:
+def _entry(path: Path, prefix: str) -> Entry | None:
     """Return the entry of a checkpoint, None if the file has just been deleted (training keeps the last few)."""
     try:
         status = path.stat()
     except OSError:
         return None
     match = _EPOCH.fullmatch(path.name)
-    return Entry(path, f"{arch}_{path.stem}", int(match[1]) if match else None, (status.st_mtime_ns, status.st_size))
+    return Entry(path, f"{prefix}_{path.stem}", int(match[1]) if match else None, (status.st_mtime_ns, status.st_size))
 
 
 class Sweep:
@@ -96,51 +106,82 @@ class Sweep:
     def __init__(self, options: SweepOptions, benchmark: Benchmark) -> None:
         self.options = options
         self.benchmark = benchmark
+        self.root = result_folder(options.result_dir, benchmark.name)
+        self.stem = self.root / f"{prefix_of(options)}_epochs"  # of the table's files
         # The longest first: at the end the workers then wait for short ones only.
         self.sequences = sorted(benchmark.sequences, key=len, reverse=True)
         self.by_name = {sequence.name: sequence for sequence in self.sequences}
-        params_for(options.params, benchmark.name, arch=options.arch)  # a mistake in them is told at once
+        self._params_of(None)  # a mistake in them is told at once
         self.entries: list[Entry] = []
         self._folders: dict[Entry, ResultFolder] = {}
         self._candidates: dict[Entry, Candidate] = {}
 
     def refresh(self) -> None:
-        """Look for checkpoints again, and make the folder of each new one ready, saying what was thrown away."""
-        self.entries = find_entries(self.options)
-        for entry in [entry for entry in self.entries if entry not in self._folders]:
-            try:
-                self._folders[entry] = self._open(entry)
-            except UserError:
-                if entry.path.is_file():
-                    raise
-                self.entries.remove(entry)  # deleted while we looked at it
+        """Look for checkpoints again, and make the folder of each new one ready, saying what was thrown away.
 
-    def _open(self, entry: Entry) -> ResultFolder:
-        path = self.options.result_dir / self.options.dataset / entry.name
-        params, source = params_for(self.options.params, self.benchmark.name, arch=self.options.arch,
-                                    checkpoint=entry.path)
-        sha256 = sha256_of(entry.path)
-        record = RunRecord(entry.path, sha256, self._spec(entry, sha256, path / RECEIPTS / SPEC_FILE), params, source,
-                           self.options.dataset, self.benchmark.source, self.options.amp)
-        folder = ResultFolder(path, record)
-        # What another checkpoint, setting or data set made is done again; what no run.json accounts for is not ours.
-        if thrown_away := folder.open(replace=True, replace_unknown=self.options.fresh):
-            _log.warning("%s, to be done again", thrown_away)
-        if outdated := folder.outdated(self.sequences):
-            _log.warning("%s", outdated)
-        return folder
+        Raises UserError where results of another training lie under the same names: they are neither removed nor mixed.
+        """
+        entries = find_entries(self.options)
+        new = {entry: record for entry in entries if entry not in self._folders
+               if (record := self._record_of(entry)) is not None}
+        if new:
+            self._check_trainings({**new, **{entry: self._folders[entry].record for entry in entries
+                                             if entry in self._folders}})
+        for entry, record in new.items():
+            folder = self._folders[entry] = ResultFolder(self.root / entry.name, record)
+            # What the same training's checkpoint, written again, or other settings or data change is done again.
+            if thrown_away := folder.open(replace=True, replace_unknown=self.options.fresh):
+                _log.warning("%s, to be done again", thrown_away)
+            if outdated := folder.outdated(self.sequences):
+                _log.warning("%s", outdated)
+        self.entries = [entry for entry in entries if entry in self._folders]
 
-    def _spec(self, entry: Entry, sha256: str, kept: Path) -> dict[str, Any]:
-        """Return the keywords of a checkpoint's model. They are kept, so that only one process loads it to find out."""
+    def _record_of(self, entry: Entry) -> RunRecord | None:
+        """Return the record of a checkpoint, None if it was deleted while we looked at it."""
+        try:
+            params, source = self._params_of(entry.path)
+            sha256 = sha256_of(entry.path)
+            model, training = self._read_model(entry, sha256, self.root / entry.name / RECEIPTS / SPEC_FILE)
+        except UserError:
+            if entry.path.is_file():
+                raise
+            return None
+        return RunRecord(checkpoint=entry.path, sha256=sha256, model=model, params=params, params_source=source,
+                         dataset=self.benchmark.name, data_source=self.benchmark.source, amp=self.options.amp,
+                         training=training)
+
+    def _check_trainings(self, records: Mapping[Entry, RunRecord]) -> None:
+        """Raise UserError for results of another training in these folders, or in those of other epochs of the name."""
+        own = {entry.name: record for entry, record in records.items()}
+        epochs = self.root.glob(f"{prefix_of(self.options)}_checkpoint_e*") if any(e.epoch for e in records) else ()
+        for folder in sorted({*epochs, *(self.root / name for name in own)}):
+            mine = [own[folder.name]] if folder.name in own else list(own.values())
+            there = None if self.options.fresh and folder.name in own else read_run(folder)
+            if there is not None and not any(_same_training(there, record) for record in mine):
+                ways = "; --fresh replaces these" if folder.name in own else ""
+                raise UserError(f"{folder}: holds results of another training (checkpoint {there.get('checkpoint')}), "
+                                f"not of {mine[0].checkpoint}; --tracker_name NAME, or another --result_dir, keeps "
+                                f"both apart{ways}")
+
+    def _params_of(self, checkpoint: Path | None) -> Any:
+        options = self.options
+        return params_for(options.params, self.benchmark.name, arch=options.arch, checkpoint=checkpoint)
+
+    def _read_model(self, entry: Entry, sha256: str, kept: Path) -> tuple[dict[str, Any], str]:
+        """Return the keywords of a checkpoint's model, and the run that trained it ("" if it does not say).
+
+        They are kept, so that only one process loads it to find out.
+        """
         asked = {"sha256": sha256, "align": self.options.align}
         with contextlib.suppress(UserError, KeyError, TypeError):
             there = read_json(kept)
             if there["asked"] == asked:
-                return dict(there["spec"])
-        spec: dict[str, Any] = plain_values(load_model(entry.path, align=self.options.align).spec)
+                return dict(there["spec"]), str(there["training"])
+        spec = plain_values(load_model(entry.path, align=self.options.align).spec)
+        training = str(training_run(entry.path) or "")
         with atomic_write(kept) as file:
-            json.dump({"asked": asked, "spec": spec}, file)
-        return spec
+            json.dump({"asked": asked, "spec": spec, "training": training}, file)
+        return spec, training
 
     def folder(self, entry: Entry) -> ResultFolder:
         """Return the folder of a checkpoint's results."""
@@ -151,12 +192,36 @@ class Sweep:
         folder = self._folders[entry]
         return [sequence for sequence in self.sequences if not folder.is_done(sequence)]
 
-    def next_group(self, claims: Claims, *, size: int) -> list[Entry]:
-        """Return the first checkpoints, `size` at most, with a sequence that is neither done nor claimed."""
+    def earlier(self) -> list[Entry]:
+        """Return the other checkpoints of the table that an earlier sweep left, if their results are as it tells.
+
+        They are whole, and made with the settings that would be used now.
+        """
+        table = self.stem.with_name(f"{self.stem.name}.json")
+        rows = read_json(table)["checkpoints"] if table.is_file() and self.entries else []
+        mine = {entry.name for entry in self.entries}
+        found = []
+        for row in (row for row in rows if row["name"] not in mine):
+            entry = Entry(Path(row["path"]), row["name"], row["epoch"], (0, 0))
+            there = read_run(self.root / entry.name)
+            params, source = self._params_of(entry.path)
+            identity = there["identity"] if there is not None else {}
+            record = replace(self._folders[self.entries[0]].record, checkpoint=entry.path, sha256=row["sha256"],
+                             params=params, params_source=source, model=identity.get("model", {}))
+            folder = ResultFolder(self.root / entry.name, record)
+            if record.identity == identity and all(map(folder.is_done, self.sequences)):
+                self._folders[entry] = folder
+                found.append(entry)
+            else:
+                _log.warning("%s: no longer in the table: not whole, or made with other settings", entry.name)
+        return found
+
+    def next_group(self, locks: WorkLocks, *, size: int) -> list[Entry]:
+        """Return the first checkpoints, `size` at most, with a sequence that is neither done nor taken."""
         group: list[Entry] = []
         for entry in self.entries:
             folder = self._folders[entry]
-            if any(claims.is_free(folder.claim_path(sequence.name)) for sequence in self.unfinished(entry)):
+            if any(locks.is_free(folder.lock_path(sequence.name)) for sequence in self.unfinished(entry)):
                 group.append(entry)
             if len(group) == size:
                 break
@@ -179,3 +244,29 @@ class Sweep:
     def keep_only(self, group: list[Entry]) -> None:
         """Let go of the trackers that are not of this group."""
         self._candidates = {entry: self._candidates[entry] for entry in group if entry in self._candidates}
+
+
+def _same_training(there: Mapping[str, Any], record: RunRecord) -> bool:
+    """Return whether a run.json is of the training of `record`: by what the checkpoints say, else by their folder."""
+    if there["identity"].get("checkpoint_sha256") == record.sha256:
+        return True
+    if there.get("training") and record.training:
+        return bool(there["training"] == record.training)
+    recorded = Path(str(there.get("checkpoint")))
+    return recorded.resolve().parent == record.checkpoint.resolve().parent
+
+
+def training_run(checkpoint: Path) -> Path | None:
+    """Return the TensorBoard folder of the run that trained a checkpoint, None if the checkpoint does not say."""
+    try:
+        content = read_checkpoint(checkpoint)
+    except UserError:
+        return None  # deleted since; its scores are there all the same
+    config, run = content.get("config"), content.get("run")
+    if not isinstance(config, dict) or not isinstance(run, str) or len(config) != 1 or Path(run).name != run:
+        return None
+    tree = next(iter(config.values()))
+    try:
+        return Path(tree["OUTPUT_DIR"]) / tree["TRAIN"]["MODEL"] / run
+    except (KeyError, TypeError):
+        return None

@@ -11,17 +11,14 @@ from typing import Any
 
 from tqdm import tqdm
 
-from lib.checkpoint import read_checkpoint
-from lib.errors import UserError
 from lib.eval_toolkit.protocols import LESS_IS_BETTER, ScoreSummary, is_one_pass, ranked, score_results, stamped
 from lib.eval_toolkit.report import difference_tables
-from lib.eval_toolkit.results import listed
 from lib.eval_toolkit.tables import Table, as_csv, as_markdown, as_text
 from lib.files import atomic_write, read_json
 from lib.log import Board
 from lib.testing.results import RECEIPTS
 from lib.testing.run import say_speed
-from lib.testing.sweep_plan import Entry, Sweep
+from lib.testing.sweep_plan import Entry, Sweep, in_order, training_run
 
 BOARD_FILE = "board.json"
 _log = logging.getLogger(__name__)
@@ -46,23 +43,28 @@ class Scored:
 class Scoreboard:
     """Follows what all workers write, and scores each checkpoint once, when it is whole."""
 
-    def __init__(self, sweep: Sweep, bar: tqdm[Any], *, convention: str, board_dir: Path | None = None) -> None:
+    def __init__(self, sweep: Sweep, bar: tqdm[Any], *, convention: str) -> None:
         self._sweep = sweep
         self._bar = bar
         self._convention = convention
-        self._board_dir = board_dir
         self._seen: dict[Entry, dict[str, float]] = {}
         self._own: set[tuple[str, str]] = set()
-        self.scored: dict[Entry, Scored] = {}
+        self._scored: dict[Entry, Scored] = {}
+        self._earlier: list[Entry] | None = None
 
     def own(self, folder: str, sequence: str) -> None:
         """Note a result of this process, whose frames the bar has counted one by one."""
         self._own.add((folder, sequence))
 
+    def look(self) -> None:
+        """Look for new checkpoints and new results."""
+        self._sweep.refresh()
+        self.update()
+
     def update(self) -> None:
         """Look for new results: say their speed, move the bar, and score the checkpoints that have become whole."""
         for entry in self._sweep.entries:
-            if entry in self.scored:
+            if entry in self._scored:
                 continue
             first_look = entry not in self._seen
             seen = self._seen.setdefault(entry, {})
@@ -81,24 +83,26 @@ class Scoreboard:
         self._bar.total = self._sweep.benchmark.num_frames * len(self._sweep.entries)
 
     def _score(self, entry: Entry, *, seconds: float) -> None:
+        scored = self._scored[entry] = self._scored_of(entry, seconds=seconds)
+        values = ", ".join(f"{name} {value:.3f}" for name, value in scored.summary.headline.items())
+        _log.info("%s: %s, %.1f frames/s", scored.label, values, scored.frames_per_second)
+        self._to_board(scored)
+        self.write()
+
+    def _scored_of(self, entry: Entry, *, seconds: float) -> Scored:
         benchmark, folder = self._sweep.benchmark, self._sweep.folder(entry)
         summary = score_results(benchmark, folder.path, convention=self._convention,
                                 allow_missing=bool(benchmark.missing))
-        speed = benchmark.num_frames / max(seconds, 1e-9)
-        self.scored[entry] = Scored(entry, summary, speed, folder.record.sha256, folder.record.params.tuned_on)
-        values = ", ".join(f"{name} {value:.3f}" for name, value in summary.headline.items())
-        _log.info("%s: %s, %.1f frames/s", self.scored[entry].label, values, speed)
-        self._to_board(self.scored[entry])
-        self.write()
+        return Scored(entry, summary, benchmark.num_frames / max(seconds, 1e-9), folder.record.sha256,
+                      folder.record.params.tuned_on)
 
     def _to_board(self, scored: Scored) -> None:
         """Add the scores at their epoch to the training run's TensorBoard, once."""
-        entry, dataset = scored.entry, self._sweep.options.dataset
-        run = self._board_dir or training_run(entry.path)
-        if entry.epoch is None or run is None or (self._board_dir is None and not run.is_dir()):
+        entry, dataset, given = scored.entry, self._sweep.benchmark.name, self._sweep.options.log_dir
+        run = given or training_run(entry.path)
+        if entry.epoch is None or run is None or (given is None and not run.is_dir()):
             return
-        folder = self._sweep.folder(entry)
-        values = scored.summary.headline
+        folder, values = self._sweep.folder(entry), scored.summary.headline
         told = {"run": folder.record.key, "folder": str(run.resolve()), "convention": self._convention, **values}
         path = folder.path / RECEIPTS / BOARD_FILE
         if path.is_file() and read_json(path) == told:
@@ -109,27 +113,35 @@ class Scoreboard:
         with atomic_write(path) as file:
             json.dump(told, file)
 
-    def table(self) -> Table:
-        """Return a row per checkpoint in the order of epochs: its scores and frames/s; the best is marked."""
-        best, in_order = self.best(), self._in_order()
-        names = list(in_order[0].summary.headline) if in_order else []
-        rows = tuple((
-            f"{s.label} (best)" if s is best else s.label,
-            # The table marks the highest number of a column, which must not be that of a score where less is better.
-            *(f"{value:.3f}" if name in LESS_IS_BETTER else value for name, value in s.summary.headline.items()),
-            f"{s.frames_per_second:.1f}", f"{len(s.summary.names)}/{s.summary.expected}") for s in in_order)
-        columns = ("Checkpoint", *(name.replace("_", " ").capitalize() for name in names), "Frames/s", "Sequences")
-        return Table(f"{self._sweep.options.dataset} by checkpoint", columns, rows, best_in="column")
+    def rows(self) -> list[Scored]:
+        """Return what the table holds, by epoch: the checkpoints of this sweep, and those of earlier ones."""
+        if self._earlier is None:
+            self._earlier = self._sweep.earlier()
+            for entry in self._earlier:
+                seconds = sum(self._sweep.folder(entry).seconds(s) or 0.0 for s in self._sweep.sequences)
+                self._scored[entry] = self._scored_of(entry, seconds=seconds)
+        mine = {entry.name for entry in self._sweep.entries}
+        others = [entry for entry in self._earlier if entry.name not in mine]
+        return [self._scored[entry] for entry in in_order([*self._sweep.entries, *others]) if entry in self._scored]
 
     def best(self) -> Scored | None:
         """Return the checkpoint of the highest first score, then second; None before any is whole."""
-        return min(self._in_order(), key=lambda scored: scored.summary.rank, default=None)
+        return min(self.rows(), key=lambda scored: scored.summary.rank, default=None)
 
-    def _leads(self) -> list[Table]:
-        """Return how sure the best checkpoint's lead is, where that can be told."""
+    def tables(self) -> list[Table]:
+        """Return a row per checkpoint, the best marked, and how sure its lead is, where that can be told."""
+        best, rows = self.best(), self.rows()
+        cells = tuple((
+            f"{s.label} (best)" if s is best else s.label,
+            # The table marks the highest number of a column, which must not be that of a score where less is better.
+            *(f"{value:.3f}" if name in LESS_IS_BETTER else value for name, value in s.summary.headline.items()),
+            f"{s.frames_per_second:.1f}", f"{len(s.summary.names)}/{s.summary.expected}") for s in rows)
+        scores = (name.replace("_", " ").capitalize() for name in _names(rows))
+        columns = ("Checkpoint", *scores, "Frames/s", "Sequences")
+        table = Table(f"{self._sweep.benchmark.name} by checkpoint", columns, cells, best_in="column")
         if not is_one_pass(self._sweep.benchmark.name):
-            return []
-        return difference_tables(ranked([scored.summary for scored in self.scored.values()]))
+            return [table]
+        return [table, *difference_tables(ranked([scored.summary for scored in rows]))]
 
     def remarks(self) -> list[str]:
         """Return what must be said beside the table: what was scored, how, and what is missing."""
@@ -139,59 +151,37 @@ class Scoreboard:
         said = [f"{benchmark.name}: {len(benchmark.sequences)}/{benchmark.expected} sequences, {benchmark.num_frames} "
                 f"frames{rules}; tracker settings: {', '.join(sources) or 'none yet'}"]
         if benchmark.missing:
-            said.append(f"missing in the data set: {listed(benchmark.missing)}")
-        unfinished = [entry.name for entry in self._sweep.entries if entry not in self.scored]
+            said.append(f"missing in the data set: {benchmark.missing_text()}")
+        unfinished = [entry.name for entry in self._sweep.entries if entry not in self._scored]
         if unfinished:
             said.append(f"not whole yet: {', '.join(unfinished)}")
         return said
 
+    def text(self) -> str:
+        """Return the tables for a terminal."""
+        return as_text(self.tables(), self.remarks())
+
     def write(self) -> Path:
         """Write the table as Markdown, CSV and JSON beside the folders of results; return the Markdown's path."""
-        stem = self._stem()
-        in_order = self._in_order()
-        names = list(in_order[0].summary.headline) if in_order else []
+        rows = self.rows()
         texts = {
-            ".md": as_markdown([self.table(), *self._leads()], self.remarks()),
-            ".csv": as_csv(("checkpoint", "epoch", *names, "frames_per_second", "sequences", "expected", "sha256",
-                            "tuned_on"),
-                           [_csv_row(scored) for scored in in_order]),
-            ".json": json.dumps(self._json(), indent=1, allow_nan=False) + "\n",
+            ".md": as_markdown(self.tables(), self.remarks()),
+            ".csv": as_csv(("checkpoint", "epoch", *_names(rows), "frames_per_second", "sequences", "expected",
+                            "sha256", "tuned_on"),
+                           [[s.entry.name, s.entry.epoch, *s.summary.headline.values(), round(s.frames_per_second, 2),
+                             len(s.summary.names), s.summary.expected, s.sha256, s.tuned_on] for s in rows]),
+            ".json": json.dumps(self._json(rows), indent=1, allow_nan=False) + "\n",
         }
+        stem = self._sweep.stem
         for suffix, text in texts.items():
             with atomic_write(stem.with_name(stem.name + suffix)) as file:
                 file.write(text)
         return stem.with_name(f"{stem.name}.md")
 
-    def write_page(self) -> Path | None:
-        """Write the page with curves and a player, and return its path; None where the test set has no such curves."""
-        benchmark = self._sweep.benchmark
-        if not self.scored or not is_one_pass(benchmark.name):
-            return None
-        from lib.eval_toolkit.page import write_page  # only the page needs it
-
-        stem = self._stem()
-        scores = [score_results(benchmark, self._sweep.folder(scored.entry).path, convention=self._convention,
-                                allow_missing=bool(benchmark.missing), keep_rows=True) for scored in self._in_order()]
-        page = stem.with_name(f"{stem.name}.html")
-        write_page(page, benchmark, scores, dataset_dir=Path(self._sweep.options.dataset_dir),
-                   speeds={s.entry.name: s.frames_per_second for s in self.scored.values()})
-        return page
-
-    def _stem(self) -> Path:
-        options = self._sweep.options
-        return Path(options.result_dir) / options.dataset / f"{options.arch}_epochs"
-
-    def text(self) -> str:
-        """Return the table for a terminal."""
-        return as_text([self.table(), *self._leads()], self.remarks())
-
-    def _in_order(self) -> list[Scored]:
-        return [self.scored[entry] for entry in self._sweep.entries if entry in self.scored]
-
-    def _json(self) -> dict[str, Any]:
+    def _json(self, rows: list[Scored]) -> dict[str, Any]:
         best = self.best()
         return {
-            "dataset": self._sweep.options.dataset, "convention": self._convention,
+            "dataset": self._sweep.benchmark.name, "convention": self._convention,
             "best": best.entry.name if best else None, "remarks": self.remarks(),
             "checkpoints": [{
                 "name": s.entry.name, "epoch": s.entry.epoch, "path": str(s.entry.path), "sha256": s.sha256,
@@ -199,8 +189,26 @@ class Scoreboard:
                 **{name: None if math.isnan(value) else value for name, value in s.summary.headline.items()},
                 "frames_per_second": s.frames_per_second,
                 "sequences": len(s.summary.names), "expected": s.summary.expected,
-            } for s in self._in_order()],
+            } for s in rows],
         }
+
+    def write_page(self) -> Path | None:
+        """Write the page with curves and a player, and return its path; None where the test set has no such curves."""
+        benchmark, rows = self._sweep.benchmark, self.rows()
+        if not rows or not is_one_pass(benchmark.name):
+            return None
+        from lib.eval_toolkit.page import write_page  # only the page needs it
+
+        scores = [score_results(benchmark, self._sweep.folder(scored.entry).path, convention=self._convention,
+                                allow_missing=bool(benchmark.missing), keep_rows=True) for scored in rows]
+        page = self._sweep.stem.with_name(f"{self._sweep.stem.name}.html")
+        write_page(page, benchmark, scores, dataset_dir=Path(self._sweep.options.dataset_dir),
+                   speeds={s.entry.name: s.frames_per_second for s in rows})
+        return page
+
+
+def _names(rows: list[Scored]) -> list[str]:
+    return list(rows[0].summary.headline) if rows else []
 
 
 def _tag(dataset: str, name: str) -> str:
@@ -210,24 +218,3 @@ def _tag(dataset: str, name: str) -> str:
     compared less often stays behind.
     """
     return f"norm_precision/{dataset}" if name == "norm_precision" else f"{dataset}/{name}"
-
-
-def _csv_row(s: Scored) -> list[str | int | float | None]:
-    return [s.entry.name, s.entry.epoch, *s.summary.headline.values(), round(s.frames_per_second, 2),
-            len(s.summary.names), s.summary.expected, s.sha256, s.tuned_on]
-
-
-def training_run(checkpoint: Path) -> Path | None:
-    """Return the TensorBoard folder of the run that trained a checkpoint, None if the checkpoint does not say."""
-    try:
-        content = read_checkpoint(checkpoint)
-    except UserError:
-        return None  # deleted since; its scores are there all the same
-    config, run = content.get("config"), content.get("run")
-    if not isinstance(config, dict) or not isinstance(run, str) or len(config) != 1 or Path(run).name != run:
-        return None
-    tree = next(iter(config.values()))
-    try:
-        return Path(tree["OUTPUT_DIR"]) / tree["TRAIN"]["MODEL"] / run
-    except (KeyError, TypeError):
-        return None

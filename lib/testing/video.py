@@ -1,8 +1,13 @@
-"""A video file of a sequence with boxes drawn in."""
+"""Videos with boxes drawn in, in a form that browsers play where the encoders of this machine allow."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import contextlib
+import functools
+import logging
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,21 +15,32 @@ import cv2
 import numpy as np
 from numpy.typing import ArrayLike
 
+from lib.benchmarks import Sequence
 from lib.crops import Image
 from lib.errors import UserError
+from lib.tracker import TrackState
 
 Colour = tuple[int, int, int]
 GREEN: Colour = (80, 220, 80)  # BGR; the ground truth
 YELLOW: Colour = (0, 220, 255)  # the tracker
+# FourCC and suffix. Browsers play H.264 and VP8, not the MPEG-4 that is left where OpenCV has neither. (VP9 is smaller
+# and five times slower than VP8 with OpenCV's settings.)
+ENCODERS = (("avc1", ".mp4"), ("VP80", ".webm"), ("mp4v", ".mp4"))
+_log = logging.getLogger(__name__)
 
 
 class BoxVideo:
-    """Writes frames with boxes to an .mp4 file, which appears under its name when it is whole."""
+    """Writes frames with boxes to a video `<path>.mp4` or `<path>.webm`, which appears when it is whole.
+
+    A suffix .mp4 of the given path is none of the name.
+    """
 
     def __init__(self, path: Path, *, frames_per_second: float = 25.0) -> None:
-        self.path = path
+        self._code, suffix = find_encoder()
+        name = path.name.removesuffix(".mp4")
+        self.path = path.with_name(name + suffix)
         self._rate = frames_per_second
-        self._part = path.with_name(f".{path.stem}.part{path.suffix}")
+        self._part = path.with_name(f".{name}.part{suffix}")
         self._writer: Any = None
         self._size = (0, 0)
 
@@ -37,8 +53,7 @@ class BoxVideo:
                 x, y, w, h = values.tolist()
                 cv2.rectangle(canvas, (round(x), round(y)), (round(x + w), round(y + h)), colour, 2)
         if caption:
-            cv2.putText(canvas, caption, (8, 20), cv2.FONT_HERSHEY_SIMPLEX, 0.55, (0, 0, 0), 3, cv2.LINE_AA)
-            cv2.putText(canvas, caption, (8, 20), cv2.FONT_HERSHEY_SIMPLEX, 0.55, (255, 255, 255), 1, cv2.LINE_AA)
+            draw_caption(canvas, caption)
         if self._writer is None:
             self._open(canvas.shape[1], canvas.shape[0])
         if (canvas.shape[1], canvas.shape[0]) != self._size:
@@ -46,10 +61,12 @@ class BoxVideo:
         self._writer.write(canvas)
 
     def _open(self, width: int, height: int) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{self.path.parent}: cannot be made ({error.strerror})") from error
         self._size = (width, height)
-        code = cv2.VideoWriter.fourcc(*"mp4v")
-        self._writer = cv2.VideoWriter(str(self._part), code, self._rate, self._size)
+        self._writer = _writer(self._part, self._code, self._rate, self._size)
         if not self._writer.isOpened():
             raise UserError(f"{self.path}: a video of {width} x {height} cannot be written here; is the folder "
                             f"writable, and does this OpenCV have a video encoder?")
@@ -60,3 +77,73 @@ class BoxVideo:
             self._writer.release()
             self._part.replace(self.path)
             self._writer = None
+
+
+class SequenceVideos:
+    """A video per sequence in `vis` of the folder of results: tracker yellow, ground truth green."""
+
+    def __init__(self, folder: Path, sequences: Mapping[str, Sequence]) -> None:
+        self._folder = folder / "vis"
+        self._sequences = sequences
+        self._open: dict[str, BoxVideo] = {}
+
+    def frame(self, name: str, index: int, image: Image, state: TrackState | None) -> None:
+        """Add a frame to a sequence's video. There is no state after a failure in the restart protocol."""
+        truth = self._sequences[name].boxes_xywh
+        video = self._open.setdefault(name, BoxVideo(self._folder / name))
+        boxes = {GREEN: truth[index]} | ({} if state is None else {YELLOW: state.box_xywh})
+        said = "lost" if state is None else f"{state.score:.2f}"
+        video.write(image, boxes, caption=f"{name} {index + 1}/{len(truth)}  {said}")
+
+    def close(self, name: str) -> None:
+        """Finish a sequence's video."""
+        if (video := self._open.pop(name, None)) is not None:
+            video.close()
+
+
+def draw_caption(canvas: Image, text: str) -> None:
+    """Draw white text on a dark box into the upper left corner: as large as the picture asks for, and inside it."""
+    height, width = canvas.shape[:2]
+    font = cv2.FONT_HERSHEY_SIMPLEX
+    scale = max(0.4, height / 800)
+    thickness = max(1, round(scale))
+    # One text and its measured size: outlines of a thicker text do not fit the thin one in OpenCV 5.
+    (wide, _), _ = cv2.getTextSize(text, font, scale, thickness)
+    scale = max(0.25, min(scale, scale * (width - 8) / max(wide, 1)))
+    (wide, tall), below = cv2.getTextSize(text, font, scale, thickness)
+    cv2.rectangle(canvas, (0, 0), (wide + 8, tall + below + 6), (32, 32, 32), cv2.FILLED)
+    cv2.putText(canvas, text, (4, tall + 3), font, scale, (255, 255, 255), thickness, cv2.LINE_AA)
+
+
+@functools.cache
+def find_encoder() -> tuple[str, str]:
+    """Return the first of ENCODERS that writes a frame here; say so if that is one that browsers do not play."""
+    with tempfile.TemporaryDirectory() as folder:
+        for code, suffix in ENCODERS[:-1]:
+            path = Path(folder) / f"{code}{suffix}"
+            writer = _writer(path, code, 25.0, (320, 240))
+            writer.write(np.zeros((240, 320, 3), np.uint8))
+            writer.release()
+            if path.is_file() and cv2.VideoCapture(str(path)).read()[0]:
+                return code, suffix
+    _log.warning("no video encoder here that browsers know (H.264, VP8): videos are MPEG-4, which players such as VLC "
+                 "show")
+    return ENCODERS[-1]
+
+
+def _writer(path: Path, code: str, rate: float, size: tuple[int, int]) -> Any:
+    with _silence():
+        return cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*code), rate, size)
+
+
+@contextlib.contextmanager
+def _silence() -> Iterator[None]:
+    """Keep what FFmpeg says of encoders that are not there from standard error, to which it writes by itself."""
+    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        os.dup2(nowhere, 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
+        os.close(nowhere)

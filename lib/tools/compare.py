@@ -25,11 +25,11 @@ from lib.eval_toolkit.protocols import score_results
 from lib.eval_toolkit.tables import Cell, Table, markdown_table
 from lib.files import atomic_write, read_json
 from lib.models.models import build_model
-from lib.options import CompareOptions
+from lib.options import Amp, CompareOptions
 from lib.testing.opening import pick_device
 from lib.testing.run import PARAMS_ROOT
 from lib.tools import measure
-from lib.tracker.ocean import Amp, OceanTracker
+from lib.tracker.ocean import OceanTracker
 from lib.tracker.params import TrackerParams, find_tracker_params
 
 

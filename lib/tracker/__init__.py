@@ -1,0 +1,79 @@
+"""What a tracker is. Anything with `init` and `track` can be tested, swept and filmed: no base class, no registry.
+
+    state = tracker.init(image, box_xywh)        # image (H, W, 3) BGR uint8; box (4,) x, y, width, height, origin 0, px
+    state = tracker.track(state, next_image)     # state.box_xywh, state.score
+
+All that is known of a target lies in its state, so that one tracker follows any number of targets. A tracker in the
+plain form of most research code, `init(image, box)` and `box = track(image)`, becomes one by `PlainTracker(MyTracker)`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lib.boxes import Boxes
+
+
+class TrackState(Protocol):
+    """What a tracker knows of a target after a frame."""
+
+    @property
+    def box_xywh(self) -> Boxes:
+        """Return the box (4,), image px, origin 0."""
+
+    @property
+    def score(self) -> float:
+        """Return how sure the tracker is, 0..1."""
+
+
+class Tracker(Protocol):
+    """Follows targets. Both methods raise UserError for what they cannot use.
+
+    A tracker that is faster with many targets at once has a third: `begin(states, images)` starts on the next image of
+    each and returns a function that waits for the new states.
+    """
+
+    def init(self, image: NDArray[Any], box_xywh: Boxes, /) -> TrackState:
+        """Return the state of a target given by its box in its first image."""
+
+    def track(self, state: Any, image: NDArray[Any], /) -> TrackState:
+        """Return the state after the next image."""
+
+
+def begin(tracker: Tracker, states: Sequence[Any], images: Sequence[Any]) -> Callable[[], Sequence[TrackState]]:
+    """Ask a tracker for the states after the next image of each target; return what waits for the answer."""
+    together: Any = getattr(tracker, "begin", None)
+    if together is not None:
+        return together(states, images)
+    return lambda: [tracker.track(state, image) for state, image in zip(states, images, strict=True)]
+
+
+@dataclass(frozen=True, eq=False)
+class PlainState:
+    """The state of a target that an object of its own follows."""
+
+    box_xywh: Boxes
+    tracker: Any
+    score: float = 1.0
+
+
+class PlainTracker:
+    """A tracker made of one in the plain form: each target gets an object of its own, `make()`."""
+
+    def __init__(self, make: Callable[[], Any]) -> None:
+        self.make = make
+
+    def init(self, image: NDArray[Any], box_xywh: Boxes) -> PlainState:
+        """Return the state of a target given by its box in its first image."""
+        tracker = self.make()
+        tracker.init(image, box_xywh)
+        return PlainState(np.asarray(box_xywh, np.float64), tracker)
+
+    def track(self, state: PlainState, image: NDArray[Any]) -> PlainState:
+        """Return the state after the next image; the one before it is used up."""
+        return PlainState(np.asarray(state.tracker.track(image), np.float64), state.tracker)

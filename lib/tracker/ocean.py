@@ -3,7 +3,7 @@
 The model and the tracker hold nothing of any sequence: `init` and `track` return a new `TrackerState`, so any number of
 sequences share one of each. `track_batch` advances several at once; `track` is the same with one.
 
-    tracker = OceanTracker(model, params)
+    tracker = OceanTracker.from_weights("OceanSmall")      # or OceanTracker(model, params)
     state = tracker.init(image, box_xywh)
     state = tracker.track(state, image)       # state.box_xywh, state.score
 """
@@ -14,7 +14,8 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -22,16 +23,17 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 
 from lib.boxes import Boxes
+from lib.checkpoint import load_model
 from lib.crops import TEMPLATE_SIZE, Image, context_side, mean_colour, subwindow
 from lib.errors import UserError
 from lib.models.ocean import Ocean_, TemplateFeatures
-from lib.tracker.params import TrackerParams
-from lib.tracker.scoring import Floats, Peak, Prediction, find_peak
+from lib.options import Amp
+from lib.tracker.params import TrackerParams, load_tracker_params
+from lib.tracker.scoring import Floats, NonFiniteOutput, Peak, Prediction, find_peak
 
 SMALL_TARGET = 0.004  # share of the image below which a target gets the larger search crop
 MIN_SIDE = 10.0  # px; a target never shrinks below this
 KEPT_STACKS = 4  # batches of template features: two lanes of two search sizes
-Amp = Literal["none", "bf16", "fp16"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,8 +105,11 @@ def advance(state: TrackerState, crop: SearchCrop, peak: Peak, *, row: int = 0) 
 def as_bgr(image: NDArray[Any]) -> Image:
     """Return an image (H, W, 3) BGR uint8 of a gray (H, W) or (H, W, 1), colour or BGRA one.
 
-    A 16-bit image is brought to 8 bits by dropping the lower ones. Raises UserError for any other array.
+    A 16-bit image is brought to 8 bits by dropping the lower ones. Raises UserError for anything else.
     """
+    if not isinstance(image, np.ndarray):
+        raise UserError(f"no image but {image!r:.80}; expected an array (height, width, 3): cv2.imread returns None "
+                        f"for a file that it cannot read")
     if image.dtype == np.uint16:
         image = (image >> 8).astype(np.uint8)
     channels = image.shape[2] if image.ndim == 3 else 1
@@ -115,6 +120,20 @@ def as_bgr(image: NDArray[Any]) -> Image:
         return image
     code = cv2.COLOR_GRAY2BGR if channels == 1 else cv2.COLOR_BGRA2BGR
     return np.asarray(cv2.cvtColor(image, code), np.uint8)
+
+
+def first_box(box_xywh: ArrayLike) -> Boxes:
+    """Return the first box (4,) as numbers; raise UserError for one that is no box in px."""
+    try:
+        box = np.asarray(box_xywh, np.float64)
+    except (TypeError, ValueError):
+        box = np.empty(0)
+    if box.shape != (4,) or not np.isfinite(box).all() or (box[2:] <= 0).any():
+        raise UserError(f"first box {box_xywh!r:.80}: expected x, y, width, height in px with a positive size")
+    if box[2:].max() < 1:
+        raise UserError(f"first box {box.tolist()}: smaller than a pixel; expected x, y, width, height in px, not "
+                        f"shares of the image")
+    return box
 
 
 class OceanTracker:
@@ -149,15 +168,31 @@ class OceanTracker:
         # kept with them, so that an id stays that of the same object.
         self._stacks: dict[tuple[int, ...], tuple[list[TemplateFeatures], TemplateFeatures]] = {}
 
+    @classmethod
+    def from_weights(cls, weights: str | Path, *, params: TrackerParams | None = None, align: bool | None = None,
+                     **options: Any) -> OceanTracker:
+        """Return the tracker of a checkpoint, given by its path or as the name of shipped weights ("OceanSmall").
+
+        params: by default those of the YAML beside the weights, or the defaults where there is none. align: as in
+        `load_model`. options: as of the class.
+        """
+        model = load_model(weights, align=align)
+        if params is None:
+            params = TrackerParams() if model.params_file is None else load_tracker_params(model.params_file)
+        return cls(model, params, **options)
+
+    @property
+    def spec(self) -> dict[str, Any]:
+        """Return what makes the boxes beside weights and settings: the keywords of `build_model`."""
+        return self.model.spec
+
     def init(self, image: NDArray[Any], box_xywh: ArrayLike) -> TrackerState:
         """Return the state of a target given by its box (4,), origin 0, px, in its first image (H, W, 3) BGR uint8.
 
         Raises UserError for a box without a positive, finite size and for an image that is none.
         """
         image = as_bgr(image)
-        box = np.asarray(box_xywh, np.float64)
-        if box.shape != (4,) or not np.isfinite(box).all() or (box[2:] <= 0).any():
-            raise UserError(f"first box {box.tolist()}: expected x, y, width, height in px with a positive size")
+        box = first_box(box_xywh)
         height, width = image.shape[:2]
         small = box[2] * box[3] / (width * height) < SMALL_TARGET
         size_wh, centre_xy = box[2:].copy(), box[:2] + box[2:] / 2
@@ -173,12 +208,36 @@ class OceanTracker:
         return self.track_batch([state], [image])[0]
 
     def track_batch(self, states: Sequence[TrackerState], images: Sequence[NDArray[Any]]) -> list[TrackerState]:
-        """Return the states of several targets of one search size after the next image of each.
+        """Return the states of several targets after the next image of each.
 
         Raises NonFiniteOutput if the answer for any of them is not finite.
         """
-        crops = [search_crop(state, as_bgr(image)) for state, image in zip(states, images, strict=True)]
-        return self.update(states, crops, self.predict(states, crops).result())
+        return self.begin(states, images)()
+
+    def begin(self, states: Sequence[TrackerState], images: Sequence[NDArray[Any]]) -> Callable[[], list[TrackerState]]:
+        """Ask the network about the next image of several targets; return what waits for the new states.
+
+        Targets of one search size share a call. Until the answer is asked for, a GPU works while the host is free.
+        """
+        calls = []
+        for size in sorted({state.search_size for state in states}):
+            rows = [row for row, state in enumerate(states) if state.search_size == size]
+            some = [states[row] for row in rows]
+            crops = [search_crop(state, as_bgr(images[row])) for state, row in zip(some, rows, strict=True)]
+            calls.append((rows, some, crops, self.predict(some, crops)))
+
+        def finish() -> list[TrackerState]:
+            new = list(states)
+            for rows, some, crops, pending in calls:
+                try:
+                    updated = self.update(some, crops, pending.result())
+                except NonFiniteOutput as error:
+                    raise NonFiniteOutput([rows[row] for row in error.rows]) from error
+                for row, state in zip(rows, updated, strict=True):
+                    new[row] = state
+            return new
+
+        return finish
 
     def predict(self, states: Sequence[TrackerState], crops: Sequence[SearchCrop]) -> Pending:
         """Return the network's answer for B crops of one search size (section 5, step 2); does not wait for a GPU."""
