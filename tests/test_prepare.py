@@ -2,7 +2,9 @@
 
 import contextlib
 import json
+import logging
 import os
+import shlex
 import signal
 import sqlite3
 import subprocess
@@ -16,7 +18,10 @@ import numpy as np
 import pytest
 from raw_trees import COCO_DROPPED, coco_tree, picture, write_picture
 
+from lib import commands
+from lib.config import load_config
 from lib.crops import crop511
+from lib.datasets.dataset import build_dataset
 from lib.datasets.index import load_index
 from lib.datasets.prepare.__main__ import main
 from lib.datasets.prepare.records import Box, Filters
@@ -164,6 +169,71 @@ def test_other_settings_need_another_folder(coco, tmp_path):
     prepare("coco", coco, tmp_path / "data")
     with pytest.raises(UserError, match=r"begun with min_side 8\.0, now it is 20\.0"):
         prepare("coco", coco, tmp_path / "data", "--min-side", "20")
+
+
+def test_a_first_try_that_made_no_crop_binds_the_folder_to_nothing(tmp_path):
+    got10k_tree(tmp_path / "raw")
+    with pytest.raises(UserError, match="not one usable box"):
+        prepare("got10k", tmp_path / "raw", tmp_path / "data", "--min-side", "5000")
+    with pytest.raises(UserError, match="no folder with groundtruth"):
+        prepare("got10k", tmp_path / "raw", tmp_path / "other", "--split", "tarin")
+    assert not (tmp_path / "other").exists()
+    assert prepare("got10k", tmp_path / "raw", tmp_path / "data") == 0
+    assert load_index(tmp_path / "data" / "train.json").num_tracks == 3
+
+
+def test_a_folder_of_an_older_version_is_checked_and_gone_on_with(tmp_path):
+    got10k_tree(tmp_path / "raw")
+    out = tmp_path / "data"
+    prepare("got10k", tmp_path / "raw", out)
+    whole = (out / "train.json").read_bytes()
+    settings, records = read_journal(out)
+    lines = [json.dumps(value).encode() + b"\n" for value in (settings, *records.values())]
+    (out / "journal.db").unlink()
+    (out / "journal.jsonl").write_bytes(b"".join(lines[:2]) + lines[2][:20])  # as a kill leaves it
+    assert {*read_journal(out)[1]} == {"GOT-10k_Train_000001"}
+    first = out / "crop511" / "GOT-10k_Train_000001"
+    times = [path.stat().st_mtime_ns for path in sorted(first.iterdir())]
+    with pytest.raises(UserError, match="begun with quality 95"):
+        prepare("got10k", tmp_path / "raw", out, "--quality", "90")
+    prepare("got10k", tmp_path / "raw", out)
+    assert [path.stat().st_mtime_ns for path in sorted(first.iterdir())] == times
+    assert (out / "train.json").read_bytes() == whole
+    (out / "journal.db").unlink()
+    (out / "journal.jsonl").write_bytes(b"".join(lines))
+    assert main(["check", str(out), "--jobs", "1"]) == 0
+
+
+def test_a_damaged_journal_is_one_line(coco, tmp_path):
+    prepare("coco", coco, tmp_path / "data")
+    (tmp_path / "data" / "journal.db").write_bytes(b"no database" * 500)
+    for command in (["check", str(tmp_path / "data")], ["coco", "--root", str(coco), "--out", str(tmp_path / "data")]):
+        with pytest.raises(UserError, match=r"journal\.db: damaged"):
+            main(command)
+
+
+def test_a_part_of_got10k_that_was_downloaded(tmp_path, caplog):
+    got10k_tree(tmp_path / "raw")
+    with (tmp_path / "raw" / "train" / "list.txt").open("a", encoding="utf-8") as file:
+        file.write("GOT-10k_Train_009335\n")
+    with caplog.at_level(logging.WARNING):
+        assert prepare("got10k", tmp_path / "raw", tmp_path / "data") == 0
+    assert "names 4 videos, 1 of them are not there" in caplog.text
+    assert "GOT-10k_Train_009335" in caplog.text
+
+
+def test_the_last_line_is_the_command_that_trains_on_it(coco, tmp_path, capsys):
+    for flags, form in (([], "crop511"), (["--no-crops"], "raw")):
+        out = tmp_path / f"it's {form}"
+        prepare("coco", coco, out, *flags)
+        words = shlex.split(capsys.readouterr().out.strip().splitlines()[-1])
+        assert words[:2] == ["python", "tracking/train_ocean.py"]
+        options = commands.parse("train", words[2:])
+        config = load_config(ROOT / options.cfg, overrides=options.overrides)
+        dataset = build_dataset(config)
+        assert config.TRAIN.WHICH_USE == ["COCO"]
+        assert len(dataset) == config.DATASET.PAIRS
+        assert dataset[0].search.shape == (3, 255, 255)
 
 
 def test_two_runs_at_once_are_refused(coco, tmp_path, monkeypatch):
