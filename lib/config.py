@@ -7,6 +7,7 @@ The defaults are written here and nowhere else; `experiments/train/Ocean.yaml` s
 
 from __future__ import annotations
 
+import reprlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -126,7 +127,7 @@ class TestConfig(_Section):
     ISTRUE: bool = False
     THREADS: PositiveInt = 16
     DATA: str = "VOT2019"
-    START_EPOCH: Count = 30
+    START_EPOCH: Count = 10
     END_EPOCH: Count = 50
     RGBTSPLIT: str | None = None
 
@@ -152,11 +153,10 @@ class SourceConfig(_Section):
 
 # Pairs per epoch and frame range of the Ocean paper's training (OCEAN section 4).
 _SOURCES = {
-    "VID": SourceConfig(PATH="data/vid/crop511", ANNOTATION="data/vid/train.json", RANGE=100, USE=110000),
-    "YTB": SourceConfig(PATH="data/ytb/crop511", ANNOTATION="data/ytb/train.json", RANGE=3, USE=210000),
-    "COCO": SourceConfig(PATH="data/coco/crop511", ANNOTATION="data/coco/train.json", RANGE=1, USE=60000),
-    "DET": SourceConfig(PATH="data/det/crop511", ANNOTATION="data/det/train.json", RANGE=100, USE=60000),
-    "GOT10K": SourceConfig(PATH="data/got10k/crop511", ANNOTATION="data/got10k/train.json", RANGE=100, USE=160000),
+    name: SourceConfig(PATH=f"data/{name.lower()}/crop511", ANNOTATION=f"data/{name.lower()}/train.json", RANGE=frames,
+                       USE=pairs)
+    for name, frames, pairs in (("VID", 100, 110_000), ("YTB", 3, 210_000), ("COCO", 1, 60_000), ("DET", 100, 60_000),
+                                ("GOT10K", 100, 160_000))
 }
 
 
@@ -209,13 +209,8 @@ class Config(_Section):
 
     @field_validator("GPUS", mode="before")
     @classmethod
-    def _one_number(cls, value: Any) -> Any:
-        return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
-
-    @field_validator("GPUS")
-    @classmethod
-    def _device_numbers(cls, value: str) -> str:
-        parts = [part.strip() for part in value.split(",")]
+    def _device_numbers(cls, value: Any) -> str:
+        parts = [part.strip() for part in str(value).split(",")]
         if not all(part.isdecimal() for part in parts) or len({int(part) for part in parts}) != len(parts):
             raise ValueError("expected different device numbers, comma separated, such as '0,1,2'")
         return ",".join(parts)
@@ -264,29 +259,16 @@ def load_config(path: str | Path, *, overrides: Sequence[str] = ()) -> Config:
     if not isinstance(data, dict) or len(data) != 1 or not isinstance(next(iter(data.values())), dict):
         raise UserError(f"{path}: expected one top-level model name such as OCEAN with its keys below it")
     name, tree = next(iter(data.items()))
-    place = f"{path}"
     for text in overrides:
         _override(tree, text, name=str(name))
-    return _checked(tree, name=str(name), place=place)
-
-
-def config_from_dict(data: Mapping[str, Any], *, place: str) -> Config:
-    """Return the checked configuration of `Config.as_dict()`'s form; `place` names it in an error."""
-    if not isinstance(data, Mapping) or len(data) != 1:
-        raise UserError(f"{place}: expected one top-level model name with its keys below it")
-    name, tree = next(iter(data.items()))
-    return _checked(tree, name=str(name), place=place)
-
-
-def _checked(tree: Any, *, name: str, place: str) -> Config:
     try:
-        return Config.model_validate({**tree, "NAME": name})
+        return Config.model_validate({**tree, "NAME": str(name)})
     except ValidationError as error:
-        raise UserError(f"{place}: {_explain(error, name)}") from error
+        raise UserError(f"{path}: {_explain(error, str(name))}") from error
 
 
 def _override(tree: dict[str, Any], text: str, *, name: str) -> None:
-    """Set one `KEY=VALUE` in the tree in place (the tree is `load_config`'s own)."""
+    """Set one `KEY=VALUE` in the tree in place."""
     key, equals, value = text.partition("=")
     parts = key.strip().split(".")
     if not equals or not all(parts):
@@ -298,7 +280,8 @@ def _override(tree: dict[str, Any], text: str, *, name: str) -> None:
         child = node.setdefault(part, {})
         if not isinstance(child, dict):
             raise UserError(f"'{text}': {part} holds a value, not keys; expected KEY=VALUE with a key of the YAML")
-        node = child
+        node[part] = dict(child)  # YAML's aliases and merged keys share what they name
+        node = node[part]
     if not parts:
         raise UserError(f"'{text}': names no key below {name}")
     node[parts[-1]] = parse_yaml(value, place=f"'{text}'")
@@ -309,23 +292,20 @@ def _explain(error: ValidationError, name: str) -> str:
     faults = error.errors()
     first = next((f for f in faults if f["type"] == "extra_forbidden"), faults[0])
     location = [str(part) for part in first["loc"] if not str(part).startswith(("literal[", "constrained-", "str"))]
-    key = ".".join([name, *location]).replace("DATASET.SOURCES.", "DATASET.")
+    key = ".".join([name, *location]).replace("DATASET.SOURCES.", "DATASET.")  # where YAML has the sources
     more = f" (and {len(faults) - 1} more faults)" if len(faults) > 1 else ""
     if first["type"] == "extra_forbidden":
         return f"{key}: unknown key{did_you_mean(location[-1], _keys_at(location[:-1]))}{more}"
     message = first["msg"].removeprefix("Value error, ")
     if not message[:2].isupper():
         message = message[0].lower() + message[1:]
-    value = "" if isinstance(first["input"], dict) else f" is {first['input']!r:.80};"
-    if first["type"] == "value_error" and isinstance(first["input"], dict):
-        return f"{key}: {message}{more}"
+    value = ":" if isinstance(first["input"], dict) else f" is {reprlib.repr(first['input']):.80};"
     return f"{key}{value} {message}{more}"
 
 
 def _keys_at(location: Sequence[str]) -> list[str]:
     """Return the valid keys below a place in the tree."""
     model: type[BaseModel] = Config
-    keys: list[str] = []
     for part in location:
         if part == "SOURCES":
             continue
