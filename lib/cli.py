@@ -77,18 +77,27 @@ def _add(parser: argparse.ArgumentParser, field: dataclasses.Field[Any], hint: A
     elif kind in (int, float):
         given["type"] = _number(kind, meta["least"], meta["most"])
     else:
-        given["type"] = kind
+        given["type"] = lambda text: kind(text.strip())
     if not required:
         given["default"] = field.default
     if meta["positional"]:
         given["nargs"] = ("+" if required else "*") if several else (None if required else "?")
         parser.add_argument(field.name, **given)
     else:
-        parser.add_argument(f"--{field.name}", required=required, **given, **({"nargs": "+"} if several else {}))
+        more: dict[str, Any] = {"nargs": "+", "action": _Several} if several else {}
+        parser.add_argument(f"--{field.name}", required=required, **given, **more)
+
+
+class _Several(argparse.Action):
+    """Values of a flag that takes several, which may also be given several times."""
+
+    def __call__(self, _parser: Any, namespace: argparse.Namespace, values: Any, option_string: Any = None) -> None:
+        before = getattr(namespace, self.dest)
+        setattr(namespace, self.dest, values if before is self.default else [*before, *values])
 
 
 def _normalise(argv: Sequence[str], alone: Mapping[str, Any], *, loose: bool, prog: str) -> list[str]:
-    """Return the words as argparse likes them: names with `_`, a value for each truth, `=` before a minus sign.
+    """Return the words as argparse likes them: names with `_`, a value for each truth, a blank before a minus sign.
 
     alone: the names of all flags, each with what it means without a value, None if it needs one. loose: whether words
     without a flag in front are understood too.
@@ -101,7 +110,8 @@ def _normalise(argv: Sequence[str], alone: Mapping[str, Any], *, loose: bool, pr
             return [*words, word, *rest]
         name, equals, value = word.partition("=")
         if not name.startswith("--") or name == "--help":
-            words.append(word)
+            negative = len(word) > 1 and word[0] == "-" and word[1] in "0123456789."
+            words.append(f" {word}" if negative else word)  # which argparse takes for a flag without the blank
             continue
         plain = name[2:].replace("-", "_")
         if plain not in alone:
@@ -113,8 +123,6 @@ def _normalise(argv: Sequence[str], alone: Mapping[str, Any], *, loose: bool, pr
             plausible = following in ("True", "False") or following.isdigit()
             given = plausible or bool(following and not loose and not following.startswith("-"))
             words.append(f"--{plain}={rest.pop(0) if given else alone[plain]}")
-        elif len(following) > 1 and following[0] == "-" and following[1] in "0123456789.":
-            words.append(f"--{plain}={rest.pop(0)}")
         else:
             words.append(f"--{plain}")
     return words
@@ -132,12 +140,12 @@ def _number(kind: type[int] | type[float], least: float | None, most: float | No
 
     def read(text: str) -> float:
         with contextlib.suppress(ValueError):
-            value = kind(text)
+            value = kind(text.strip())
             if (least is None or value >= least) and (most is None or value <= most):
                 return value
         what = "a whole number" if kind is int else "a number"
         bounds = "" if least is None else f" of {least:g} or more" if most is None else f" from {least:g} to {most:g}"
-        raise argparse.ArgumentTypeError(f"{text!r} is not {what}{bounds}")
+        raise argparse.ArgumentTypeError(f"{text.strip()!r} is not {what}{bounds}")
 
     return read
 

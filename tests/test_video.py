@@ -12,13 +12,14 @@ import pytest
 import torch
 from tracker_stubs import PLAIN, Oracle, small_checkpoint, square_frames
 
-from lib.commands import call
+from lib.cli import as_argv
+from lib.commands import call, parse
 from lib.errors import UserError
 from lib.models.ocean import OceanOutput, TemplateFeatures
 from lib.options import VideoOptions
 from lib.testing.video import find_encoder
 from lib.tools import video_source
-from lib.tools.run_video import parse_box, run
+from lib.tools.run_video import parse_box, run, run_folder
 from lib.tools.video_source import Newest, Source, open_source, select_box
 from lib.tracker.ocean import OceanTracker
 
@@ -52,6 +53,50 @@ def test_the_result_file_holds_the_true_boxes_and_the_video_every_frame(tmp_path
         film = open_source(source)
         assert (film.name, film.count, len(list(film.frames))) == (name, 8, 8)
         film.close()
+
+
+def test_several_boxes_follow_several_targets(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    both = options(tmp_path, init=("60,50,30,30", "-8,20,40,40"), max_frames=5)
+    with caplog.at_level("INFO", logger="lib"):
+        run(both, OceanTracker(Oracle(), PLAIN), squares(8), tmp_path)
+    alone = tmp_path / "alone"
+    run(options(alone, max_frames=5), OceanTracker(Oracle(), PLAIN), squares(8), alone)
+    first, second = (rows_of(tmp_path / f"clip_{number}.csv") for number in (1, 2))
+    np.testing.assert_allclose(first, rows_of(alone / "clip.csv"), atol=0.02)
+    assert second[0, 1:5].tolist() == [-8, 20, 40, 40]
+    assert len(second) == 5
+    assert "clip_2.csv: lost in 0 of 5 frames" in caplog.text
+    (path,) = (path for path in tmp_path.glob("clip*") if path.suffix != ".csv")
+    assert path.name in caplog.text
+    _, frame = cv2.VideoCapture(str(path)).read()
+    assert frame.shape == next(square_frames(1))[0].shape
+
+
+@pytest.mark.parametrize("words", [["--init", "-10,1,4,4", "5,5,9,9"], ["--init=-10,1,4,4", "--init", "5,5,9,9"]])
+def test_a_box_that_begins_left_of_the_picture_is_no_flag(words: list[str]) -> None:
+    options = parse("track", ["clip", *words])
+    assert (options.source, options.init) == ("clip", ("-10,1,4,4", "5,5,9,9"))
+    assert parse("track", as_argv(options)) == options
+
+
+def test_a_run_is_never_written_over_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for name in ("clip", "clip_2", "clip_3"):
+        folder = run_folder(None, "clip")
+        assert folder == Path("result") / "video" / name
+        run(options(folder, max_frames=2), OceanTracker(Oracle(), PLAIN), squares(2), folder)
+    with pytest.raises(UserError, match=r"--out .*clip_2: holds clip\.csv of another run"):
+        run_folder(Path("result/video/clip_2"), "clip")
+    assert run_folder(Path("result/video/clip_2"), "other") == Path("result/video/clip_2")
+
+
+def test_what_cannot_be_written_or_read_is_said_before_the_model_is_loaded(tmp_path: Path) -> None:
+    (tmp_path / "taken").touch()
+    cv2.imwrite(str(tmp_path / "1.png"), np.zeros((8, 8, 3), np.uint8))
+    with pytest.raises(UserError, match=r"--out .*taken: cannot be written"):
+        call("track", [str(tmp_path), "--init", "1,1,4,4", "--out", str(tmp_path / "taken"), "--resume", "gone.pth"])
+    with pytest.raises(UserError, match=r"nope\.mp4: no such file or folder"):
+        call("track", ["nope.mp4", "--resume", "gone.pth"])
 
 
 class Blind(Oracle):
@@ -99,11 +144,14 @@ def test_a_wrong_box_is_refused(text: str) -> None:
         parse_box(text, np.zeros((48, 64, 3), np.uint8))
 
 
-def test_a_folder_is_read_in_the_order_of_its_numbers(tmp_path: Path) -> None:
+def test_a_folder_is_read_in_the_order_of_its_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tmp_path / "Clip" / "img"
     folder.mkdir(parents=True)
     for number in (10, 9, 2, 1):
         cv2.imwrite(str(folder / f"f{number}.png"), np.full((8, 8, 3), number, np.uint8))
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "000123").symlink_to(folder)  # a name of digits is a folder where there is one, else a camera
+    assert open_source("000123").count == 4
     source = open_source(str(folder))
     assert (source.name, source.count) == ("Clip", 4)
     assert [int(image[0, 0, 0]) for image in source.frames] == [1, 2, 9, 10]

@@ -9,7 +9,6 @@ import contextlib
 import os
 import platform
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -140,29 +139,22 @@ def time_in_turns(timers: Sequence[Callable[[int], list[float]]], frames: int,
 
 
 def watch_memory() -> int | None:
-    """Return the memory this process holds, and forget what it held before; None where the system does not tell."""
-    with contextlib.suppress(OSError):  # elsewhere than on Linux
+    """Return the memory this process holds, and forget what it held before; None elsewhere than on Linux."""
+    with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-        return _memory_line("VmRSS")
-    return most_memory()
+    return _memory_line("VmRSS")
 
 
 def most_memory() -> int | None:
-    """Return the most memory this process has held since `watch_memory`, None where the system does not tell."""
-    with contextlib.suppress(OSError):
-        return _memory_line("VmHWM")  # not getrusage's: a new process begins with that of the one that started it
-    try:
-        import resource  # not on Windows
-    except ImportError:
-        return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    """Return the most memory this process has held since `watch_memory`, None elsewhere than on Linux."""
+    return _memory_line("VmHWM")  # not getrusage's: a new process begins with that of the one that started it
 
 
-def _memory_line(name: str) -> int:
+def _memory_line(name: str) -> int | None:
     """Return the bytes of a line of Linux's account of this process."""
-    text = Path("/proc/self/status").read_text(encoding="utf-8", errors="replace")
-    return next(int(line.split()[1]) * 1024 for line in text.splitlines() if line.startswith(f"{name}:"))
+    account = Path("/proc/self/status")
+    lines = account.read_text(encoding="utf-8", errors="replace").splitlines() if account.is_file() else []
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:")), None)
 
 
 def machine(device: torch.device, *, busy: float = 0.0) -> str:
@@ -184,21 +176,18 @@ def load() -> float:
 def _processor() -> str:
     """Return the processor's name as the system gives it."""
     info = Path("/proc/cpuinfo")
-    if info.is_file():
-        for line in info.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    lines = info.read_text(encoding="utf-8", errors="replace").splitlines() if info.is_file() else []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, "") or platform.processor() or platform.machine()
 
 
 def commit() -> str:
     """Return the short name of the commit that runs, "+" behind it when files differ from it; "unknown" without git."""
-    try:
-        command = ["git", "-C", str(_ROOT), "describe", "--always", "--dirty=+", "--abbrev=10", "--exclude=*"]
+    command = ["git", "-C", str(_ROOT), "describe", "--always", "--dirty=+", "--abbrev=10", "--exclude=*"]
+    with contextlib.suppress(OSError, subprocess.TimeoutExpired):
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)
-    except (OSError, subprocess.TimeoutExpired):
-        return "unknown"
-    return done.stdout.strip() or "unknown"
+        return done.stdout.strip() or "unknown"
+    return "unknown"
 
 
 def load_videos(dataset: str, dataset_dir: Path, *, only: Sequence[str] = ()) -> Benchmark:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -65,6 +66,8 @@ def quantize(path: Path, feeds: Sequence[Feed]) -> None:
     """
     if not feeds:
         raise UserError(f"{path.name}: no crops to calibrate on; name a test set with --dataset and --dataset_dir")
+    rest = iter(feeds)
+    reader: Any = SimpleNamespace(get_next=lambda: next(rest, None))
     prepared, done = path.with_suffix(".prepared.onnx"), path.with_suffix(".int8.onnx")
     try:
         with quiet():
@@ -73,7 +76,7 @@ def quantize(path: Path, feeds: Sequence[Feed]) -> None:
 
             quant_pre_process(str(path), str(prepared), skip_symbolic_shape=True)
             # Weights keep 7 bits: a processor without VNNI sums two products of 8 bits in 16, which overflows.
-            quantize_static(str(prepared), str(done), _reader(feeds), quant_format=QuantFormat.QDQ, per_channel=True,
+            quantize_static(str(prepared), str(done), reader, quant_format=QuantFormat.QDQ, per_channel=True,
                             reduce_range=True, activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
                             op_types_to_quantize=QUANTIZED, nodes_to_exclude=kept_in_float(prepared))
         done.replace(path)
@@ -124,17 +127,3 @@ def _between(graph: Any, output: str, maker: Mapping[str, Any]) -> set[str]:
         if name in maker and maker[name].op_type not in _WEIGHTED:
             edge += [source for source in maker[name].input if source in maker and source not in found]
     return found
-
-
-def _reader(feeds: Sequence[Feed]) -> Any:
-    """Return the feeds in the form that the quantisation tool asks for."""
-    from onnxruntime.quantization import CalibrationDataReader
-
-    class Reader(CalibrationDataReader):
-        def __init__(self) -> None:
-            self._rest = iter(feeds)
-
-        def get_next(self) -> Feed | None:
-            return next(self._rest, None)
-
-    return Reader()

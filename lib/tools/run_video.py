@@ -172,7 +172,7 @@ def run(options: VideoOptions, tracker: OceanTracker, source: Source, folder: Pa
     boxes = [parse_box(text, first) for text in options.init] or [select_box(first)]
     names = [source.name] if len(boxes) == 1 else [f"{source.name}_{row}" for row in range(1, len(boxes) + 1)]
     trails = [Trail(folder / f"{name}.csv", options.lost) for name in names]
-    video = BoxVideo(folder / f"{source.name}.mp4", frames_per_second=source.rate) if options.save_video else None
+    video = BoxVideo(folder / source.name, frames_per_second=source.rate) if options.save_video else None
     session = Session(options, Objects(tracker), trails, video)
     try:
         session.follow(chain([first], source.frames), boxes,

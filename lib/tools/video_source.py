@@ -41,21 +41,26 @@ class Source:
 
 
 def open_source(text: str) -> Source:
-    """Return the source called `text`: digits are a camera, an address with :// a stream, else a folder or a file.
+    """Return the source called `text`: a folder, a file, an address with ://, or a camera's number.
 
     A camera and a live stream give their newest frame each time, so a slow tracker falls behind by frames, not by
     minutes; a recording behind an address is read frame by frame. Raises UserError when there is no such thing or no
     frame in it.
     """
-    if text.isdecimal():
-        return _live(cv2.VideoCapture(int(text)), name=f"camera{int(text)}", what=f"camera {text}")
-    if "://" in text:
-        return _address(text)
     path = Path(text)
-    if path.is_dir():
+    if path.is_dir():  # also one that is called 000123
         return _folder(path)
     if path.is_file():
-        return _file(path)
+        why = f"not a video that can be decoded ({path.stat().st_size} bytes); is it whole?"
+        return _captured(text, name=path.stem, what=text, why=why, live=False)
+    why = "cannot be opened; is it connected, and free?"
+    if "://" in text:
+        parts = urlsplit(text)  # a password in the address must not end in a file's name or a message
+        place = f"{parts.hostname or ''}{parts.path}"
+        name = re.sub(r"\W+", "_", place).strip("_") or "stream"
+        return _captured(text, name=name, what=f"{parts.scheme}://{place}", why=why)
+    if text.isdecimal():
+        return _captured(int(text), name=f"camera{int(text)}", what=f"camera {text}", why=why)
     raise UserError(f"{text}: no such file or folder; expected a video, a folder of images, a camera's number or an "
                     f"address such as rtsp://...")
 
@@ -70,31 +75,18 @@ def _folder(path: Path) -> Source:
     return Source(name, frames, DEFAULT_RATE, len(files), lambda: pool.shutdown(cancel_futures=True))
 
 
-def _file(path: Path) -> Source:
-    capture = cv2.VideoCapture(str(path))
+def _captured(address: str | int, *, name: str, what: str, why: str, live: bool = True) -> Source:
+    """Return what OpenCV opens; UserError saying `why` not. `live` is what does not promise a number of frames."""
+    capture = cv2.VideoCapture(address)
     if not capture.isOpened():
-        raise UserError(f"{path}: not a video that can be decoded ({path.stat().st_size} bytes); is it whole?")
-    return _recorded(capture, name=path.stem, what=str(path), total=_length(capture))
-
-
-def _address(text: str) -> Source:
-    parts = urlsplit(text)  # a password in the address must not end in a file's name or a message
-    name = re.sub(r"\W+", "_", f"{parts.hostname or ''}{parts.path}").strip("_") or "stream"
-    what = f"{parts.scheme}://{parts.hostname or ''}{parts.path}"
-    capture = cv2.VideoCapture(text)
-    if (total := _length(capture)) is not None:  # a recording, which waits for its reader
-        return _recorded(capture, name=name, what=what, total=total)
-    return _live(capture, name=name, what=what)
-
-
-def _length(capture: Any) -> int | None:
-    """Return the number of frames that a recording promises, None where nothing is open or it is live."""
-    count = capture.get(cv2.CAP_PROP_FRAME_COUNT) if capture.isOpened() else 0
-    return int(count) if math.isfinite(count) and 0 < count < 1e9 else None
-
-
-def _recorded(capture: Any, *, name: str, what: str, total: int | None) -> Source:
-    return Source(name, _decoded(capture, what, total), _rate(capture), total, capture.release)
+        raise UserError(f"{what}: {why}")
+    rate, count = capture.get(cv2.CAP_PROP_FPS), capture.get(cv2.CAP_PROP_FRAME_COUNT)
+    rate = rate if math.isfinite(rate) and 0 < rate <= MAX_RATE else DEFAULT_RATE
+    total = int(count) if math.isfinite(count) and 0 < count < 1e9 else None
+    if live and total is None:
+        newest = Newest(capture)
+        return Source(name, iter(newest), rate, None, newest.close)
+    return Source(name, _decoded(capture, what, total), rate, total, capture.release)
 
 
 def _decoded(capture: Any, what: str, total: int | None) -> Iterator[Image]:
@@ -109,18 +101,6 @@ def _decoded(capture: Any, what: str, total: int | None) -> Iterator[Image]:
         raise UserError(f"{what}: no frame of it can be decoded; is it a video, and whole?")
     if total is not None and read < total - 1:  # a container's count is often one too high
         _log.warning("%s: ends after %d frames; its header promises %d", what, read, total)
-
-
-def _rate(capture: Any) -> float:
-    rate = capture.get(cv2.CAP_PROP_FPS)
-    return rate if math.isfinite(rate) and 0 < rate <= MAX_RATE else DEFAULT_RATE
-
-
-def _live(capture: Any, *, name: str, what: str) -> Source:
-    if not capture.isOpened():
-        raise UserError(f"{what}: cannot be opened; is it connected, and free?")
-    newest = Newest(capture)
-    return Source(name, iter(newest), _rate(capture), None, newest.close)
 
 
 class Newest:

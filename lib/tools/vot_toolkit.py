@@ -16,10 +16,10 @@ import re
 import shlex
 import shutil
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import yaml
@@ -35,6 +35,7 @@ from lib.log import RunLog
 from lib.options import ModelOptions, VotTrackerOptions, VotWorkspaceOptions
 from lib.testing.opening import check_arch, open_tracker
 from lib.testing.run import params_for
+from lib.tracker.ocean import OceanTracker, TrackerState
 from lib.tracker.scoring import NonFiniteOutput
 
 INSTALL = "pip install -e '.[vot]' (or vot-trax alone, when the toolkit has an environment of its own)"
@@ -44,28 +45,12 @@ DUMMY_FRAMES = 50
 _log = logging.getLogger(__name__)
 
 
-class Tracker(Protocol):
-    """What is asked of a tracker. A state tells its `box_xywh`, `score` and `search_size`."""
-
-    def init(self, image: Image, box_xywh: Any, /) -> Any: ...
-
-    def track_batch(self, states: Sequence[Any], images: Sequence[Image], /) -> list[Any]: ...
-
-
-class Server(Protocol):
-    """What is asked of `trax.server.Server`."""
-
-    def wait(self) -> Any: ...
-
-    def status(self, objects: list[Any], /) -> Any: ...
-
-
 @dataclass(eq=False)
 class Objects:
     """The objects that are followed, in the order in which the toolkit gave them."""
 
-    tracker: Tracker
-    states: list[Any] = field(default_factory=list)
+    tracker: OceanTracker
+    states: list[TrackerState] = field(default_factory=list)
 
     def start(self, image: Image, boxes: Iterable[Boxes]) -> None:
         """Forget all objects and follow the given ones from here on."""
@@ -85,11 +70,11 @@ class Objects:
                 self.states[row] = state
 
 
-def serve(server: Server, objects: Objects, *, answer: Callable[[Boxes], Any]) -> int:
+def serve(server: Any, objects: Objects, *, answer: Callable[[Boxes], Any]) -> int:
     """Return the number of frames answered, the first ones included, once the toolkit says that it is over.
 
-    `answer` makes a region of a box (4,) xywh. Raises UserError for a region or an image that is of no use and for a
-    network that returns NaN.
+    `server` is a `trax.server.Server`; `answer` makes a region of a box (4,) xywh. Raises UserError for a region or an
+    image that is of no use and for a network that returns NaN.
     """
     frames = 0
     while (request := server.wait()).type in ("initialize", "frame"):
