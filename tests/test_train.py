@@ -237,6 +237,7 @@ def test_unreadable_crops_are_told_counted_and_limited(train: Train, tmp_path: P
     (["TRAIN.RANDOM_TRUNK=False"], r"random weights for 2 epochs; name .*PRETRAIN.*UNFIX_EPOCH=0.*RANDOM_TRUNK=True"),
     (["TRAIN.RANDOM_TRUNK=False", "TRAIN.BACKBONE=ResNet50", "TRAIN.BACKBONE_OPTIONS={}"],
      r"wget -P pretrain https://\S+/(resnet50-\w+\.pth)`, then TRAIN\.PRETRAIN=\1"),
+    (["--resume", "."], "TRAIN.RESUME: no checkpoint in .*'auto'"),
     (["TRAIN.BACKBONE=ResNet51"], "'ResNet51' is no backbone; did you mean ResNet50"),
     (["TRAIN.SYNC_BN=True"], "SYNC_BN: works on GPUs only"),
     (["--gpus", "0,x"], "GPUS is '0,x'"),
@@ -249,6 +250,51 @@ def test_a_users_mistake_is_one_line(train: Train, arguments: list[str], message
     with pytest.raises(UserError, match=message) as caught:
         train(*arguments)
     assert "\n" not in str(caught.value)
+
+
+def test_what_is_missing_is_told_before_anything_is_opened_or_made(tmp_path: Path,
+                                                                   monkeypatch: pytest.MonkeyPatch) -> None:
+    def train(*overrides: str) -> None:
+        keys = {"WHICH_USE": ["VID"], "BACKBONE": "ResNet50", "BACKBONE_OPTIONS": {}}
+        monkeypatch.chdir(tmp_path)
+        commands.call("train", ["--cfg", str(tiny_yaml(tmp_path, **keys)), *overrides])
+
+    monkeypatch.setattr(lib.training.loop, "build_model", lambda **_: pytest.fail("the model is built"))
+    with pytest.raises(UserError, match=r"VID.*data/vid"):
+        train()
+    monkeypatch.setattr(lib.training.loop, "build_dataset", lambda _: pytest.fail("the data are opened"))
+    with pytest.raises(UserError, match=r"wget -P pretrain https://\S+/resnet50.* TRAIN.PRETRAIN=resnet50"):
+        train("TRAIN.RANDOM_TRUNK=False")
+    for overrides, message in ((["TRAIN.PRETRAIN=OceanSmal"], "OceanSmal"), (["--resume", "gone.pth"], "gone.pth")):
+        with pytest.raises(UserError, match=message):
+            train(*overrides)
+    assert [path.name for path in tmp_path.iterdir()] == ["tiny.yaml"]
+
+
+def test_what_is_gone_on_with_needs_no_other_weights(train: Train, tmp_path: Path) -> None:
+    assert train(END_EPOCH=3) == 0
+    (tmp_path / "snapshot" / "checkpoint_e3.pth").unlink()
+    assert train("TRAIN.RANDOM_TRUNK=False", "--resume", str(tmp_path / "snapshot"), END_EPOCH=3) == 0
+    assert train("TRAIN.PRETRAIN=gone.pth", "--resume", "auto", END_EPOCH=3) == 0
+
+
+def test_a_run_that_branches_off_leaves_the_curves_of_the_first_alone(train: Train, tmp_path: Path) -> None:
+    def runs() -> dict[str, list[int]]:
+        folders = [path for path in (tmp_path / "logs" / "Ocean").iterdir() if path.is_dir()]
+        boards = {folder.name: EventAccumulator(str(folder)).Reload() for folder in folders}
+        return {name: [event.step for event in board.Scalars("loss/total")] for name, board in boards.items()}
+
+    assert train(END_EPOCH=2) == 0
+    first = runs()
+    assert len(first) == 1
+    e1 = tmp_path / "snapshot" / "checkpoint_e1.pth"
+    assert train("--resume", str(e1), f"CHECKPOINT_DIR={tmp_path / 'other'}", END_EPOCH=2) == 0
+    assert train("--resume", str(e1), END_EPOCH=2) == 0, "again from the midst of the run"
+    after = runs()
+    assert len(after) == 3
+    assert first.items() <= after.items()
+    assert train("--resume", "auto", END_EPOCH=3) == 0
+    assert len(runs()) == 3, "the newest goes on in its own"
 
 
 class Misbehaving(CheapPairs):

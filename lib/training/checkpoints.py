@@ -25,8 +25,8 @@ log = logging.getLogger(__name__)
 
 # Keys that may change between a checkpoint and its continuation without changing what is computed.
 _FREE = re.compile(r"GPUS|PRINT_FREQ|WORKERS|OUTPUT_DIR|CHECKPOINT_DIR|TEST\..*|TUNE\..*|DATASET\.MAX_UNREADABLE|"
-                   r"TRAIN\.(ISTRUE|START_EPOCH|RESUME|RESUME_STRICT|PRETRAIN|LR_POLICY|WARM_POLICY|UNFIX_POLICY|"
-                   r"KEEP_LAST|SAVE_EVERY|ON_SAVE_ERROR|NONFINITE|DETERMINISTIC|DETECT_ANOMALY|DATA_TIMEOUT)")
+                   r"TRAIN\.(ISTRUE|START_EPOCH|RESUME|RESUME_STRICT|PRETRAIN|RANDOM_TRUNK|LR_POLICY|WARM_POLICY|"
+                   r"UNFIX_POLICY|KEEP_LAST|SAVE_EVERY|ON_SAVE_ERROR|NONFINITE|DETERMINISTIC|DETECT_ANOMALY|DATA_TIMEOUT)")
 _RESUMABLE = {"epoch": int, "step": int, "steps_per_epoch": int, "pairs_per_step": int, "samples": int, "run": str,
               "optimizer": dict, "optimizer_names": list, "scaler": dict, "config": dict}
 
@@ -160,6 +160,13 @@ def place_of(checkpoint: Mapping[str, Any] | None) -> tuple[int, int]:
     return epoch, step if step != epoch * checkpoint["steps_per_epoch"] else 0
 
 
+def is_end_of_run(checkpoint: Mapping[str, Any], folder: Path) -> bool:
+    """Return whether a checkpoint is the furthest (of those that are whole) of the run that writes to `folder`."""
+    stored = _flat(next(iter(checkpoint["config"].values()), {})).get("CHECKPOINT_DIR")
+    later = [saved.path for saved in saved_checkpoints(folder) if (saved.epoch, saved.step) > place_of(checkpoint)]
+    return Path(str(stored)).resolve() == folder.resolve() and not any(map(intact, later))
+
+
 def write_checkpoint(folder: Path, content: Mapping[str, Any], *, keep_last: int) -> Path:
     """Return the path of the checkpoint written, by its epoch and step; then removes those that are not to be kept.
 
@@ -214,7 +221,8 @@ def set_aside(folder: Path, *, after: tuple[int, int]) -> None:
     except OSError as error:
         raise UserError(f"{folder}: holds {len(others)} checkpoints of another run, which cannot be moved to "
                         f"{target.name} ({error.strerror}); move them, or set CHECKPOINT_DIR") from error
-    log.warning("%s: moved %d checkpoint(s) that this run does not continue to %s", folder, len(others), target)
+    log.warning("%s: moved %d checkpoint(s) that this run does not continue to %s%s", folder, len(others), target,
+                "" if after > (0, 0) else "; --resume auto goes on from such instead")
 
 
 @contextlib.contextmanager

@@ -60,6 +60,7 @@ def _run(options: TrainOptions) -> int:
     cfg = load_config(options.cfg, overrides=[*options.overrides, *_as_overrides(options)])
     place = str(options.cfg)
     check_schedule(cfg.TRAIN, place=place)
+    _check_start(cfg, place=place)
     gpus = cfg.gpu_numbers()
     if options.gpus is not None:
         place = "--gpus"
@@ -85,7 +86,7 @@ def train(cfg: Config, world: World) -> int:
         model = build_model(**cfg.model_options())
         snapshot = Path(cfg.CHECKPOINT_DIR)
         on_main(lambda: stack.enter_context(checkpoints.sole_writer(snapshot)), world)
-        source = on_main(lambda: _resume_path(cfg), world)
+        source = on_main(lambda: _resume_path(cfg.TRAIN.RESUME, snapshot), world)
         checkpoint = checkpoints.read_resumable(source) if source else None
         progress = _load_start(model, cfg, checkpoint, pairs=len(dataset), pairs_per_step=cfg.TRAIN.BATCH * world.size,
                                source=str(source))
@@ -122,41 +123,75 @@ def _load_start(model: Ocean, cfg: Config, checkpoint: dict[str, Any] | None, *,
         log.info("going on from %s, after epoch %d and %d steps of the next", source,
                  *divmod(progress.step, progress.steps_per_epoch))
     elif train.PRETRAIN:
-        path = find_weights(str(train.PRETRAIN))
-        nearby = Path("pretrain") / path
-        if not path.is_file() and not nearby.is_file():
-            raise UserError(f"TRAIN.PRETRAIN: neither {path} nor {nearby} exists; put the weights there, or set "
-                            f"TRAIN.PRETRAIN=False to begin with random ones")
-        path = path if path.is_file() else nearby
+        path = _pretrained_path(str(train.PRETRAIN))
         log.info("%s", import_pretrained(model, read_checkpoint(path)["state_dict"], source=str(path)))
+    return progress
+
+
+def _pretrained_path(name: str) -> Path:
+    """Return the file of TRAIN.PRETRAIN: a path, a name in pretrain/, or weights that come with the project."""
+    for path in (Path(name), Path("pretrain") / name, find_weights(name)):
+        if path.is_file():
+            return path
+    raise UserError(f"TRAIN.PRETRAIN: neither {name} nor {Path('pretrain') / name} exists, and no such weights come "
+                    f"with the project; put the file there, or set TRAIN.PRETRAIN=False to begin with random weights")
+
+
+def _check_start(cfg: Config, *, place: str) -> None:
+    """Raise UserError, before any work, when the weights to begin with or the checkpoint to go on from are not there.
+
+    A trunk that is frozen at first must have weights, unless RANDOM_TRUNK says otherwise.
+    """
+    train, snapshot = cfg.TRAIN, Path(cfg.CHECKPOINT_DIR)
+    if train.RESUME and train.RESUME != "auto":
+        _resume_path(train.RESUME, snapshot)
+    elif train.RESUME and checkpoints.saved_checkpoints(snapshot):
+        return
+    elif train.PRETRAIN:
+        _pretrained_path(str(train.PRETRAIN))
     elif train.UNFIX_EPOCH > train.START_EPOCH and not train.RANDOM_TRUNK:
         url = DOWNLOADS.get(train.BACKBONE)
         remedy = (f"`wget -P pretrain {url}`, then TRAIN.PRETRAIN={url.rpartition('/')[2]}" if url
                   else "name pretrained ones in TRAIN.PRETRAIN")
-        raise UserError(f"TRAIN.PRETRAIN is False: the trunk would be frozen at random weights for {train.UNFIX_EPOCH} "
-                        f"epochs; {remedy}, or train it from the start by TRAIN.UNFIX_EPOCH=0, or say that it is "
-                        f"meant so by TRAIN.RANDOM_TRUNK=True")
-    return progress
+        raise UserError(f"{place}: TRAIN.PRETRAIN is False: the trunk would be frozen at random weights for "
+                        f"{train.UNFIX_EPOCH} epochs; {remedy}, or train it from the start by TRAIN.UNFIX_EPOCH=0, or "
+                        f"say that it is meant so by TRAIN.RANDOM_TRUNK=True")
 
 
-def _resume_path(cfg: Config) -> Path | None:
-    """Return the checkpoint to go on from; after torchrun's restart always the newest, if there is one."""
-    wish = cfg.TRAIN.RESUME
+def _resume_path(wish: bool | str, snapshot: Path) -> Path | None:
+    """Return the checkpoint to go on from; after torchrun's restart always the newest, if there is one.
+
+    wish: TRAIN.RESUME; a folder stands for the newest checkpoint in it.
+    """
     if wish == "auto" or distributed.restart_count() > 0:
-        newest = checkpoints.newest_intact(Path(cfg.CHECKPOINT_DIR))
+        newest = checkpoints.newest_intact(snapshot)
         if newest is None and wish == "auto":
-            log.info("--resume auto: no checkpoint in %s yet; starting at the beginning", cfg.CHECKPOINT_DIR)
+            log.info("--resume auto: no checkpoint in %s yet; starting at the beginning", snapshot)
         if newest is not None or wish == "auto":
             return newest
-    return Path(wish) if isinstance(wish, str) and wish else None
+    if not wish:
+        return None
+    path = find_weights(str(wish))
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        read_checkpoint(path)  # raises, naming the nearest file
+    newest = checkpoints.newest_intact(path)
+    if newest is None:
+        raise UserError(f"TRAIN.RESUME: no checkpoint in {path} (expected checkpoint_e<N>.pth); name the folder or "
+                        f"file to go on from, or 'auto' to begin anew where there is none")
+    return newest
 
 
 def _open_run(cfg: Config, run_log: RunLog, checkpoint: dict[str, Any] | None) -> Path:
-    """Return the run's folder: the checkpoint's, which is gone on with, or a new one. Rank 0 only."""
-    if checkpoint is None:
-        folder = new_run_folder(cfg.OUTPUT_DIR, cfg.TRAIN.MODEL)
-    else:
+    """Return the run's folder: the checkpoint's if its run goes on where it stopped, else a new one. Rank 0 only.
+
+    What goes on elsewhere, or from the midst of a run, is another run: the curves of the first stay as they are.
+    """
+    if checkpoint is not None and checkpoints.is_end_of_run(checkpoint, Path(cfg.CHECKPOINT_DIR)):
         folder = old_run_folder(cfg.OUTPUT_DIR, cfg.TRAIN.MODEL, run=checkpoint["run"])
+    else:
+        folder = new_run_folder(cfg.OUTPUT_DIR, cfg.TRAIN.MODEL)
     run_log.open_file(folder)
     log.info("log and TensorBoard: %s", folder)
     return folder
