@@ -112,6 +112,13 @@ def view_matrix(view_xyxy: ArrayLike, *, out_size: int) -> NDArray[np.float64]:
     return np.array([[a, 0.0, -a * x1], [0.0, b, -b * y1]])
 
 
+def compose(outer: NDArray[np.float64], inner: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the affine matrices (..., 2, 3) that apply `inner` first and `outer` after it."""
+    out = outer[..., :2] @ inner
+    out[..., 2] += outer[..., 2]
+    return np.asarray(out)
+
+
 def transform_box(box_xyxy: ArrayLike, matrix: ArrayLike) -> Boxes:
     """Return the axis-aligned hull (x1, y1, x2, y2) of a box's corners under an affine matrix (2, 3)."""
     x1, y1, x2, y2 = (float(v) for v in np.asarray(box_xyxy, np.float64))

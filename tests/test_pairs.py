@@ -88,7 +88,7 @@ def test_without_a_place_for_the_cache_the_index_stays_in_memory(tmp_path, monke
     ({"a": {}}, ["no track"]),
     ({"a": {"00": {}}}, ["no track"]),
     ({"a": {"1": BOX}}, ["'a'", "boxes, not tracks"]),
-    ({"a": {"00": {"1": BOX}, "0": {"1": BOX}}}, ["'a'", "track 0 stands twice"]),
+    ({"a": {"00": {"1": BOX}, "0": {"1": BOX}}}, ["'a'", "track '0' stands twice"]),
     ('{"a": {"00": {"1": [1, 2, 3, 4], "1": [1, 2, 3, 4]}}}', ["'a'", "'00'", "frame '1'", "same frame"]),
     ({"a": {"00": []}}, ["'a'", "'00'", "[]"]),
     ({"a": 3}, ["'a'", "3"]),

@@ -82,8 +82,8 @@ def cached_arrays(
     """Return the arrays that `read` makes of the JSON file `path`, and the file they are mapped from.
 
     They are kept in `<name>.arrays` beside the JSON and belong to it by its size, time of change and `key`. `check`
-    raises ValueError, KeyError or TypeError for kept ones that are damaged: they are made again. Where they cannot be
-    written, a warning says so, and they stay in memory (file None). Raises UserError if `path` cannot be read.
+    raises ValueError, LookupError or TypeError for kept ones that are damaged: they are made again. Where they cannot
+    be written, a warning says so, and they stay in memory (file None). Raises UserError if `path` cannot be read.
     """
     try:
         status = path.stat()
@@ -99,7 +99,7 @@ def cached_arrays(
             return arrays, file
     except FileNotFoundError:
         pass
-    except (ValueError, KeyError, TypeError, OSError) as error:
+    except (ValueError, LookupError, TypeError, OSError) as error:
         logger.warning("%s is damaged (%s): made again", file, error)
     logger.info("reading %s (%.1f MB); the next start maps %s instead", path, status.st_size / 1e6, file.name)
     arrays = read()

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from lib.boxes import Boxes
 from lib.config import DatasetConfig
-from lib.crops import CROP_SIZE, TEMPLATE_SIZE, Image, transform_box, view_matrix
+from lib.crops import CROP_SIZE, TEMPLATE_SIZE, Image, compose, transform_box, view_matrix
 from lib.datasets import Crop, CropReader
 
 Matrix = NDArray[Any]
@@ -132,7 +132,7 @@ def render(read: CropReader, change: CropAugmentation, *, out_size: int) -> Rend
     crop = read(shown_part(matrix, out_size=out_size))
     box = transform_box(crop.box_xyxy, matrix)
     if crop.to_image is not None:
-        matrix = _compose(matrix, cv2.invertAffineTransform(crop.to_image))
+        matrix = compose(matrix, cv2.invertAffineTransform(crop.to_image))
     picture = warp(crop, matrix, out_size=out_size)
     if change.jitter is not None or change.gray:
         matrix = colour_matrix(change, mean_bgr=cv2.mean(picture)[:3])
@@ -167,7 +167,7 @@ def _resized(image: Image, matrix: Matrix, *, out_size: int) -> Image | None:
     """
     mirrored = matrix[0, 0] < 0
     if mirrored:
-        matrix = _compose(_mirror(out_size), matrix)
+        matrix = compose(_mirror(out_size), matrix)
     part = []
     for k in (0, 1):
         step = 1 / float(matrix[k, k])
@@ -188,10 +188,10 @@ def augmentation_matrix(change: CropAugmentation, *, out_size: int) -> Matrix:
     """Return the affine matrix (2, 3) from crop px to network input px: the view, then the flip, then the rotation."""
     matrix = view_matrix(change.view_xyxy, out_size=out_size)
     if change.flip:
-        matrix = _compose(_mirror(out_size), matrix)
+        matrix = compose(_mirror(out_size), matrix)
     if change.angle:
         middle = (out_size - 1) / 2
-        matrix = _compose(cv2.getRotationMatrix2D((middle, middle), change.angle, 1.0), matrix)
+        matrix = compose(cv2.getRotationMatrix2D((middle, middle), change.angle, 1.0), matrix)
     return matrix
 
 
@@ -204,13 +204,6 @@ def shown_part(matrix: Matrix, *, out_size: int) -> Boxes:
 def _mirror(out_size: int) -> Matrix:
     """Return the affine matrix (2, 3) that mirrors left and right."""
     return np.array([[-1.0, 0.0, out_size - 1], [0.0, 1.0, 0.0]])
-
-
-def _compose(second: Matrix, first: Matrix) -> Matrix:
-    """Return the affine matrix (2, 3) of `first` followed by `second`."""
-    linear = second[:, :2] @ first
-    linear[:, 2] += second[:, 2]
-    return linear
 
 
 def colour_matrix(change: CropAugmentation, *, mean_bgr: tuple[float, ...]) -> Matrix:

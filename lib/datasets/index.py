@@ -111,21 +111,18 @@ def load_index(path: Path) -> TrackIndex:
 
 
 def _check_arrays(arrays: Arrays) -> None:
-    """Raise ValueError, KeyError or TypeError for arrays that are no index: they may be a stranger's, as the JSON."""
+    """Raise ValueError, LookupError or TypeError for arrays that are no index; like the JSON, a stranger's may be."""
     index = TrackIndex(**arrays)
-    frames, tracks, videos = len(index.frames), index.num_tracks, len(index.name_starts) - 1
-    for starts, parts, total in ((index.starts, tracks, frames), (index.name_starts, videos, len(index.name_bytes))):
-        if len(starts) != parts + 1 or starts[0] != 0 or starts[-1] != total or (np.diff(starts) <= 0).any():
-            raise ValueError("its parts do not follow one another")
-    numbers = (index.track_numbers, index.video_of_track, index.frames)
-    if any(part.ndim != 1 or part.dtype != np.int32 or (part < 0).any() for part in numbers) or not tracks:
-        raise ValueError("a number is none")
-    if len(index.track_numbers) != tracks or (index.video_of_track >= videos).any() or (
-            index.boxes_xyxy.shape != (frames, 4) or index.boxes_xyxy.dtype != np.float32):
+    rows, tracks, videos = len(index.frames), index.num_tracks, len(index.name_starts) - 1
+    ends = (len(index.starts), index.starts[-1], index.name_starts[-1]) == (tracks + 1, rows, len(index.name_bytes))
+    rising = all(part[0] == 0 and (np.diff(part) > 0).all() for part in (index.starts, index.name_starts))
+    numbers = [(index.track_numbers, tracks), (index.video_of_track, tracks), (index.frames, rows)]
+    whole = all(part.shape == (length,) and part.dtype == np.int32 and part.min() >= 0 for part, length in numbers)
+    boxes = index.boxes_xyxy.shape == (rows, 4) and index.boxes_xyxy.dtype == np.float32
+    if not (ends and rising and whole and boxes and index.video_of_track.max() < videos):
         raise ValueError("its parts do not belong together")
-    for name in index.videos():
-        if not is_below(name):
-            raise ValueError(f"{name!r:.100} is no name below the crop folder")
+    if not all(map(is_below, index.videos())):
+        raise ValueError("a name leads out of the crop folder")
 
 
 class _Track(NamedTuple):
@@ -160,17 +157,23 @@ def build_index(path: Path) -> TrackIndex:
     seen: set[str] = set()
     empty = 0
     for video, tracks in _pairs(read_json(path, max_bytes=MAX_BYTES, object_pairs_hook=_packed), f"{path}", "videos"):
-        _check_name(path, video, seen)
-        place, in_video = f"{path}: video '{video}'", set[int]()
+        place, in_video = f"{path}: video {video!r:.200}", set[int]()
+        if not is_below(video):
+            raise UserError(f"{place} is no relative path below the crop folder; rename it")
+        if video in seen:
+            raise UserError(f"{place} stands twice; merge its tracks")
+        seen.add(video)
         for text, track in _pairs(tracks, place, "tracks"):
             if track == ():
                 continue
             if not isinstance(track, _Track):
                 raise UserError(f"{place} track '{text}' {_fault(track)}")
-            if (number := _number(text, place)) in in_video:
-                raise UserError(f"{place}: track {number} stands twice; merge the two")
-            in_video.add(number)
-            numbers.append(number)
+            if not _is_number(text):
+                raise UserError(f"{place}: track {text!r:.60} is not a number of 0 to {_MAX_NUMBER}")
+            if int(text) in in_video:
+                raise UserError(f"{place}: track {text!r} stands twice; merge the two")
+            in_video.add(int(text))
+            numbers.append(int(text))
             videos.append(len(name_starts) - 1)
             frames.extend(track.frames)
             boxes.extend(track.boxes)
@@ -199,27 +202,12 @@ def is_below(name: str) -> bool:
     return inside and name.isprintable()
 
 
-def _check_name(path: Path, video: str, seen: set[str]) -> None:
-    """Refuse a video name that could lead out of the crop folder, or that stands twice."""
-    if not is_below(video):
-        raise UserError(f"{path}: video {video!r:.200} is no relative path below the crop folder; rename the video")
-    if video in seen:
-        raise UserError(f"{path}: video '{video}' stands twice; merge its tracks")
-    seen.add(video)
-
-
 def _pairs(value: Any, place: str, what: str) -> tuple[tuple[str, Any], ...]:
     """Return the pairs of an object that does not hold boxes; raise UserError for anything else."""
     if type(value) is not tuple:
-        raise UserError(f"{place} holds {'boxes' if isinstance(value, _Track) else repr(value)[:60]}, not {what}; "
-                        f"{_EXPECTED}")
+        found = "boxes" if isinstance(value, _Track) else f"{value!r:.60}"
+        raise UserError(f"{place} holds {found}, not {what}; {_EXPECTED}")
     return value
-
-
-def _number(text: str, place: str) -> int:
-    if not _is_number(text):
-        raise UserError(f"{place}: {text!r:.60} is not a number of 0 to {_MAX_NUMBER}")
-    return int(text)
 
 
 def _is_number(text: str) -> bool:
@@ -252,12 +240,10 @@ def _check_boxes(path: Path, index: TrackIndex) -> None:
     if good.all():
         return
     row = int(np.argmin(good))
-    track, more = index.track_of(row), int((~good).sum()) - 1
-    fault = (
-        f"{path}: video '{index.video(track)}' track '{index.track_numbers[track]:02d}' frame "
-        f"'{index.frames[row]:06d}': box {boxes[row].tolist()}; expected finite x1 < x2 and y1 < y2"
-        + (f" (and {more} more such boxes)" if more else "") + "; remove it from the index"
-    )
+    track = index.track_of(row)
+    fault = (f"{path}: video '{index.video(track)}' track '{index.track_numbers[track]:02d}' frame "
+             f"'{index.frames[row]:06d}': box {boxes[row].tolist()} (and {(~good).sum() - 1} more such boxes); "
+             f"expected finite x1 < x2 and y1 < y2; remove it from the index")
     if not good.any():
         raise UserError(fault)
     logger.warning("%s", one_line(fault))

@@ -1,6 +1,4 @@
-"""Where the crops of an index lie: single files, a few large archives, or the original pictures. The same pairs of
-frames are drawn whatever form they have.
-"""
+"""Where the crops of an index lie: single files, a few large archives, or the original pictures."""
 
 from __future__ import annotations
 
@@ -20,15 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lib.boxes import Boxes
-from lib.crops import (
-    CROP_SIZE,
-    TEMPLATE_SIZE,
-    box_in_crop511,
-    context_side,
-    crop_square,
-    mean_colour,
-    transform_box,
-)
+from lib.crops import CROP_SIZE, TEMPLATE_SIZE, box_in_crop511, context_side, crop_square, mean_colour, transform_box
 from lib.datasets import Crop, CropReader, FramePair, UnreadableCrop
 from lib.datasets.array_file import Arrays, cached_arrays, read_arrays
 from lib.datasets.index import MAX_BYTES, TrackIndex, is_below
@@ -53,7 +43,7 @@ class CropStore(Protocol):
 
 @dataclass(frozen=True)
 class IndexedSource:
-    """The pairs of an index (a `lib.datasets.TrainingSource`)."""
+    """The pairs of an index (a `lib.datasets.TrainingSource`): the same whatever form the crops have."""
 
     name: str
     index: TrackIndex
@@ -265,8 +255,10 @@ class RawPictures:
         matrix = np.array([[side, 0.0, square[0]], [0.0, side, square[1]]]) / reduce
         matrix[:, 2] += 0.5 / reduce - 0.5
         crop = Crop(image, box_in_crop511(size), matrix)
-        if _is_inside(crop, view_xyxy):
-            return crop  # the colour outside does not matter
+        if view_xyxy is not None:
+            x1, y1, x2, y2 = transform_box(view_xyxy, matrix)
+            if x1 >= 0 and y1 >= 0 and x2 <= width - 1 and y2 <= height - 1:
+                return crop  # nothing outside the picture is shown
         blue, green, red = mean_colour(image).tolist()
         return crop._replace(fill=(blue, green, red))
 
@@ -277,14 +269,6 @@ def reduction(scale: float) -> int:
     while reduce < _LARGEST_REDUCTION and 2 * reduce <= scale:
         reduce *= 2
     return reduce
-
-
-def _is_inside(crop: Crop, view_xyxy: Boxes | None) -> bool:
-    if view_xyxy is None or crop.to_image is None:
-        return False
-    x1, y1, x2, y2 = transform_box(view_xyxy, crop.to_image)
-    height, width = crop.image.shape[:2]
-    return bool(x1 >= 0 and y1 >= 0 and x2 <= width - 1 and y2 <= height - 1)
 
 
 def pack_pictures(pictures: Mapping[int, str]) -> Any:

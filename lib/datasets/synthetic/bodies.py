@@ -14,7 +14,7 @@ import numpy as np
 from cv2.typing import MatLike
 from numpy.typing import NDArray
 
-from lib.crops import Image
+from lib.crops import Image, compose
 from lib.datasets.synthetic.textures import Bank, painted
 
 Points = NDArray[np.float64]
@@ -79,13 +79,6 @@ class Body:
     def painted_as(self, other: Body) -> Body:
         """Return the body with the textures of another one."""
         return replace(self, patches=tuple(other.patches[i % len(other.patches)] for i in range(len(self.patches))))
-
-
-def compose(outer: Points, inner: Points) -> Points:
-    """Return the affine matrices (..., 2, 3) that apply `inner` first and `outer` after it."""
-    out = outer[..., :2] @ inner
-    out[..., 2] += outer[..., 2]
-    return np.asarray(out)
 
 
 def apply(matrix: Points, points: Points) -> Points:
