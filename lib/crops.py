@@ -112,7 +112,7 @@ def view_matrix(view_xyxy: ArrayLike, *, out_size: int) -> NDArray[np.float64]:
     return np.array([[a, 0.0, -a * x1], [0.0, b, -b * y1]])
 
 
-def compose(outer: NDArray[np.float64], inner: NDArray[np.float64]) -> NDArray[np.float64]:
+def compose(outer: NDArray[Any], inner: NDArray[Any]) -> NDArray[np.float64]:
     """Return the affine matrices (..., 2, 3) that apply `inner` first and `outer` after it."""
     out = outer[..., :2] @ inner
     out[..., 2] += outer[..., 2]
