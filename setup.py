@@ -20,7 +20,7 @@ setup(
     long_description_content_type="text/markdown",
     license="MIT",
     packages=find_packages(include=["lib", "lib.*"]),
-    package_data={"lib.eval_toolkit": ["assets/*"]},
+    package_data={"lib.benchmarks": ["facts.ini"], "lib.eval_toolkit": ["assets/*"]},
     python_requires=">=3.10",
     install_requires=[line for line in LINES if line and not line.startswith("#")],
     extras_require={
