@@ -344,7 +344,7 @@ def test_nan_is_kept_and_anything_else_is_refused(tmp_path: Path) -> None:
     path.write_bytes(b"1,2,3,4\n\xff\xfe\n")
     with pytest.raises(UserError, match=r"a.txt line 2: not text"):
         read_result(path, dataset="OTB2015")
-    with pytest.raises(UserError, match="no such file"):
+    with pytest.raises(UserError, match="No such file"):
         read_result(tmp_path / "b.txt", dataset="OTB2015")
 
 
@@ -404,9 +404,9 @@ def test_results_are_found_under_any_spelling(tmp_path: Path) -> None:
     found = find_results(tmp_path, ("Jogging-1", "Human4-2", "Deer", "Man"))
     assert {name: path.name for name, path in found.items()} == {
         "Jogging-1": "jogging_1.txt", "Human4-2": "Human4.txt", "Deer": "Deer.txt"}
-    assert result_file(tmp_path, "Jogging-1", dataset="OTB2015").name == "jogging_1.txt"
-    assert result_file(tmp_path, "Man", dataset="OTB2015") == tmp_path / "Man.txt"
-    assert result_file(tmp_path / "none", "Man", dataset="OTB2015") == tmp_path / "none" / "Man.txt"
+    assert result_file(tmp_path, "Jogging-1").name == "jogging_1.txt"
+    assert result_file(tmp_path, "Man") == tmp_path / "Man.txt"
+    assert result_file(tmp_path / "none", "Man") == tmp_path / "none" / "Man.txt"
     (tmp_path / "Jogging.1.txt").touch()
     with pytest.raises(UserError, match=r"Jogging.1.txt and jogging_1.txt both stand for Jogging-1"):
         find_results(tmp_path, ("Jogging-1",))

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from lib.benchmarks import KNOWN_LAYOUTS, Benchmark, layout_of, load_benchmark, result_origin, write_result
+from lib.benchmarks import LAYOUTS, Benchmark, layout_of, load_benchmark, result_origin, write_result
 from lib.commands import call
 from lib.errors import UserError
 from lib.eval_toolkit.protocols import default_convention, score_results
@@ -123,7 +123,7 @@ def test_names_are_found_however_they_are_written() -> None:
     assert [layout.name for name in ("got10k", "GOT-10k-test", "LaSOT", "GOT10K_val", "TColor128")
             if (layout := layout_of(name))] == ["GOT10K", "GOT10K", "LASOT", "GOT10K-val", "TC128"]
     assert layout_of("Mine") is None
-    assert "UAV123" in KNOWN_LAYOUTS
+    assert "UAV123" in LAYOUTS
 
 
 def test_a_part_of_a_longer_video_has_its_own_frames(tmp_path: Path) -> None:

@@ -22,14 +22,11 @@ from lib.benchmarks.records import Benchmark, Protocol, Sequence, VOTSequence, w
 from lib.boxes import Boxes
 
 __all__ = [
-    "KNOWN_LAYOUTS", "LAYOUTS", "RUN_FILE", "Benchmark", "Layout", "Protocol", "Sequence", "VOTSequence",
+    "LAYOUTS", "RUN_FILE", "Benchmark", "Layout", "Protocol", "Sequence", "VOTSequence",
     "attribute_code", "canonical_name", "find_results", "flat_trackers", "layout_of", "load_benchmark", "protocol_of",
     "read_boxes", "read_result", "read_result_rows", "read_stamp", "result_file", "result_folder", "result_origin",
     "with_origin", "without_origin", "write_result",
 ]  # fmt: skip
-
-KNOWN_LAYOUTS = tuple(LAYOUTS)
-"""Names of the benchmarks."""
 
 
 def protocol_of(dataset: str) -> Protocol:
@@ -75,7 +72,7 @@ def read_result(path: str | Path, *, dataset: str, origin: int | None = None) ->
     return without_origin(read_result_rows(path), result_origin(dataset) if origin is None else origin)
 
 
-def result_file(folder: str | Path, sequence_name: str, *, dataset: str) -> Path:
+def result_file(folder: str | Path, sequence_name: str) -> Path:
     """Return a sequence's result file in a tracker's folder: the one there under any alias, else the one to write."""
     path = Path(folder) / f"{sequence_name}.txt"
     return path if path.is_file() else find_results(folder, (sequence_name,)).get(sequence_name, path)

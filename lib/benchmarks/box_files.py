@@ -93,20 +93,15 @@ def checked_rows(rows: Rows, *, place: str) -> Rows:
 
 def write_boxes(path: Path, boxes_xywh: Boxes) -> None:
     """Write rows (N, 4) as `x,y,w,h` with four decimals, whole or not at all."""
-    rows = np.asarray(boxes_xywh, np.float64)
-    assert rows.ndim == 2, rows.shape
-    assert rows.shape[1] == 4, rows.shape
-    assert np.isfinite(rows).all(), "a tracker's box must be finite"
+    assert boxes_xywh.shape == (len(boxes_xywh), 4), boxes_xywh.shape
+    assert np.isfinite(boxes_xywh).all(), "a tracker's box must be finite"
     with atomic_write(path) as file:
-        file.write("".join(f"{x:.4f},{y:.4f},{w:.4f},{h:.4f}\n" for x, y, w, h in rows.tolist()))
+        file.write("".join(f"{x:.4f},{y:.4f},{w:.4f},{h:.4f}\n" for x, y, w, h in boxes_xywh.tolist()))
 
 
 def _read_bytes(path: Path) -> bytes:
-    """Return the bytes of a file of boxes; UserError when it is missing, no file, or absurdly large."""
     try:
         return read_regular(path, max_bytes=MAX_BOX_BYTES)
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file; expected one line x,y,w,h per frame") from error
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error}); expected one line x,y,w,h per frame"
                         ) from error

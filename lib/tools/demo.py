@@ -92,7 +92,7 @@ def _write_still(dataset: Path) -> None:
     """Write the results of a tracker that stays where it began."""
     for sequence in load_benchmark(DATASET, dataset, images=False).sequences:
         boxes_xywh = np.repeat(sequence.boxes_xywh[:1], len(sequence.boxes_xywh), axis=0)
-        write_result(result_file(Path("result") / DATASET / STILL, sequence.name, dataset=DATASET), boxes_xywh,
+        write_result(result_file(Path("result") / DATASET / STILL, sequence.name), boxes_xywh,
                      dataset=DATASET)
 
 
