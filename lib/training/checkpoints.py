@@ -77,6 +77,8 @@ def read_resumable(path: Path) -> dict[str, Any]:
     wrong = [key for key, kind in _RESUMABLE.items() if not isinstance(checkpoint.get(key), kind)]
     if not wrong and not re.fullmatch(r"[\w-][\w.-]*", checkpoint["run"]):
         wrong = ["run"]  # it becomes a folder's name
+    if not wrong and min(checkpoint["steps_per_epoch"], checkpoint["pairs_per_step"]) < 1:
+        wrong = ["steps_per_epoch"]
     if wrong:
         raise UserError(f"{path}: has no usable {', '.join(wrong)}, so training cannot go on exactly from it; to start "
                         f"from its weights set TRAIN.PRETRAIN to it and TRAIN.RESUME to False")
@@ -156,8 +158,8 @@ def place_of(checkpoint: Mapping[str, Any] | None) -> tuple[int, int]:
     """Return (epochs complete, step if within an epoch else 0) of a checkpoint; (0, 0) for none."""
     if checkpoint is None:
         return 0, 0
-    epoch, step = int(checkpoint["epoch"]), int(checkpoint["step"])
-    return epoch, step if step != epoch * checkpoint["steps_per_epoch"] else 0
+    epoch, within = divmod(checkpoint["step"], checkpoint["steps_per_epoch"])
+    return epoch, checkpoint["step"] if within else 0
 
 
 def is_end_of_run(checkpoint: Mapping[str, Any], folder: Path) -> bool:

@@ -103,7 +103,10 @@ def train(cfg: Config, world: World) -> int:
         if not done:
             log.info("stopped on request after step %d; start again with --resume auto", progress.step)
             return EXIT_STOPPED
-        log.info("done: %d epochs, %d steps%s", cfg.TRAIN.END_EPOCH, progress.step, trainer.faults_text())
+        skipped, replaced = trainer.skipped, len(trainer.monitor.unreadable)
+        log.info("done: %d epochs, %d steps%s%s", cfg.TRAIN.END_EPOCH, progress.step,
+                 f", {skipped} of them skipped as not finite" if skipped else "",
+                 f", {replaced} unreadable crops replaced" if replaced else "")
         return 0
 
 
@@ -163,23 +166,21 @@ def _resume_path(wish: bool | str, snapshot: Path) -> Path | None:
 
     wish: TRAIN.RESUME; a folder stands for the newest checkpoint in it.
     """
-    if wish == "auto" or distributed.restart_count() > 0:
-        newest = checkpoints.newest_intact(snapshot)
-        if newest is None and wish == "auto":
-            log.info("--resume auto: no checkpoint in %s yet; starting at the beginning", snapshot)
-        if newest is not None or wish == "auto":
-            return newest
+    if distributed.restart_count() > 0 and checkpoints.saved_checkpoints(snapshot):
+        wish = "auto"
     if not wish:
         return None
-    path = find_weights(str(wish))
-    if path.is_file():
-        return path
-    if not path.is_dir():
+    path = snapshot if wish == "auto" else find_weights(str(wish))
+    if not path.exists():
         read_checkpoint(path)  # raises, naming the nearest file
+    if not path.is_dir():
+        return path
     newest = checkpoints.newest_intact(path)
-    if newest is None:
+    if newest is None and wish != "auto":
         raise UserError(f"TRAIN.RESUME: no checkpoint in {path} (expected checkpoint_e<N>.pth); name the folder or "
                         f"file to go on from, or 'auto' to begin anew where there is none")
+    if newest is None:
+        log.info("--resume auto: no checkpoint in %s yet; starting at the beginning", path)
     return newest
 
 
@@ -205,11 +206,11 @@ def _set_determinism(cfg: Config) -> None:
 
 
 def _log_devices(cfg: Config, world: World) -> None:
-    gpus = cfg.gpu_numbers()
-    why = "" if world.device.type == "cuda" else ", as there is no CUDA device"
-    log.info("%d process(es), this one on %s%s", world.size, world.device, why)
-    if world.size == 1 and len(gpus) > 1 and world.device.type == "cuda":
-        log.info("GPUS lists %d devices, one process uses one: start with --gpus %s for all", len(gpus), cfg.GPUS)
+    cuda, gpus = world.device.type == "cuda", len(cfg.gpu_numbers())
+    log.info("%d process(es), this one on %s%s", world.size, world.device,
+             "" if cuda else ", as there is no CUDA device")
+    if world.size == 1 and gpus > 1 and cuda:
+        log.info("GPUS lists %d devices, one process uses one: start with --gpus %s for all", gpus, cfg.GPUS)
 
 
 def _known_failure(error: BaseException) -> str:

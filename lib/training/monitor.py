@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,25 +32,10 @@ class StepSummary:
     """The steps since the last summary."""
 
     first: int  # number of the first of them in the run, from 0
-    values: NDArray[np.float64]  # (ranks, steps, names)
-    names: tuple[str, ...]
+    values: NDArray[np.float64]  # (ranks, steps, losses and gradient norm)
+    means: dict[str, float]  # each loss and the gradient norm, averaged over steps and ranks
     seconds: float  # of wall time
-    waited: float  # of them, with the device waiting for data
-
-    @property
-    def steps(self) -> int:
-        """Return how many steps there were."""
-        return self.values.shape[1]
-
-    @property
-    def means(self) -> dict[str, float]:
-        """Return each loss and the gradient norm, averaged over steps and ranks."""
-        return dict(zip(self.names, self.values.mean((0, 1)).tolist(), strict=True))
-
-    @property
-    def data_wait(self) -> float:
-        """Return the share of the time that the device waited for data, 0..1."""
-        return min(1.0, self.waited / max(self.seconds, 1e-9))
+    data_wait: float  # share of them that the device waited for data, 0..1
 
 
 class StepMonitor:
@@ -65,7 +50,7 @@ class StepMonitor:
         self._since = time.perf_counter()
         self._total = self._waited = 0.0  # seconds of the run
         self._hinted = False
-        self._unreadable: list[str] = []  # of all ranks, already logged
+        self.unreadable: list[str] = []  # crops that had to be replaced, of all ranks, as of the last summary
         self._new_unreadable: list[str] = []  # of this rank, since the last summary
         self._max_unreadable = max_unreadable
         self._pairs_per_epoch, self._pairs_per_step = pairs_per_epoch, pairs_per_step
@@ -85,7 +70,7 @@ class StepMonitor:
         """
         self._seen += self._pairs_per_step
         self._new_unreadable += texts
-        if len(self._unreadable) + len(self._new_unreadable) > self._allowed() and texts:
+        if texts and len(self.unreadable) + len(self._new_unreadable) > self._allowed():
             self._log_unreadable(self._new_unreadable)
 
     def summarize(self, *, waited: Callable[[], float]) -> StepSummary | None:
@@ -100,12 +85,12 @@ class StepMonitor:
         self._rows.clear()
         texts, self._new_unreadable = gather_texts(self._new_unreadable, self._world), []
         self._log_unreadable(texts)
-        now = time.perf_counter()
-        summary = StepSummary(self._first, values, self._names, now - self._since, waited())
-        self._since = now
-        self._total += summary.seconds
-        self._waited += summary.waited
-        return summary
+        seconds, idle = time.perf_counter() - self._since, waited()
+        self.restart_clock()
+        self._total += seconds
+        self._waited += idle
+        means = dict(zip(self._names, values.mean((0, 1)).tolist(), strict=True))
+        return StepSummary(self._first, values, means, seconds, min(1.0, idle / max(seconds, 1e-9)))
 
     def restart_clock(self) -> None:
         """Leave the time since the last summary (saving, drawing) out of the next one's."""
@@ -118,23 +103,19 @@ class StepMonitor:
             self._hinted = True
             log.warning("%.0f%% of the time is spent waiting for data; %s", 100 * share, advice)
 
-    @property
-    def unreadable(self) -> int:
-        """Return how many crops had to be replaced in this run so far, of all ranks, as of the last summary."""
-        return len(self._unreadable)
-
     def _allowed(self) -> int:
         return int(self._max_unreadable * max(self._seen, self._pairs_per_epoch))
 
     def _log_unreadable(self, texts: Sequence[str]) -> None:
         for text in texts:
             log.warning("unreadable crop replaced by another pair: %s", text)
-        self._unreadable += texts
-        if len(self._unreadable) > self._allowed():
-            shown = ", ".join(self._unreadable[:5]) + (", ... (the log names all)" if self.unreadable > 5 else "")
-            raise UserError(f"data: {self.unreadable} unreadable crop(s), {self._allowed()} are tolerated: {shown}; "
-                            f"mend them (`python -m lib.datasets.prepare check` names all that are broken), or raise "
-                            f"the share DATASET.MAX_UNREADABLE, now {self._max_unreadable:g}")
+        self.unreadable += texts
+        count, allowed = len(self.unreadable), self._allowed()
+        if count > allowed:
+            shown = ", ".join(self.unreadable[:5]) + (", ... (the log names all)" if count > 5 else "")
+            raise UserError(f"data: {count} unreadable crop(s), {allowed} are tolerated: {shown}; mend them (`python "
+                            f"-m lib.datasets.prepare check` names all that are broken), or raise the share "
+                            f"DATASET.MAX_UNREADABLE, now {self._max_unreadable:g}")
 
 
 def first_bad_step(values: NDArray[np.float64], *, overflow_ok: bool) -> tuple[int, int] | None:
@@ -150,8 +131,8 @@ def first_bad_step(values: NDArray[np.float64], *, overflow_ok: bool) -> tuple[i
     return int(bad[:, index].argmax()), index
 
 
-def values_text(row: Sequence[float], names: Sequence[str]) -> str:
-    """Return "cls nan, reg 0.1234, ..."."""
+def values_text(row: Sequence[float], names: Iterable[str]) -> str:
+    """Return the values as "cls nan, reg 0.1234, ..."."""
     return ", ".join(f"{name} {value:.4g}" for name, value in zip(names, row, strict=True))
 
 

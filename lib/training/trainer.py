@@ -145,7 +145,7 @@ class Trainer:
             return
         bad = first_bad_step(summary.values, overflow_ok=self.scaler.is_enabled())
         if bad is not None:
-            self._stop_diverged(summary.first + bad[1], bad[0], values_text(summary.values[bad], summary.names))
+            self._stop_diverged(summary.first + bad[1], bad[0], values_text(summary.values[bad], summary.means))
         if self.world.is_main:
             self._log(summary)
         formats = {name: self.cfg.DATASET.SOURCES[name].FORMAT for name in self.cfg.TRAIN.WHICH_USE}
@@ -153,14 +153,14 @@ class Trainer:
 
     def _log(self, summary: StepSummary) -> None:
         progress, means, rates = self.progress, summary.means, self.stage.rates()
-        norm, pairs = means.pop(GRAD_NORM), summary.steps * progress.pairs_per_step / summary.seconds
+        per_step = summary.seconds / summary.values.shape[1]
+        norm, pairs = means.pop(GRAD_NORM), progress.pairs_per_step / per_step
         values = {f"loss/{name}": value for name, value in means.items()}
         values |= {f"rate/{name}": rate for name, rate in rates.items()}
         values |= {GRAD_NORM: norm, "pairs_per_second": pairs, "data_wait": summary.data_wait}
         if self.world.device.type == "cuda":
             values["gpu_memory_gib"] = torch.cuda.max_memory_allocated(self.world.device) / 2**30
         self.board.scalars(values, progress.step)
-        per_step = summary.seconds / summary.steps
         self.seconds_per_step = 0.7 * self.seconds_per_step + 0.3 * per_step if self.seconds_per_step else per_step
         left = duration((self.total - progress.step) * self.seconds_per_step)
         parts = " ".join(f"{name} {value:.4f}" for name, value in means.items() if name != "total")
@@ -218,12 +218,6 @@ class Trainer:
             "torch": str(torch.__version__),
         }
 
-    def faults_text(self) -> str:
-        """Return what to say at the end of steps skipped and crops replaced, "" when there were none."""
-        skipped = f", {self.skipped} of them skipped as not finite" if self.skipped else ""
-        unreadable = self.monitor.unreadable
-        return skipped + (f", {unreadable} unreadable crops replaced" if unreadable else "")
-
     def close(self) -> None:
         """End the loader processes, the progress bar and the TensorBoard writer."""
         self.bar.close()
@@ -256,7 +250,7 @@ class Trainer:
             return True
         self.skipped += 1
         self.skipped_in_a_row += 1
-        step, text = self.progress.step, values_text(rows[bad], tuple(values))
+        step, text = self.progress.step, values_text(rows[bad], values)
         if self.skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
             self._stop_diverged(step, bad[0], f"{text}; {self.skipped_in_a_row} steps in a row were skipped")
         if self.world.is_main:
