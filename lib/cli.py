@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import dataclasses
+import re
 import types
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, NoReturn, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -27,6 +28,10 @@ def flag(text: str, default: Any = dataclasses.MISSING, *, metavar: str | None =
 
 
 class _Parser(argparse.ArgumentParser):
+    def __init__(self, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self._negative_number_matcher = re.compile(r"-[0-9.]")  # also a box such as -10,5,30,40 is a value, no flag
+
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{self.prog}: {message}; --help lists all flags")
 
@@ -77,7 +82,7 @@ def _add(parser: argparse.ArgumentParser, field: dataclasses.Field[Any], hint: A
     elif kind in (int, float):
         given["type"] = _number(kind, meta["least"], meta["most"])
     else:
-        given["type"] = lambda text: kind(text.strip())
+        given["type"] = kind
     if not required:
         given["default"] = field.default
     if meta["positional"]:
@@ -97,7 +102,7 @@ class _Several(argparse.Action):
 
 
 def _normalise(argv: Sequence[str], alone: Mapping[str, Any], *, loose: bool, prog: str) -> list[str]:
-    """Return the words as argparse likes them: names with `_`, a value for each truth, a blank before a minus sign.
+    """Return the words as argparse likes them: names with `_`, a value for each truth.
 
     alone: the names of all flags, each with what it means without a value, None if it needs one. loose: whether words
     without a flag in front are understood too.
@@ -110,8 +115,7 @@ def _normalise(argv: Sequence[str], alone: Mapping[str, Any], *, loose: bool, pr
             return [*words, word, *rest]
         name, equals, value = word.partition("=")
         if not name.startswith("--") or name == "--help":
-            negative = len(word) > 1 and word[0] == "-" and word[1] in "0123456789."
-            words.append(f" {word}" if negative else word)  # which argparse takes for a flag without the blank
+            words.append(word)
             continue
         plain = name[2:].replace("-", "_")
         if plain not in alone:
@@ -140,12 +144,12 @@ def _number(kind: type[int] | type[float], least: float | None, most: float | No
 
     def read(text: str) -> float:
         with contextlib.suppress(ValueError):
-            value = kind(text.strip())
+            value = kind(text)
             if (least is None or value >= least) and (most is None or value <= most):
                 return value
         what = "a whole number" if kind is int else "a number"
         bounds = "" if least is None else f" of {least:g} or more" if most is None else f" from {least:g} to {most:g}"
-        raise argparse.ArgumentTypeError(f"{text.strip()!r} is not {what}{bounds}")
+        raise argparse.ArgumentTypeError(f"{text!r} is not {what}{bounds}")
 
     return read
 
