@@ -16,23 +16,8 @@ from lib.benchmarks import Benchmark, Sequence, VOTSequence, layout_of, protocol
 from lib.benchmarks.facts import EAO_INTERVALS
 from lib.benchmarks.vot import find_trajectories
 from lib.errors import UserError
-from lib.eval_toolkit import vot
-from lib.eval_toolkit.ope import (
-    DEFAULT_CONVENTION,
-    PRECISION_AT,
-    THRESHOLDS,
-    Convention,
-    Flags,
-    Floats,
-    LengthRule,
-    average_overlap,
-    counted_overlaps,
-    curves,
-    frame_errors,
-    invalid_rows,
-    leave_out,
-    mean_curve,
-)
+from lib.eval_toolkit import ope, vot
+from lib.eval_toolkit.ope import PRECISION_AT, THRESHOLDS, Convention, Flags, Floats, LengthRule
 from lib.eval_toolkit.results import Mismatch, Rows, check_complete, first_box_notes, listed, read_rows, rules_of
 
 LESS_IS_BETTER = {"robustness": 3, "lost_number": 1}
@@ -170,7 +155,7 @@ def is_one_pass(dataset: str) -> bool:
 def default_convention(dataset: str) -> str:
     """Return the convention of one-pass evaluation for a benchmark: its own toolkit's where that is known."""
     layout = layout_of(dataset)
-    return DEFAULT_CONVENTION if layout is None else layout.convention
+    return ope.DEFAULT_CONVENTION if layout is None else layout.convention
 
 
 def check_scored_here(dataset: str) -> None:
@@ -218,16 +203,12 @@ def one_pass_fields(scored: Items[Sequence], own: Items[Rows], rules: Convention
     """Return the fields of `ScoreSummary` that a convention of one-pass evaluation gives sequences and their rows."""
     lengths = [len(row.truth) for row in own]
     truth = np.concatenate([row.truth for row in own])
-    errors = frame_errors(truth, np.concatenate([row.boxes for row in own]), rules)
-    errors = leave_out(errors, np.concatenate([row.absent for row in own]))
-    odd = {
-        "invalid_rows": {s.name: int(invalid_rows(row.truth, "any").sum()) for s, row in zip(scored, own, strict=True)},
-        "broken_boxes": {s.name: row.broken for s, row in zip(scored, own, strict=True)},
-        "repaired_boxes": {s.name: row.repaired for s, row in zip(scored, own, strict=True)},
-    }
+    errors = ope.frame_errors(truth, np.concatenate([row.boxes for row in own]), rules)
+    errors = ope.leave_out(errors, np.concatenate([row.absent for row in own]))
+    odd = {name: {s.name: row.odd[name] for s, row in zip(scored, own, strict=True)} for name in own[0].odd}
     mismatches = tuple(row.mismatch for row in own if row.mismatch is not None)
     return {
-        **curve_fields(curves(errors, lengths)._asdict(), rules, lengths, [s.attributes for s in scored]),
+        **curve_fields(ope.curves(errors, lengths)._asdict(), rules, lengths, [s.attributes for s in scored]),
         "odd": odd, "mismatches": mismatches, "notes": first_box_notes(tracker, own),
         "counts": {**{name: sum(each.values()) for name, each in odd.items()}, "length_mismatches": len(mismatches)},
         "conditions": (f"convention {rules.name} ({rules.toolkit}); results of another length: {rules.length}",),
@@ -243,7 +224,7 @@ def curve_fields(
     """Return the fields of `ScoreSummary` that follow from curves (S, T) by score, frames and attributes of each."""
 
     def part(picked: Items[int]) -> Part:
-        means = {name: mean_curve(curve[picked], rules) for name, curve in each.items()}
+        means = {name: ope.mean_curve(curve[picked], rules) for name, curve in each.items()}
         # The area under success; precision at 20 px, or at 0.2 of the target's size.
         values = {name: float(mean.mean() if name == "success" else mean[PRECISION_AT]) for name, mean in means.items()}
         return Part(values, means, len(picked), sum(frames[i] for i in picked))
@@ -262,13 +243,13 @@ def curve_fields(
 
 def average_overlap_fields(scored: Items[Sequence], own: Items[Rows]) -> dict[str, Any]:
     """Return the fields of `ScoreSummary` that GOT-10k's toolkit gives sequences and their rows."""
-    overlaps = [counted_overlaps(s.file_xywh, row.boxes, image_wh=s.image_wh, absent=s.absent)
+    overlaps = [ope.counted_overlaps(s.file_xywh, row.boxes, image_wh=s.image_wh, absent=s.absent)
                 for s, row in zip(scored, own, strict=True)]
     pooled = np.concatenate(overlaps)
-    each = [average_overlap(overlap) for overlap in overlaps]
+    each = [ope.average_overlap(overlap) for overlap in overlaps]
     without_size = [sequence.name for sequence in scored if sequence.image_wh is None]
     return {
-        "frames": tuple(len(overlap) for overlap in overlaps), "values": average_overlap(pooled),
+        "frames": tuple(len(overlap) for overlap in overlaps), "values": ope.average_overlap(pooled),
         "curves": {"ao": (pooled[:, None] > THRESHOLDS["ao"]).sum(axis=0) / max(len(pooled), 1)},
         "by_sequence": {name: np.array([values[name] for values in each]) for name in AVERAGE_OVERLAP.titles},
         "conditions": ("as the got10k toolkit: frames pooled, without the first ones and those in which the target is "

@@ -26,7 +26,7 @@ from lib.benchmarks import (
 )
 from lib.boxes import Boxes
 from lib.errors import UserError
-from lib.eval_toolkit.ope import CONVENTIONS, Convention, Flags, LengthRule, broken_rows, repair_boxes
+from lib.eval_toolkit.ope import CONVENTIONS, Convention, Flags, LengthRule, broken_rows, invalid_rows, repair_boxes
 from lib.files import atomic_write, read_json, read_regular
 
 SHOWN_NAMES = 5
@@ -164,8 +164,8 @@ class Rows(NamedTuple):
     """How many of the N rows lie before the first frame of the sequence."""
     absent: Flags
     """(N,) rows in which the data set says that the target is not to be seen."""
-    broken: int
-    repaired: int
+    odd: dict[str, int]
+    """How many invalid (any of x, y, w, h <= 0), broken and repaired rows there are."""
     mismatch: Mismatch | None
     first_shift: Boxes
     """(4,) first predicted box minus first true box, as in the files."""
@@ -178,8 +178,12 @@ def _read(sequence: Sequence, path: Path, rules: Convention, *, shift: int) -> R
         boxes = boxes + np.array([shift, shift, 0, 0])
     if not len(boxes):
         raise UserError(f"{path}: empty; expected {len(sequence)} lines x,y,w,h")
-    if rules.refuses_broken_boxes:
-        _refuse_broken(path, boxes, rules)
+    bad = np.isnan(boxes).any(axis=1) | (boxes[:, 2:] < 0).any(axis=1)
+    if rules.refuses_broken_boxes and bad.any():  # as pytracking does; an empty box it repairs
+        first = int(bad.argmax())
+        raise UserError(f"{path} line {first + 1}: {','.join(f'{value:g}' for value in boxes[first])} is no box "
+                        f"({int(bad.sum())} of {len(boxes)} rows), which the {rules.name} convention refuses; "
+                        "choose another --convention")
     truth, lead_in = sequence.file_xywh, 0
     if rules.scores_lead_in and len(sequence.lead_in_xywh):
         truth, lead_in = np.concatenate([sequence.file_lead_in_xywh, truth]), len(sequence.lead_in_xywh)
@@ -192,21 +196,9 @@ def _read(sequence: Sequence, path: Path, rules: Convention, *, shift: int) -> R
         fitted = np.concatenate([fitted_truth[:1], fitted[1:]])
     absent = np.zeros(len(sequence), bool) if sequence.absent is None else sequence.absent
     absent = np.concatenate([np.zeros(lead_in, bool), absent])[: len(fitted_truth)]
-    return Rows(fitted_truth, fitted, lead_in, absent, int(broken_rows(boxes).sum()), num_repaired, mismatch,
-                first_shift)
-
-
-def _refuse_broken(path: Path, boxes: Boxes, rules: Convention) -> None:
-    """Raise UserError for a predicted NaN or negative size, as pytracking does; an empty box it repairs."""
-    bad = np.isnan(boxes).any(axis=1) | (boxes[:, 2:] < 0).any(axis=1)
-    if bad.any():
-        raise UserError(f"{path} line {int(bad.argmax()) + 1}: {_shown(boxes[bad.argmax()])} is no box "
-                        f"({int(bad.sum())} of {len(boxes)} rows), which the {rules.name} convention refuses; "
-                        "choose another --convention")
-
-
-def _shown(box: Boxes) -> str:
-    return ",".join(f"{value:g}" for value in box)
+    odd = {"invalid_rows": int(invalid_rows(fitted_truth, "any").sum()),
+           "broken_boxes": int(broken_rows(boxes).sum()), "repaired_boxes": num_repaired}
+    return Rows(fitted_truth, fitted, lead_in, absent, odd, mismatch, first_shift)
 
 
 def _fit(
