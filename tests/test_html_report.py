@@ -244,7 +244,16 @@ class View:
         return image[round(y * scale), round(x * scale)].tolist()
 
 
+def add_videos(results: Path, count: int) -> None:
+    """Add copies of the second video, with its results."""
+    for n in range(count):
+        shutil.copytree(results / "data" / "still#1", results / "data" / f"copy{n}")
+        for folder in (results / "res").iterdir():
+            shutil.copy(folder / "still#1.txt", folder / f"copy{n}.txt")
+
+
 def test_the_page_in_a_browser(results: Path, browser: Any) -> None:
+    add_videos(results, 8)  # ten in all, as many as an interval needs
     view = View(browser, page_of(results))
     page = view.page
     assert page.locator(".js-plotly-plot").count() == 5  # three curves, epochs, strips; no attributes: not drawn
@@ -339,7 +348,9 @@ def test_many_trackers_share_a_legend_and_the_player_starts_with_the_best(result
         shutil.copytree(results / "res" / "Ocean_checkpoint_e1", results / "res" / f"Ocean_checkpoint_e{epoch}")
     view = View(browser, page_of(results))
     key = view.page.locator("#curve-keys button", has_text="Ocean e6")
-    place = view.page.locator("#curve-keys button").all_inner_texts().index("Ocean e6")
+    texts = view.page.locator("#curve-keys button").all_inner_texts()
+    place = next(n for n, text in enumerate(texts) if text.startswith("Ocean e6"))
+    assert re.fullmatch(r"Ocean e60\.\d{3} · 0\.\d{3} · 0\.\d{3}", texts[place])  # its scores stand in the legend
     key.click()
     for metric in ("success", "precision", "norm_precision"):
         assert view.page.evaluate(f"document.getElementById('plot-{metric}').data[{place}].visible") is False
@@ -364,7 +375,59 @@ def test_missing_frames_are_said(results: Path, browser: Any) -> None:
     page = page_of(results)
     shutil.rmtree(results / "data")
     view = View(browser, page)
-    view.until("document.getElementById('image-note').textContent.includes('not found')")
+    view.until("document.getElementById('image-note').textContent.includes('0001.jpg was not found')")
+
+
+def test_too_few_videos_for_an_interval_are_said_so(results: Path, browser: Any) -> None:
+    view = View(browser, page_of(results))
+    assert view.page.locator("#difference").inner_text().count("too few sequences for an interval") == 2
+    assert view.page.evaluate("document.getElementById('plot-epochs').data[0].error_y") is None
+    assert "too few videos" in view.page.locator("#epoch-bars").inner_text()
+    assert view.trouble == []
+
+
+def test_curves_of_one_attribute(tmp_path: Path, browser: Any) -> None:
+    for name, count in (("Deer", 71), ("Man", 134)):
+        make_sequence(tmp_path / "data" / "OTB2015", name, count=count, images=[])
+        write_rows(tmp_path / "res" / "Right" / f"{name}.txt", boxes_of(count))
+        write_rows(tmp_path / "res" / "Half" / f"{name}.txt", boxes_of(count) + (400 if name == "Man" else 0))
+    call("eval", ["--dataset_dir", str(tmp_path / "data"), "--dataset", "OTB2015", "--tracker_result_dir",
+                  str(tmp_path / "res"), "--allow-missing", "--html", str(tmp_path / "page.html")])
+    view = View(browser, tmp_path / "page.html")
+    names = "document.getElementById('plot-success').data.map(trace => trace.name)"
+    assert view.page.evaluate(names) == ["0.952 Right", "0.476 Half"]
+    view.page.select_option("#attribute", label="Fast Motion (1)")  # Deer has it, Man has not
+    assert view.page.evaluate(names) == ["0.952 Right", "0.952 Half"]
+    assert "Fast Motion" in view.page.locator("#plot-success .gtitle").text_content()
+    assert "no sequence" in view.page.locator("#image-note").inner_text()  # why there are no pictures
+    assert view.trouble == []
+
+
+@pytest.mark.parametrize(("scheme", "paper", "ink"), [("light", "rgb(255, 255, 255)", "rgb(0, 0, 0)"),
+                                                      ("dark", "rgb(22, 26, 34)", "rgb(255, 255, 255)")])
+def test_dark_and_light_and_paper(results: Path, browser: Any, scheme: str, paper: str, ink: str) -> None:
+    for number in range(4):  # the seventh colour is the one that the ground decides on
+        shutil.copytree(results / "res" / "Ocean_checkpoint_e1", results / "res" / f"Tracker{number}")
+    view = View(browser, page_of(results), color_scheme=scheme)
+    key = "getComputedStyle([...document.querySelectorAll('#summary-table .key')][6]).backgroundColor"
+    ground = "getComputedStyle(document.body).backgroundColor"
+    assert (view.page.evaluate(ground), view.page.evaluate(key)) == (paper, ink)
+    view.page.evaluate("dispatchEvent(new Event('beforeprint'))")
+    view.page.emulate_media(media="print")
+    assert (view.page.evaluate(ground), view.page.evaluate(key)) == ("rgb(255, 255, 255)", "rgb(0, 0, 0)")
+    assert view.page.evaluate("document.querySelector('#plot-success .main-svg').clientWidth") == 350  # two on a page
+    assert view.page.locator("#plot-success").is_visible()
+    assert view.page.locator("#player").is_hidden()
+    assert view.trouble == []
+
+
+def test_a_phone_scrolls_tables_not_the_page(results: Path, browser: Any) -> None:
+    view = View(browser, page_of(results))
+    view.page.set_viewport_size({"width": 390, "height": 800})
+    view.page.reload()
+    assert view.page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert view.page.locator("#curve-keys").is_visible()
+    assert view.trouble == []
 
 
 def test_the_tables_are_readable_without_javascript(results: Path, browser: Any) -> None:

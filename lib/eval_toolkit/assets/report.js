@@ -3,10 +3,12 @@
 (() => {
   const data = JSON.parse(document.getElementById("data").textContent);
   const byId = (id) => document.getElementById(id);
-  // Okabe and Ito's colours, which the colour-blind can tell apart; then dashes.
-  const PALETTE = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000"];
+  // Okabe and Ito's colours, which the colour-blind can tell apart, the last by the page's ground; and dashes, as
+  // colours are lost in print. Their numbers have no common divisor.
+  const PALETTE = ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9"];
   const MANY = 6; // trackers, from which on legends stand apart and the player starts with the best of them
-  const DASHES = ["solid", "dash", "dashdot", "dot"];
+  const DASHES = ["solid", "dash", "dot", "dashdot", "longdash"];
+  const HATCHES = ["", "/", ".", "x", "\\"];
   // Epochs of one training run through a scale from early to late (plasma's first part, so that it shows on white).
   const SCALE = [[13, 8, 135], [126, 3, 168], [204, 71, 120], [248, 149, 64]];
   const TRUTH = "#39ff14";
@@ -27,28 +29,34 @@
     else members.sort((a, b) => a.epoch - b.epoch);
   }
 
-  let others = 0;
-  const looks = data.trackers.map((tracker) => {
-    const members = families.get(tracker.family);
+  const darkness = matchMedia("(prefers-color-scheme: dark)");
+  let printing = false;
+  const isDark = () => darkness.matches && !printing; // paper is white
+
+  function color(i) {
+    const members = families.get(data.trackers[i].family);
     if (members && families.size === 1 && members.length > 2) {
-      return { color: onScale(members.indexOf(tracker) / (members.length - 1)), dash: "solid" };
+      const share = members.indexOf(data.trackers[i]) / (members.length - 1);
+      return onScale(isDark() ? 0.25 + 0.75 * share : share);
     }
-    const i = others++;
-    return { color: PALETTE[i % PALETTE.length], dash: DASHES[Math.floor(i / PALETTE.length) % DASHES.length] };
-  });
-  const color = (i) => looks[i].color;
-  const dash = (i) => looks[i].dash;
+    return [...PALETTE, isDark() ? "#ffffff" : "#000000"][i % (PALETTE.length + 1)];
+  }
+  const dash = (i) => DASHES[i % DASHES.length];
   // plotly reads some HTML tags in labels; a name is shown as it is.
   const plain = (text) => text.replace(/&/g, "&amp;").replace(/</g, "&lt;").replace(/>/g, "&gt;");
   // A named list: no button of a future plotly that would send data somewhere can join it.
-  const CONFIG = { displaylogo: false, responsive: true, modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]] };
+  const CONFIG = {
+    displaylogo: false, responsive: true,
+    modeBarButtons: [["toImage", "zoom2d", "pan2d", "resetScale2d"]],
+  };
 
   // In plots, an epoch's name is short where that is no other tracker's.
   const shortName = (tracker) => (
     data.trackers.filter((t) => t.short === tracker.short).length > 1 ? tracker.name : tracker.short
   );
   const label = (tracker) => plain(shortName(tracker));
-  const crowded = data.trackers.length > MANY || data.trackers.some((t) => shortName(t).length > 24);
+  const narrow = matchMedia("(max-width: 640px)").matches;
+  const crowded = narrow || data.trackers.length > MANY || data.trackers.some((t) => shortName(t).length > 24);
 
   for (const element of document.querySelectorAll(".scripted")) element.hidden = false;
 
@@ -89,11 +97,14 @@
     });
   }
 
-  [...byId("summary-table").tBodies[0].rows].forEach((row, i) => {
-    const key = Object.assign(document.createElement("span"), { className: "key" });
+  const keys = []; // what shows a tracker's colour: [element, place of the tracker]
+  function keyOf(i, className) {
+    const key = Object.assign(document.createElement("span"), { className });
     key.style.background = color(i);
-    row.cells[0].prepend(key);
-  });
+    keys.push([key, i]);
+    return key;
+  }
+  [...byId("summary-table").tBodies[0].rows].forEach((row, i) => row.cells[0].prepend(keyOf(i, "key")));
 
   // ---- Difference of two trackers
 
@@ -131,39 +142,70 @@
 
   // ---- Plots
 
-  const layout = (title, x, y) => ({
-    title: { text: title }, margin: { l: 55, r: 15, t: 45, b: 50 }, hovermode: "closest",
-    xaxis: { title: { text: x } }, yaxis: { title: { text: y }, range: [0, 1] },
-    legend: { bgcolor: "rgba(255,255,255,.7)" },
-  });
-
-  function plotCurves(metric, title, x, y, legend) {
-    const traces = data.trackers.map((tracker, i) => ({
-      x: data.thresholds[metric], y: tracker.curves[metric], mode: "lines", legendrank: 1000 - tracker[metric],
-      name: `${tracker[metric].toFixed(3)} ${label(tracker)}`,
-      line: { color: color(i), dash: dash(i), width: i ? 1.8 : 3 },
-    }));
-    const place = layout(title, x, y);
-    place.showlegend = !crowded;
-    Object.assign(place.legend, legend);
-    Plotly.newPlot(`plot-${metric}`, traces, place, CONFIG);
+  function layout(title, x, y, width) {
+    const ink = isDark() ? "#e4e7ee" : "#1d2433";
+    const axis = { gridcolor: isDark() ? "#3a4253" : "#e3e7ee", zerolinecolor: isDark() ? "#3a4253" : "#c9d0db" };
+    return {
+      title: { text: title, font: { size: narrow ? 14 : 17 } }, margin: { l: 55, r: 15, t: 45, b: 50 }, hovermode: "closest",
+      xaxis: { title: { text: x }, ...axis }, yaxis: { title: { text: y }, range: [0, 1], ...axis }, font: { color: ink },
+      paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)",
+      modebar: { bgcolor: "rgba(0,0,0,0)", color: isDark() ? "#7d879b" : "#b4bbc8", activecolor: ink },
+      legend: { bgcolor: isDark() ? "rgba(22,26,34,.7)" : "rgba(255,255,255,.7)" },
+      dragmode: matchMedia("(pointer: coarse)").matches ? false : "zoom", // a finger scrolls the page
+      ...(printing ? { width } : { autosize: true }),
+    };
   }
 
-  // More or longer names than fit beside the curves stand below the three plots, once, and switch their curves on and off.
+  // The scores and curves of tracker i on the sequences that are chosen: all, or those with an attribute.
+  function chosen(i) {
+    const place = byId("attribute").selectedIndex;
+    return place < 1 ? data.trackers[i] : data.attributes.parts[i][place - 1];
+  }
+  const hidden = new Set(); // trackers whose curves are switched off
+
+  function plotCurves(metric, title, x, y, legend) {
+    const traces = data.trackers.flatMap((tracker, i) => (chosen(i) ? [{
+      x: data.thresholds[metric], y: chosen(i).curves[metric], mode: "lines", legendrank: Math.round(1000 - 1000 * chosen(i)[metric]),
+      name: `${chosen(i)[metric].toFixed(3)} ${label(tracker)}`, visible: !hidden.has(i),
+      line: { color: color(i), dash: dash(i), width: i ? 1.8 : 3 },
+    }] : []));
+    const place = layout(byId("attribute").selectedIndex < 1 ? title : `${title}: ${plain(byId("attribute").value)}`, x, y, 350);
+    place.showlegend = !crowded;
+    Object.assign(place.legend, legend);
+    Plotly.react(`plot-${metric}`, traces, place, CONFIG);
+  }
+
+  // More or longer names than fit beside the curves stand below the three plots, once, with their scores, and switch
+  // their curves on and off.
+  const scoresOf = [];
   function sharedLegend() {
     byId("curve-keys").hidden = !crowded;
+    byId("curve-keys").append(Object.assign(document.createElement("span"), { className: "hint", textContent: "success · precision · normalised:" }));
     data.trackers.forEach((tracker, i) => {
       const button = Object.assign(document.createElement("button"), { type: "button" });
-      const key = Object.assign(document.createElement("span"), { className: "key" });
-      key.style.background = color(i);
       button.setAttribute("aria-pressed", "true");
-      button.append(key, shortName(tracker));
+      scoresOf.push(Object.assign(document.createElement("span"), { className: "value" }));
+      button.append(keyOf(i, "key"), shortName(tracker), scoresOf[i]);
       button.addEventListener("click", () => {
-        const on = button.getAttribute("aria-pressed") !== "true";
-        button.setAttribute("aria-pressed", String(on));
-        for (const metric of METRICS) Plotly.restyle(`plot-${metric}`, { visible: on }, [i]);
+        if (!hidden.delete(i)) hidden.add(i);
+        button.setAttribute("aria-pressed", String(!hidden.has(i)));
+        plotAllCurves();
       });
       byId("curve-keys").append(button);
+    });
+  }
+
+  function plotAllCurves() {
+    const above = { x: 1, xanchor: "right", y: 1 };
+    const below = { x: 1, xanchor: "right", y: 0, yanchor: "bottom" };
+    // Good success curves leave their lower left corner empty, poor ones their upper right.
+    const free = data.trackers[0].success > 0.55 && data.trackers.at(-1).success > 0.35 ? { x: 0, xanchor: "left", y: 0, yanchor: "bottom" } : above;
+    plotCurves("success", "Success", "Overlap threshold", "Success rate", free);
+    plotCurves("precision", "Precision", "Location error threshold (px)", "Precision", below);
+    plotCurves("norm_precision", "Normalised precision", "Location error / target size", "Precision", below);
+    data.trackers.forEach((_, i) => {
+      const values = METRICS.map((metric) => (chosen(i) ? chosen(i)[metric].toFixed(3) : "–"));
+      scoresOf[i].textContent = values.join(" · ");
     });
   }
 
@@ -175,6 +217,7 @@
       const best = Math.min(...own); // trackers come ranked by success
       const leads = own.map((i) => (i === best ? { value: 0, low: 0, high: 0 } : lead(i, best, "success")));
       const intervals = leads.every((one) => one && !one.few);
+      if (!intervals) byId("epoch-bars").textContent = "There are too few videos in common for intervals.";
       shapes.push({ type: "line", xref: "paper", x0: 0, x1: 1, line: { color: "#8a93a6", width: 1, dash: "dot" },
         y0: data.trackers[best].success, y1: data.trackers[best].success });
       for (const [m, metric] of ["success", "precision"].entries()) {
@@ -195,43 +238,42 @@
     });
     byId("epochs").hidden = !traces.length;
     if (!traces.length) return;
-    const place = { ...layout(one ? `Scores of ${plain([...families.keys()][0])} by epoch` : "Scores by epoch", "Epoch", "Score"), hovermode: "x", shapes };
+    const place = { ...layout(one ? `Scores of ${plain([...families.keys()][0])} by epoch` : "Scores by epoch", "Epoch", "Score", 710), hovermode: "x", shapes };
     Object.assign(place.xaxis, traces[0].x.length < 25 ? { dtick: 1 } : {}, { tickformat: "d" });
     delete place.yaxis.range; // the differences are small: the axis shows them
-    Plotly.newPlot("plot-epochs", traces, place, CONFIG);
+    Plotly.react("plot-epochs", traces, place, CONFIG);
   }
 
   function plotAttributes() {
     const { names, codes, sequences, parts } = data.attributes;
-    const ofAttributes = (metric) => parts.map((own) => own.map((part) => part && part[metric]));
-    byId("plot-attributes").hidden = !names.length;
+    byId("which-score").hidden = byId("plot-attributes").hidden = !names.length;
     if (!names.length) return;
+    const metric = byId("attribute-score").value;
     const traces = data.trackers.map((tracker, i) => ({
-      type: "bar", x: codes.map((code, n) => `${plain(code)} (${sequences[n]})`), y: ofAttributes("success")[i],
-      name: label(tracker), marker: { color: color(i) }, customdata: names.map(plain),
+      type: "bar", x: codes.map((code, n) => `${plain(code)} (${sequences[n]})`), y: parts[i].map((part) => part && part[metric]),
+      name: label(tracker), customdata: names.map(plain),
+      marker: { color: color(i), pattern: { shape: HATCHES[i % HATCHES.length], fillmode: "overlay", solidity: 0.2, fgcolor: "#ffffff", fgopacity: 0.8 } },
       hovertemplate: "%{customdata}<br>%{fullData.name} %{y:.3f}<extra></extra>",
     }));
-    const place = { ...layout("Success by attribute (number of sequences)", "", "Success"), barmode: "group" };
-    const buttons = ["success", "precision"].map((metric) => ({
-      label: metric, method: "update", args: [
-        { y: ofAttributes(metric) },
-        { "title.text": `${metric === "success" ? "Success" : "Precision"} by attribute (number of sequences)`,
-          "yaxis.title.text": metric === "success" ? "Success" : "Precision" }],
-    }));
-    place.updatemenus = [{ type: "buttons", direction: "left", x: 0, xanchor: "left", y: 1.02, yanchor: "bottom", buttons }];
-    Plotly.newPlot("plot-attributes", traces, place, CONFIG);
+    const place = { ...layout("", "", metric === "success" ? "Success" : "Precision", 710), barmode: "group" };
+    place.margin.t = 20;
+    if (narrow) Object.assign(place.legend, { orientation: "h", y: -0.3, yanchor: "top" });
+    Plotly.react("plot-attributes", traces, place, CONFIG);
   }
 
-  const above = { x: 1, xanchor: "right", y: 1 };
-  const below = { x: 1, xanchor: "right", y: 0, yanchor: "bottom" };
-  // Good success curves leave their lower left corner empty, poor ones their upper right.
-  const free = data.trackers[0].success > 0.55 && data.trackers.at(-1).success > 0.35 ? { x: 0, xanchor: "left", y: 0, yanchor: "bottom" } : above;
-  plotCurves("success", "Success", "Overlap threshold", "Success rate", free);
-  plotCurves("precision", "Precision", "Location error threshold (px)", "Precision", below);
-  plotCurves("norm_precision", "Normalised precision", "Location error / target size", "Precision", below);
+  byId("which").hidden = !data.attributes.names.length;
+  byId("attribute").append(new Option("all"), ...data.attributes.names.map((name, n) => new Option(`${name} (${data.attributes.sequences[n]})`)));
+  byId("attribute").addEventListener("change", plotAllCurves);
+  byId("attribute-score").addEventListener("change", plotAttributes);
+
+  function plotAll() {
+    plotAllCurves();
+    plotEpochs();
+    plotAttributes();
+  }
+
   sharedLegend();
-  plotEpochs();
-  plotAttributes();
+  plotAll();
 
   // ---- Frames
 
@@ -305,11 +347,9 @@
   const cache = new Map();
   const values = [];
 
-  function legendEntry(text, swatch, checked, change) {
+  function legendEntry(text, mark, checked, change) {
     const entry = document.createElement("label");
     const box = Object.assign(document.createElement("input"), { type: "checkbox", checked });
-    const mark = Object.assign(document.createElement("span"), { className: "swatch" });
-    mark.style.background = swatch;
     const value = Object.assign(document.createElement("span"), { className: "value" });
     box.addEventListener("change", () => { change(box.checked); draw(); });
     entry.append(box, mark, text, value);
@@ -409,9 +449,10 @@
     };
     const cursor = { type: "line", yref: "paper", y0: 0, y1: 1, x0: 1, x1: 1, line: { color: "#d00", width: 2 } };
     const place = {
+      ...layout("", "", "", 710),
       height: 110 + (runs.length > 8 ? 20 : 28) * runs.length, margin: { l: 10, r: 10, t: 10, b: 45 }, shapes: [cursor],
       xaxis: { title: { text: "Frame (click to go there); grey: no box" }, showgrid: false, range: [0.5, video.frames + 0.5] },
-      yaxis: { autorange: "reversed", automargin: true, showgrid: false }, plot_bgcolor: "#bbb",
+      yaxis: { autorange: "reversed", automargin: true, showgrid: false }, plot_bgcolor: "#bbb", title: {},
     };
     Plotly.react("plot-strips", [trace], place, CONFIG);
   }
@@ -428,9 +469,11 @@
     show(0);
   }
 
-  legendEntry("ground truth", TRUTH, true, (on) => { state.truth = on; });
+  const truthMark = Object.assign(document.createElement("span"), { className: "swatch" });
+  truthMark.style.background = TRUTH;
+  legendEntry("ground truth", truthMark, true, (on) => { state.truth = on; });
   data.trackers.forEach((tracker, i) => {
-    values.push(legendEntry(tracker.name, color(i), state.shown[i], (on) => { state.shown[i] = on; }));
+    values.push(legendEntry(tracker.name, keyOf(i, "swatch"), state.shown[i], (on) => { state.shown[i] = on; }));
   });
   if (data.trackers.length > MANY) {
     const bar = Object.assign(document.createElement("div"), { className: "all" });
@@ -462,4 +505,24 @@
   });
   open(videoTable.tBodies[0].rows[0].querySelector("button.open").dataset.name);
   byId("plot-strips").on("plotly_click", (event) => { play(false); show(event.points[0].x - 1); });
+
+  // ---- Dark and light, and paper, on which no plot is wider than the page
+
+  function repaint() {
+    for (const [key, i] of keys) key.style.background = color(i);
+    plotAll();
+    draw();
+    if (!printing) {
+      plotStrips(state.video);
+      show(state.frame);
+    }
+  }
+
+  darkness.addEventListener("change", repaint);
+  addEventListener("beforeprint", () => {
+    printing = true;
+    for (const strip of document.querySelectorAll("canvas.strip")) drawStrip(strip, videos.get(strip.dataset.name));
+    repaint();
+  });
+  addEventListener("afterprint", () => { printing = false; repaint(); });
 })();
