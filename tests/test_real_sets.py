@@ -199,6 +199,7 @@ def test_jsons_of_pysot_for_other_sets_with_frames_without_a_target(tmp_path: Pa
 @pytest.mark.parametrize(("key", "files", "there"), [
     ("KiteSurf", "KiteSurf/img/{:04d}.png", "KiteSurf/img"), ("Human4-2", "Human4-2/img/{:04d}.jpg", "Human4/img"),
     ("Human4-2", "Human4/img/{:04d}.jpg", "Human4-2/img"), ("Jogging-1", "Jogging/img/{:04d}.jpg", "Jogging-1/img"),
+    ("KiteSurf", "KiteSurf\\img\\{:04d}.jpg", "KiteSurf/img"),
 ])  # fmt: skip
 def test_a_json_that_names_another_ending_or_the_other_target(tmp_path: Path, key: str, files: str, there: str) -> None:
     write_json(tmp_path, "OTB100", key, [files.format(k) for k in (1, 2, 3)])
@@ -227,6 +228,7 @@ def _uav_10fps(root: Path) -> None:
 
 def _uav20l(root: Path) -> None:
     put(root / "UAV123" / "anno" / "UAV20L" / "bird1.txt", rows(BOXES))
+    put(root / "UAV123" / "anno" / "UAV20L" / "._bird1.txt", "Mac OS X")
     images(root / "UAV123" / "data_seq" / "UAV123" / "bird1", [1, 2, 3], digits=6)
 
 
@@ -266,3 +268,5 @@ def test_missing_sequences_are_counted_and_the_first_are_named(tmp_path: Path) -
     benchmark = only("LaSOT_ext", tmp_path)
     assert benchmark.missing_text() == "149 of 150 missing: atv-2, atv-3, atv-4 and 146 more"
     assert benchmark.missing_text(shown=149).count(",") == 148
+    _tnl2k(tmp_path)
+    assert only("TNL2K", tmp_path).missing_text() == "699 of 700 missing"  # their names are not known

@@ -159,7 +159,7 @@ def canonical_name(dataset: str) -> str:
 
 def own_layout(dataset: str) -> Layout:
     """Return the layout of any folder of videos with a `groundtruth_rect.txt` or `groundtruth.txt`."""
-    return Layout(dataset, readers.own, "<Name>/groundtruth_rect.txt", origin=1, json_first=True)
+    return Layout(dataset, readers.own, "<Name>/groundtruth.txt or groundtruth_rect.txt", origin=1, json_first=True)
 
 
 def load_benchmark(dataset: str, dataset_dir: str | Path, *, images: bool) -> Benchmark:

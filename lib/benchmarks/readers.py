@@ -48,6 +48,11 @@ def sub_folders(root: Path) -> list[Path]:
                   ) if root.is_dir() else []
 
 
+def _texts(folder: Path, pattern: str) -> list[Path]:
+    """Return the files that fit a pattern, sorted; hidden ones (macOS' `._a.txt`) are none."""
+    return sorted(path for path in folder.glob(pattern) if path.name[0] != ".")
+
+
 def image_folder(folder: Path) -> Path:
     """Return where the images of a video's folder lie: in `img`, `imgs` (TNL2K), `color` (VOT), or in itself."""
     return next((path for name in ("img", "imgs", "color") if (path := folder / name).is_dir()), folder)
@@ -106,7 +111,7 @@ def json_images(place: str, entry: Mapping[str, Any]) -> list[PurePosixPath]:
         files = [f"{entry.get('name')}/img/{file}" for file in entry["image_files"]]
     if not isinstance(files, list) or not files or not all(isinstance(file, str) for file in files):
         raise UserError(f"{place}: no img_names or image_files; expected one file name per frame")
-    relative = [PurePosixPath(file) for file in files]
+    relative = [PurePosixPath(file.replace("\\", "/")) for file in files]  # some are written on Windows
     for file in relative:
         if file.is_absolute() or ".." in file.parts or not file.name or len(str(file)) > 250:
             raise UserError(f"{place}: image name {str(file)!r} leads out of the data set; expected a name below it")
@@ -265,8 +270,7 @@ def trackingnet(part: str) -> Callable[[Path], list[Video]]:
     """Return what finds `<part>/anno/<name>.txt` and `<part>/frames/<name>/<n>.jpg` from n = 0 on, as the devkit."""
     def find(root: Path) -> list[Video]:
         return next((videos for folder in (root / part, root) if (videos := [
-            Video(path.stem, path, folder / "frames" / path.stem)
-            for path in sorted((folder / "anno").glob("*.txt")) if path.name[0] != "."])), [])
+            Video(path.stem, path, folder / "frames" / path.stem) for path in _texts(folder / "anno", "*.txt")])), [])
     return find
 
 
@@ -279,7 +283,7 @@ def uav(name: str, *, images: str = "", step: int = 1) -> Callable[[Path], list[
     """
     def find(root: Path) -> list[Video]:
         videos = []
-        for path in sorted((root / "anno" / name).glob("*.txt")):
+        for path in _texts(root / "anno" / name, "*.txt"):
             first, last = UAV123_PARTS.get(path.stem, (0, 0))
             folder = path.stem.rpartition("_")[0] if last else path.stem
             span = ((first - 1) // step + 1, (last - 1) // step + 1) if last else None
@@ -295,11 +299,11 @@ def nfs(rate: int) -> Callable[[Path], list[Video]]:
     """
     def find(root: Path) -> list[Video]:
         found = [Video(path.stem[4:], path, root / "sequences" / path.stem[4:])
-                 for path in sorted((root / "anno").glob("nfs_*.txt"))] if rate == 30 else []
+                 for path in _texts(root / "anno", "nfs_*.txt")] if rate == 30 else []
         for path in sub_folders(root):
             folder = path / str(rate)
-            found += [Video(path.name, truth, truth.with_suffix("")) for truth in sorted(folder.glob("*.txt"))] or [
-                Video(path.name, truth, truth.parent) for truth in sorted(folder.glob("*/*.txt"))]
+            found += [Video(path.name, truth, truth.with_suffix("")) for truth in _texts(folder, "*.txt")] or [
+                Video(path.name, truth, truth.parent) for truth in _texts(folder, "*/*.txt")]
         return found
     return find
 

@@ -101,9 +101,9 @@ class Benchmark:
 
     def missing_text(self, *, shown: int = 3) -> str:
         """Return how many sequences are missing and the first few by name, "" where none is."""
-        more = len(self.missing) - shown
+        count, more = self.expected - len(self.sequences), len(self.missing) - shown
         names = ", ".join(self.missing[:shown]) + (f" and {more} more" if more > 0 else "")
-        return f"{len(self.missing)} of {self.expected} missing: {names}" if self.missing else ""
+        return f"{count} of {self.expected} missing{f': {names}' if names else ''}" if count else ""
 
 
 def with_origin(boxes_xywh: Boxes, origin: int) -> Boxes:
