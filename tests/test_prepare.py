@@ -329,6 +329,8 @@ def test_raw_data_that_are_not_there_or_not_in_form(tmp_path):
     with pytest.raises(UserError, match=r"no folder with groundtruth\.txt"):
         prepare("got10k", tmp_path / "raw", tmp_path / "data2")
     (tmp_path / "raw" / "x.json").write_text("[1]", encoding="utf-8")
+    with pytest.raises(UserError, match="no such folder below"):
+        prepare("coco", tmp_path / "raw", tmp_path / "data4", "--pictures", str(tmp_path))
     (tmp_path / "raw" / "images").mkdir()
     with pytest.raises(UserError, match="not in COCO's form"):
         prepare("coco", tmp_path / "raw", tmp_path / "data3")

@@ -59,12 +59,9 @@ def _video_names(pictures: dict[Any, str]) -> dict[Any, str]:
     taken: set[str] = set()
     videos = {}
     for image, picture in pictures.items():
-        name = str(PurePosixPath(picture).with_suffix(""))
-        for attempt in (name, picture, f"{picture}.{image}"):
-            if attempt not in taken:
-                break
-        taken.add(attempt)
-        videos[image] = attempt
+        names = (str(PurePosixPath(picture).with_suffix("")), picture, f"{picture}.{image}")
+        videos[image] = next((name for name in names if name not in taken), names[-1])
+        taken.add(videos[image])
     return videos
 
 
@@ -75,10 +72,8 @@ def _picture_names(images: Sequence[Any], path: Path) -> dict[Any, str]:
             key, name = image["id"], str(image["file_name"])
         except (TypeError, KeyError) as error:
             raise UserError(f"{path}: images[{number}] lacks {error}; expected 'id' and 'file_name'") from error
-        if not isinstance(key, int | str):
-            raise UserError(f"{path}: images[{number}] has id {key!r:.60}; expected a number")
-        if key in names:
-            raise UserError(f"{path}: images[{number}] has id {key}, which stands twice")
+        if not isinstance(key, int | str) or key in names:
+            raise UserError(f"{path}: images[{number}] has id {key!r:.60}; expected a number of its own")
         names[key] = safe_name(name, place=f"{path}: images[{number}]")
     return names
 
@@ -109,8 +104,9 @@ def _locate_coco(root: Path, *, split: str, annotation: str, pictures: str) -> t
         found = ", ".join(p.name for p in jsons[:5]) or "none"
         raise UserError(f"{root}: expected annotations/{official.name} or one JSON (found: {found}); name it with "
                         f"--annotation and the folder of pictures with --pictures")
-    if not folder.is_dir():
-        raise UserError(f"{folder}: no such folder; expected the pictures of {path.name} (--pictures names another)")
+    if not folder.is_dir() or not folder.is_relative_to(root):
+        raise UserError(f"{folder}: no such folder below {root}; expected the pictures of {path.name} (--pictures "
+                        "names another folder there)")
     return path, folder, before
 
 
