@@ -299,6 +299,8 @@ def _explain(error: ValidationError, name: str) -> str:
     message = first["msg"].removeprefix("Value error, ")
     if not message[:2].isupper():
         message = message[0].lower() + message[1:]
+    if first["type"] == "string_type":
+        message += ", put a name of digits in quotes"
     value = ":" if isinstance(first["input"], dict) else f" is {reprlib.repr(first['input']):.80};"
     return f"{key}{value} {message}{more}"
 

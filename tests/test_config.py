@@ -121,6 +121,7 @@ def test_every_experiment_loads_and_survives_a_round_trip(tmp_path: Path) -> Non
         ("TRAIN.START_EPOCH=30", r"START_EPOCH 30 is not below END_EPOCH 20"),
         ("TRAIN.LR.KWARGS=3", r"LR\.KWARGS"),
         ("TRAIN", r"expected KEY=VALUE"),
+        ("OUTPUT_DIR=123", r"OUTPUT_DIR is 123; .*string.*in quotes"),
     ],
 )
 def test_a_mistake_names_the_file_and_the_key(tmp_path: Path, override: str, expected: str) -> None:
@@ -156,6 +157,13 @@ def test_overrides_are_typed_as_yaml_is(tmp_path: Path) -> None:
     assert (cfg.TRAIN.BATCH, cfg.TRAIN.LR.KWARGS.end_lr, cfg.TRAIN.RESUME) == (16, 1e-4, "auto")
     assert cfg.DATASET.SOURCES["MINE"].USE == 7
     assert cfg.PRINT_FREQ == 5
+
+
+def test_a_folder_of_digits_or_called_by_a_date_is_a_folder(tmp_path: Path) -> None:
+    path = write(tmp_path, "OCEAN:\n  OUTPUT_DIR: 000123\n  CHECKPOINT_DIR: 2026-11-27\n  TRAIN: {SEED: 10}\n")
+    cfg = load_config(path, overrides=["DATASET.VID.PATH=0077"])
+    assert (cfg.OUTPUT_DIR, cfg.CHECKPOINT_DIR, cfg.DATASET.SOURCES["VID"].PATH) == ("000123", "2026-11-27", "0077")
+    assert cfg.TRAIN.SEED == 10
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
