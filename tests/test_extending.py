@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from tracker_stubs import write_squares
 from train_helpers import snapshot, tiny_yaml
 
 from lib import commands
@@ -22,10 +23,15 @@ from lib.datasets import Crop, FramePair
 from lib.datasets.dataset import FORMATS
 from lib.datasets.targets import box_targets
 from lib.errors import UserError
+from lib.eval_toolkit.protocols import score_results
 from lib.models.backbones import BACKBONES, Backbone
 from lib.models.connect import Head
 from lib.models.losses import ocean_loss
 from lib.models.models import HEADS, Ocean, build_model
+from lib.testing.opening import OPENERS
+from lib.testing.results import ResultFolder, record_of
+from lib.testing.run import Candidate, run_candidate
+from lib.tracker import PlainTracker
 from lib.tracker.ocean import OceanTracker
 from lib.tracker.params import TrackerParams
 
@@ -179,3 +185,64 @@ def test_a_benchmark_is_one_function_and_one_entry(tmp_path, monkeypatch, capsys
                                   str(tmp_path / "result"), "--allow_missing"]) == 0
     row = next(line.split() for line in capsys.readouterr().out.splitlines() if line.startswith("Mine"))
     assert row[1:5] == ["0.952", "1.000", "1.000", "1/2"]
+
+
+@dataclass(frozen=True)
+class Found:
+    box_xywh: np.ndarray
+    score: float
+
+
+class RedSquare:
+    """A tracker: the middle of what is red, with the size that was given."""
+
+    def init(self, image, box_xywh):
+        return Found(np.asarray(box_xywh, float), 1.0)
+
+    def track(self, state, image):
+        y, x = np.nonzero(image[..., 2].astype(int) - image[..., 1] > 100)
+        size = state.box_xywh[2:]
+        return Found(np.array([x.mean() - size[0] / 2, y.mean() - size[1] / 2, *size]), 0.9)
+
+
+class RedSquarePlain:
+    """The same in the plain form: it remembers the target itself."""
+
+    def init(self, image, box):
+        self.box = np.asarray(box, float)
+
+    def track(self, image):
+        self.box = RedSquare().track(Found(self.box, 1.0), image).box_xywh
+        return self.box
+
+
+def test_a_tracker_is_any_object_with_init_and_track(tmp_path):
+    """From the object to result files and scores."""
+    benchmark = load_benchmark("MINE", write_squares(tmp_path / "MINE", {"a": 6, "b": 4}), images=True)
+    files = []
+    for name, tracker in (("State", RedSquare()), ("Plain", PlainTracker(RedSquarePlain))):
+        record = record_of(Path(__file__), dataset="MINE", data_source=benchmark.source)
+        folder = ResultFolder(tmp_path / "result" / "MINE" / name, record)
+        run_candidate(Candidate(tracker, folder), benchmark.sequences, batch=2)
+        summary = score_results(benchmark, folder.path)
+        assert summary.values["success"] > 0.8
+        assert summary.names == ("a", "b")
+        files.append([folder.result_path(name).read_bytes() for name in benchmark.names])
+    assert files[0] == files[1]
+
+
+def test_a_tracker_is_one_entry_on_the_command_line(tmp_path, monkeypatch, capsys):
+    monkeypatch.setitem(OPENERS, "RedSquare", lambda path, params, **flags: RedSquare())
+    monkeypatch.chdir(tmp_path)
+    write_squares(tmp_path / "MINE", {"a": 6, "b": 4})
+    shared = ["--arch", "RedSquare", "--dataset", "MINE", "--dataset_dir", "MINE"]
+    assert commands.call("test", [*shared, "--resume", __file__]) == 0
+    for epoch in (1, 2):
+        (tmp_path / f"checkpoint_e{epoch}.pth").write_text(f"weights {epoch}")
+    assert commands.call("sweep", [*shared, "--snapshot", ".", "--html", "False"]) == 0
+    said = capsys.readouterr().out
+    assert "RedSquare_checkpoint_e1" in said
+    assert "RedSquare_checkpoint_e2" in said
+    files = [(tmp_path / "result" / "MINE" / folder / "a.txt").read_bytes()
+             for folder in ("RedSquare", "RedSquare_checkpoint_e1")]
+    assert files[0] == files[1]

@@ -17,6 +17,7 @@ from lib.errors import UserError
 from lib.files import atomic_write, read_json, sha256_of
 from lib.options import SweepOptions
 from lib.testing.locks import WorkLocks
+from lib.testing.opening import OPENERS, open_checkpoint, open_tracker
 from lib.testing.results import RECEIPTS, ResultFolder, RunRecord, plain_values, read_run
 from lib.testing.run import Candidate, load_candidate, params_for, plain_name
 
@@ -177,7 +178,10 @@ class Sweep:
             there = read_json(kept)
             if there["asked"] == asked:
                 return dict(there["spec"]), str(there["training"])
-        spec = plain_values(load_model(entry.path, align=self.options.align).spec)
+        align, arch = self.options.align, self.options.arch
+        opened: Any = load_model(entry.path, align=align) if OPENERS[arch] is open_checkpoint else open_tracker(
+            arch, entry.path, self._params_of(entry.path)[0], align=align, device="cpu")
+        spec = plain_values(getattr(opened, "spec", {}))
         training = str(training_run(entry.path) or "")
         with atomic_write(kept) as file:
             json.dump({"asked": asked, "spec": spec, "training": training}, file)
