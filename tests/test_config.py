@@ -210,3 +210,22 @@ OCEAN:
     assert [sources[name].USE for name in "ABC"] == [1, 1, 7]
     with pytest.raises(UserError, match="'RANGE' stands twice"):
         load_config(write(tmp_path, "OCEAN: {DATASET: {A: &a {USE: 1}, B: {<<: *a, RANGE: 1, RANGE: 2}}}"))
+
+
+def test_tracker_files_with_a_block_for_each_data_set(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """TracKit's own form: the block of the data set counts, and nothing of the others."""
+    path = write(tmp_path, "TEST:\n  OTB2015: {lr: 0.5, big_sz: 271}\n  VOT2019ON: {lr: 0.25, online_ratio: 0.6}\n"
+                           "  VOT2018: {lr: 1}\n")
+    for dataset, expected in (("OTB2015", TrackerParams(lr=0.5, big_sz=271)), ("vot2018", TrackerParams(lr=1.0)),
+                              ("OTB2013", TrackerParams(lr=0.5, big_sz=271)), ("VOT2019ON", TrackerParams(lr=0.25))):
+        assert load_tracker_params(path, dataset=dataset) == expected
+    assert "TEST.VOT2019ON.online_ratio is not used" in caplog.text
+    with pytest.raises(UserError, match="OTB2015, VOT2019ON, VOT2018, none for LASOT"):
+        load_tracker_params(path, dataset="LASOT")
+    with pytest.raises(UserError, match="none for this"):
+        load_tracker_params(path)
+    one = write(tmp_path, "TEST: {VOT2019: {lr: 0.25, lrr: 2}}")
+    with pytest.raises(UserError, match=r"TEST\.VOT2019\.lrr: unknown key; did you mean lr"):
+        load_tracker_params(one)
+    with pytest.raises(UserError, match=r"TEST\.small_sz is 256; .*255, 271 or 287"):
+        load_tracker_params(write(tmp_path, "TEST: {small_sz: 256}"))

@@ -234,7 +234,7 @@ def test_the_table_is_written_in_every_form(here: Path) -> None:
     assert f"{best['success']:.3f}" in markdown
     assert "3/100" in markdown
     assert markdown.count("best") == 1
-    assert markdown.partition("missing in")[0].count("(tuned on OTB2015)") >= 2
+    assert markdown.partition("97 of 100 missing")[0].count("(tuned on OTB2015)") >= 2
     page = (base / "Ocean_epochs.html").read_text(encoding="utf-8")
     assert "Ocean_checkpoint_e1" in page
     assert "Ocean_checkpoint_e2" in page
@@ -302,6 +302,95 @@ def test_a_changed_checkpoint_or_setting_is_redone_and_said(here: Path, capfd: p
     with pytest.raises(UserError, match="unknown origin"):
         main([])
     assert (folder / "Deer.txt").read_text(encoding="utf-8") == "1,2,3,4\n"
+
+
+def trained_by(path: Path, run: str) -> None:
+    """Let a checkpoint say which run trained it."""
+    config = {"OCEAN": {"OUTPUT_DIR": "logs", "TRAIN": {"MODEL": "Ocean"}}}
+    save_checkpoint(path, {**read_checkpoint(path), "config": config, "run": run})
+
+
+def rows(root: Path, name: str = "Ocean") -> list[str]:
+    table = json.loads((root / "result" / "OTB2015" / f"{name}_epochs.json").read_text(encoding="utf-8"))
+    return [row["name"] for row in table["checkpoints"]]
+
+
+@pytest.mark.parametrize("told", [True, False], ids=["checkpoints tell their run", "only their folders differ"])
+def test_results_of_another_training_are_neither_removed_nor_mixed(here: Path, told: bool) -> None:
+    for epoch in (2, 3):
+        small_checkpoint(here / "other" / f"checkpoint_e{epoch}.pth", seed=10 + epoch)
+        if told:
+            trained_by(here / "other" / f"checkpoint_e{epoch}.pth", "B")
+            trained_by(here / "snapshot" / f"checkpoint_e{epoch - 1}.pth", "A")
+    main([])
+    before, files = times(here), results(here)
+    for flags in ([], ["--start_epoch", "3"], ["--checkpoints", "other/checkpoint_e3.pth"], ["--fresh"]):
+        with pytest.raises(UserError, match=r"another training .*snapshot/checkpoint_e1\.pth.*--tracker_name NAME"):
+            main(["--snapshot", "other", *flags])
+    assert times(here) == before
+    main(["--snapshot", "other", "--tracker_name", "Mine"])
+    assert rows(here) == ["Ocean_checkpoint_e1", "Ocean_checkpoint_e2"]
+    assert rows(here, "Mine") == ["Mine_checkpoint_e2", "Mine_checkpoint_e3"]
+    assert {name: content for name, content in results(here).items() if name.startswith("Ocean")} == files
+    if told:  # the folder of a training may be moved
+        (here / "snapshot").rename(here / "moved")
+        main(["--snapshot", "moved"])
+        assert {path: time for path, time in times(here).items() if "Ocean_" in path} == before
+
+
+def test_a_training_into_the_folder_of_another_one_is_another_training(here: Path) -> None:
+    for epoch in (1, 2):
+        trained_by(here / "snapshot" / f"checkpoint_e{epoch}.pth", "A")
+    main([])
+    before = times(here)
+    for epoch in (1, 2):
+        small_checkpoint(here / "snapshot" / f"checkpoint_e{epoch}.pth", seed=20 + epoch)
+        trained_by(here / "snapshot" / f"checkpoint_e{epoch}.pth", "B")
+    with pytest.raises(UserError, match=r"another training.*--fresh replaces these"):
+        main([])
+    assert times(here) == before
+    main(["--fresh"])
+    assert not set(times(here).items()) & set(before.items())
+
+
+def test_testing_one_epoch_again_keeps_the_other_rows(here: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    small_checkpoint(here / "snapshot" / "checkpoint_e3.pth", seed=3)
+    main([])
+    table = (here / "result" / "OTB2015" / "Ocean_epochs.csv").read_text(encoding="utf-8")
+    everyone = [f"Ocean_checkpoint_e{n}" for n in (1, 2, 3)]
+    main(["--start_epoch", "2", "--end_epoch", "2"])
+    assert (here / "result" / "OTB2015" / "Ocean_epochs.csv").read_text(encoding="utf-8") == table
+    (here / "snapshot" / "checkpoint_e3.pth").unlink()  # training keeps the last few
+    main(["--start_epoch", "1", "--end_epoch", "1", "--fresh"])
+    assert rows(here) == everyone
+    assert "Ocean_checkpoint_e3" in (here / "result" / "OTB2015" / "Ocean_epochs.html").read_text(encoding="utf-8")
+    # What is not whole any more, or made with other settings, is no row of one table.
+    (here / "result" / "OTB2015" / "Ocean_checkpoint_e3" / "Man.txt").unlink()
+    capfd.readouterr()
+    main(["--start_epoch", "1", "--end_epoch", "1"])
+    assert "Ocean_checkpoint_e3: no longer in the table" in capfd.readouterr().err
+    assert rows(here) == everyone[:2]
+    (here / "mine.yaml").write_text("TEST:\n  lr: 0.5\n", encoding="utf-8")
+    main(["--start_epoch", "1", "--end_epoch", "1", "--params", "mine.yaml"])
+    assert rows(here) == everyone[:1]
+
+
+def test_weights_by_name_are_swept_with_the_settings_beside_them(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lib.checkpoint.WEIGHTS_ROOT", here / "shelf")
+    small_checkpoint(here / "shelf" / "Slim.pth", seed=4)
+    (here / "shelf" / "Slim.yaml").write_text("TEST: {lr: 0.25, tuned_on: held-out videos}")
+    main(["--checkpoints", "Slim", "snapshot/checkpoint_e1.pth"])
+    assert rows(here) == ["Ocean_checkpoint_e1", "Ocean_Slim"]
+    run = json.loads((here / "result" / "OTB2015" / "Ocean_Slim" / "run.json").read_text())
+    assert (run["identity"]["tracker"]["lr"], run["tuned_on"]) == (0.25, "held-out videos")
+
+
+def test_results_lie_under_the_canonical_name_of_the_data_set(here: Path) -> None:
+    (here / "dataset" / "OTB2015").rename(here / "dataset" / "OTB100")
+    main(["--dataset", "otb100", "--end_epoch", "1"])
+    one_checkpoint(["--dataset", "OTB-100", "--resume", "snapshot/checkpoint_e1.pth", "--epoch_test", "True"])
+    assert [path.name for path in (here / "result").iterdir()] == ["OTB2015"]
+    assert len(results(here)) == 3
 
 
 def test_a_taken_sequence_is_waited_for_and_taken_over_when_nobody_touches_it(here: Path) -> None:

@@ -19,7 +19,7 @@ from lib.errors import UserError
 from lib.files import sha256_of
 from lib.testing.results import ResultFolder, fingerprint, record_of
 from lib.testing.run import tracker_name
-from lib.testing.video import GREEN, YELLOW, BoxVideo, find_encoder
+from lib.testing.video import GREEN, YELLOW, BoxVideo, draw_caption, find_encoder
 from lib.tracker.params import TrackerParams
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -232,6 +232,40 @@ def test_a_film_shows_the_boxes_and_appears_when_it_is_whole(tmp_path: Path) -> 
     assert green[30, 40] > 60  # the top one
     assert abs(green[60, 40]) < 30  # inside
     assert (image == 60).all()
+
+
+@pytest.mark.parametrize("size", [(96, 128), (480, 640), (1080, 1920)])
+def test_a_caption_is_one_text_on_a_dark_box_inside_the_picture(size: tuple[int, int]) -> None:
+    canvas = np.full((*size, 3), 255, np.uint8)  # white: a caption without its box could not be read
+    draw_caption(canvas, "Girl 17/500  0.93")
+    dark = (canvas < 60).all(axis=2)
+    box = np.ones(size, bool)
+    rows, columns = np.flatnonzero(dark.any(axis=1)), np.flatnonzero(dark.any(axis=0))
+    assert (rows[0], columns[0]) == (0, 0)
+    assert columns[-1] < size[1] - 1
+    assert 10 <= rows[-1] <= size[0] / 5
+    box[: rows[-1] + 1, : columns[-1] + 1] = False
+    assert (canvas[box] == 255).all(), "nothing is drawn beside the box"
+    inside = canvas[: rows[-1] + 1, : columns[-1] + 1]
+    assert 0.03 < (inside > 200).mean() < 0.5
+
+
+def test_videos_are_of_a_form_that_browsers_play(tmp_path: Path) -> None:
+    code, suffix = find_encoder()
+    film = BoxVideo(tmp_path / "Girl.mp4")
+    film.write(np.zeros((64, 96, 3), np.uint8), {})
+    film.close()
+    assert [path.name for path in tmp_path.iterdir()] == [f"Girl{suffix}"]
+    written = int(cv2.VideoCapture(str(film.path)).get(cv2.CAP_PROP_FOURCC)).to_bytes(4, "little").decode()
+    assert written.lower() == {"avc1": "h264", "mp4v": "fmp4"}.get(code, code).lower()
+
+
+def test_it_is_said_where_no_encoder_is_one_for_browsers(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("lib.testing.video.ENCODERS", (("none", ".mp4"), ("mp4v", ".mp4")))
+    assert find_encoder.__wrapped__() == ("mp4v", ".mp4")
+    assert "no video encoder here that browsers know" in caplog.text
 
 
 def test_gray_images_and_several_sequences_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

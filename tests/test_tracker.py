@@ -12,7 +12,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from otb_trees import shared
-from tracker_stubs import NO_TEMPLATE, PLAIN, Oracle, Scripted, answer, small_model, square_frames, write_squares
+from tracker_stubs import (
+    NO_TEMPLATE,
+    PLAIN,
+    Oracle,
+    Scripted,
+    answer,
+    small_checkpoint,
+    small_model,
+    square_frames,
+    write_squares,
+)
 
 from lib.boxes import iou_xywh
 from lib.config import load_config
@@ -418,6 +428,54 @@ def test_lockstep_names_sequence_and_frame_of_what_is_wrong(tmp_path: Path) -> N
         list(Lockstep([OceanTracker(network, PLAIN)]).follow(iter(jobs[:1])))
     with pytest.raises(UserError, match=r"a: frame 1 of 4 .*first box"):
         list(Lockstep([OceanTracker(Oracle(), PLAIN)]).follow(iter([Job("a", jobs[0].frames, np.zeros(4))])))
+
+
+@pytest.mark.parametrize(("image", "box", "said"), [
+    (None, [1, 1, 9, 9], "cv2.imread returns None"),
+    (np.zeros((40, 50, 3)), [1, 1, 9, 9], "type float64 cannot be tracked"),
+    ([[1, 2]], [1, 1, 9, 9], "no image"),
+    ("gray", [], "px with a positive size"),
+    ("gray", None, "px with a positive size"),
+    ("gray", ["a", 1, 2, 3], "px with a positive size"),
+    ("gray", [1, 2, float("nan"), 4], "px with a positive size"),
+    ("gray", [1, 2, 0, 4], "px with a positive size"),
+    ("gray", [[1, 2, 3, 4]], "px with a positive size"),
+    ("gray", [0.2, 0.3, 0.05, 0.05], "not shares of the image"),
+])
+def test_what_is_no_image_or_no_box_is_said_in_one_line(image: object, box: object, said: str) -> None:
+    tracker = OceanTracker(Oracle(), PLAIN)
+    gray = np.zeros((40, 50), np.uint8)
+    with pytest.raises(UserError, match=said):
+        tracker.init(gray if isinstance(image, str) else image, box)  # type: ignore[arg-type]
+    with pytest.raises(UserError, match=r"cv2\.imread"):
+        tracker.track(tracker.init(gray, [5, 5, 9, 9]), None)  # type: ignore[arg-type]
+
+
+def test_a_target_of_less_than_a_pixel_in_width_is_followed() -> None:
+    tracker = OceanTracker(small_model(), PLAIN)
+    state = tracker.init(np.zeros((40, 50), np.uint8), [5, 5, 1, 0.01])
+    assert np.isfinite(tracker.track(state, np.zeros((40, 50, 3), np.uint8)).box_xywh).all()
+
+
+def test_targets_of_several_search_sizes_advance_together() -> None:
+    tracker = OceanTracker(small_model(seed=3), replace(PLAIN, big_sz=271))
+    frames = list(square_frames(3, step=2.0))
+    image, box = frames[0]
+    states = [tracker.init(image, box), tracker.init(image, [5, 5, 10, 12]), tracker.init(image, [9, 70, 40, 33])]
+    assert [state.search_size for state in states] == [255, 271, 255]
+    together = tracker.track_batch(states, [frames[1][0]] * 3)
+    for state, new in zip(states, together, strict=True):
+        np.testing.assert_allclose(new.box_xywh, tracker.track(state, frames[1][0]).box_xywh, atol=1e-3)
+
+
+def test_weights_bring_their_settings(tmp_path: Path) -> None:
+    small_checkpoint(tmp_path / "mine.pth")
+    assert OceanTracker.from_weights(tmp_path / "mine.pth").params == TrackerParams()
+    (tmp_path / "mine.yaml").write_text("TEST: {lr: 0.25}", encoding="utf-8")
+    assert OceanTracker.from_weights(tmp_path / "mine.pth").params == TrackerParams(lr=0.25)
+    assert OceanTracker.from_weights(tmp_path / "mine.pth", params=PLAIN).params is PLAIN
+    shipped = OceanTracker.from_weights("OceanSmall")
+    assert (shipped.params.small_sz, shipped.params.tuned_on) == (287, "held-out videos")
 
 
 def test_two_sequences_share_a_tracker_without_touching_each_other() -> None:

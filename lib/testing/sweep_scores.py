@@ -151,7 +151,7 @@ class Scoreboard:
         said = [f"{benchmark.name}: {len(benchmark.sequences)}/{benchmark.expected} sequences, {benchmark.num_frames} "
                 f"frames{rules}; tracker settings: {', '.join(sources) or 'none yet'}"]
         if benchmark.missing:
-            said.append(f"missing in the data set: {benchmark.missing_text()}")
+            said.append(benchmark.missing_text())
         unfinished = [entry.name for entry in self._sweep.entries if entry not in self._scored]
         if unfinished:
             said.append(f"not whole yet: {', '.join(unfinished)}")
