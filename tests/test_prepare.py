@@ -364,6 +364,11 @@ def test_the_border_filter():
     assert Filters().reason(Box(0, (0.5, 10, 30, 30)), width=100, height=100) is None
 
 
+def test_a_misspelt_source_is_told_the_nearest(tmp_path):
+    with pytest.raises(UserError, match="GOT10: no source of that name; did you mean GOT10K"):
+        prepare("GOT10", tmp_path, tmp_path / "data")
+
+
 def test_a_full_disk_is_one_line(coco, tmp_path, monkeypatch):
     def full(self, data):
         raise OSError(28, "No space left on device")

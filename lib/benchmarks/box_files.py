@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import io
+import multiprocessing
 import re
 import warnings
 from collections import Counter
 from collections.abc import Iterable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -200,11 +204,11 @@ def read_result_rows(path: str | Path) -> Boxes:
 
 def _read_mat(path: Path) -> Boxes:
     """Return the rows (N, 4) of a one-pass result of type "rect", `results{1}.res` of the OTB MATLAB toolkit."""
-    from scipy.io import loadmat  # here, as it is slow to load and such files are rare
-
     try:
-        result = loadmat(io.BytesIO(read_regular(path, max_bytes=MAX_BOX_BYTES)), simplify_cells=True).get("results")
+        result = _mat_process().submit(_load_mat, read_regular(path, max_bytes=MAX_BOX_BYTES)).result()
     except Exception as error:  # scipy raises a dozen unrelated types for a broken or a newer (HDF5) file
+        if isinstance(error, BrokenProcessPool):
+            _mat_process.cache_clear()
         why = f"{type(error).__name__}: {error!s:.400}"
         raise UserError(f"{path}: cannot be read as a MATLAB 5 file ({why})") from error
     if isinstance(result, np.ndarray | list) and len(result):
@@ -222,6 +226,18 @@ def _read_mat(path: Path) -> Boxes:
         raise UserError(f"{path}: results{{1}}.res has shape {rows.shape} and {int(np.isinf(rows).sum())} infinite "
                         "values; expected rows of four finite numbers x, y, w, h")
     return rows
+
+
+@lru_cache(maxsize=1)
+def _mat_process() -> ProcessPoolExecutor:
+    """Return a process that reads .mat files: a damaged one can crash scipy's compiled reader, and what it runs in."""
+    return ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
+
+
+def _load_mat(data: bytes) -> Any:
+    from scipy.io import loadmat
+
+    return loadmat(io.BytesIO(data), simplify_cells=True).get("results")
 
 
 def find_results(folder: str | Path, names: tuple[str, ...]) -> dict[str, Path]:

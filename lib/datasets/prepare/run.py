@@ -23,7 +23,7 @@ from lib.datasets.prepare import stills, videos
 from lib.datasets.prepare.records import Filters, Task, safe_name
 from lib.datasets.prepare.work import Cutter, Journal, cut_all
 from lib.datasets.stores import crop_name, decode_crop, picture_path
-from lib.errors import UserError
+from lib.errors import UserError, did_you_mean
 from lib.files import atomic_write, sha256_of
 from lib.images import read_image
 from lib.options import PrepareOptions
@@ -50,8 +50,8 @@ def main(options: PrepareOptions) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     source = options.source.upper()
     if source not in READERS:
-        raise UserError(f"{options.source}: no source of that name; expected {', '.join(READERS)}, or check, pack or "
-                        "select")
+        near = did_you_mean(options.source, (*READERS, "check", "pack", "select"))
+        raise UserError(f"{options.source}: no source of that name{near}")
     if not options.root.is_dir():
         raise UserError(f"{options.root}: no such folder; expected {source} as its archive unpacks")
     filters = Filters(**{item.name: getattr(options, item.name) for item in fields(Filters)})

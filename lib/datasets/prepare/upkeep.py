@@ -58,6 +58,8 @@ def check(folder: Path, *, jobs: int | None) -> list[str]:
     Broken tasks are noted in the journal, so that the next prepare makes them anew. Raises UserError if it holds no
     manifest, which is written last: the preparation was not finished.
     """
+    if not (folder / MANIFEST).is_file():
+        raise UserError(f"{folder / MANIFEST}: no such file; prepare did not finish there, or never began")
     manifest = read_json(folder / MANIFEST)
     if not isinstance(manifest, dict) or not isinstance(manifest.get("sha256"), dict):
         raise UserError(f"{folder / MANIFEST}: not a manifest of prepare; prepare the folder again")
