@@ -169,9 +169,8 @@ def test_a_part_of_the_index_trains_from_the_same_table_of_pictures(data, tmp_pa
     del index["video 0"]
     (tmp_path / "train.json").write_text(json.dumps(index), encoding="utf-8")
     part = load_index(tmp_path / "train.json")
-    for _ in range(2):  # read, then mapped
-        pictures = load_pictures(data / "raw", data / "pictures.json", part)
-        assert pictures.path(part, 0) == whole.store.path(whole.index, whole.index.rows(1)[0])
+    pictures = load_pictures(data / "raw", data / "pictures.json", part)
+    assert pictures.path(part, 0) == whole.store.path(whole.index, whole.index.rows(1)[0])
 
 
 def test_a_picture_with_an_orientation_mark_is_read_as_it_is_seen(data, tmp_path):

@@ -70,7 +70,7 @@ def test_without_a_place_for_the_cache_the_index_stays_in_memory(tmp_path, monke
     def refuse(*_args, **_kwargs):
         raise UserError("train.json.arrays: cannot be written (Read-only file system)")
 
-    monkeypatch.setattr("lib.datasets.array_file.write_arrays", refuse)
+    monkeypatch.setattr("lib.datasets.index.write_arrays", refuse)
     with caplog.at_level(logging.WARNING):
         assert load_index(path).num_tracks == 1
     assert "Read-only" in caplog.text

@@ -8,19 +8,15 @@ is whole or absent, and a set that was packed years ago opens.
 from __future__ import annotations
 
 import json
-import logging
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lib.errors import UserError
 from lib.files import atomic_write, open_regular
-
-logger = logging.getLogger(__name__)
 
 Arrays = dict[str, Any]  # of NDArray
 
@@ -74,38 +70,3 @@ def _array(data: NDArray[np.uint8], dtype: str, shape: list[int], offset: int) -
     if min([offset, *shape]) < 0 or end > len(data):
         raise ValueError(f"{dtype} {shape} at {offset}")
     return data[offset:end].view(dtype).reshape(shape)
-
-
-def cached_arrays(
-    path: Path, read: Callable[[], Arrays], *, check: Callable[[Arrays], None], key: Mapping[str, Any]
-) -> tuple[Arrays, Path | None]:
-    """Return the arrays that `read` makes of the JSON file `path`, and the file they are mapped from.
-
-    They are kept in `<name>.arrays` beside the JSON and belong to it by its size, time of change and `key`. `check`
-    raises ValueError, LookupError or TypeError for kept ones that are damaged: they are made again. Where they cannot
-    be written, a warning says so, and they stay in memory (file None). Raises UserError if `path` cannot be read.
-    """
-    try:
-        status = path.stat()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); expected the JSON of a source, as `python -m "
-                        f"lib.datasets.prepare` writes it") from error
-    file = path.with_name(path.name + ".arrays")
-    note = {**key, "bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
-    try:
-        arrays, found = read_arrays(file)
-        if found == note:
-            check(arrays)
-            return arrays, file
-    except FileNotFoundError:
-        pass
-    except (ValueError, LookupError, TypeError, OSError) as error:
-        logger.warning("%s is damaged (%s): made again", file, error)
-    logger.info("reading %s (%.1f MB); the next start maps %s instead", path, status.st_size / 1e6, file.name)
-    arrays = read()
-    try:
-        write_arrays(file, arrays, note=note)
-    except UserError as error:
-        logger.warning("%s: each start reads the JSON again", error)
-        return arrays, None
-    return read_arrays(file)[0], file

@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from lib.datasets.array_file import Arrays, cached_arrays, read_arrays
+from lib.datasets.array_file import Arrays, read_arrays, write_arrays
 from lib.errors import UserError, one_line
 from lib.files import read_json
 
@@ -89,9 +89,6 @@ class TrackIndex:
         return template, first + int(rng.integers(low, high))
 
 
-_ARRAYS = [field.name for field in fields(TrackIndex)[:-1]]
-
-
 def _map(file: Path) -> TrackIndex:
     arrays, _ = read_arrays(file)
     return TrackIndex(**arrays, file=file)
@@ -100,14 +97,33 @@ def _map(file: Path) -> TrackIndex:
 def load_index(path: Path) -> TrackIndex:
     """Return the index of a JSON file, from the arrays beside it if they belong to it, else read, checked and cached.
 
-    Raises UserError naming file, video, track and frame.
+    The arrays lie in `<name>.arrays` and belong to the JSON by its size and time of change. Where they cannot be
+    written, a warning says so and the arrays stay in memory. Raises UserError naming file, video, track and frame.
     """
-    def read() -> Arrays:
-        index = build_index(path)
-        return {name: getattr(index, name) for name in _ARRAYS}
-
-    arrays, file = cached_arrays(path, read, check=_check_arrays, key={"format": _FORMAT})
-    return TrackIndex(**arrays, file=file)
+    try:
+        status = path.stat()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); expected the index JSON of a source, as "
+                        f"`python -m lib.datasets.prepare` writes it") from error
+    file = path.with_name(path.name + ".arrays")
+    note = {"format": _FORMAT, "bytes": status.st_size, "mtime_ns": status.st_mtime_ns}
+    try:
+        arrays, found = read_arrays(file)
+        if found == note:
+            _check_arrays(arrays)
+            return TrackIndex(**arrays, file=file)
+    except FileNotFoundError:
+        pass
+    except (ValueError, LookupError, TypeError, OSError) as error:
+        logger.warning("%s is damaged (%s): made again", file, error)
+    logger.info("reading %s (%.1f MB); the next start maps %s instead", path, status.st_size / 1e6, file.name)
+    index = build_index(path)
+    try:
+        write_arrays(file, {field.name: getattr(index, field.name) for field in fields(index)[:-1]}, note=note)
+    except UserError as error:
+        logger.warning("%s: each start reads the JSON again", error)
+        return index
+    return _map(file)
 
 
 def _check_arrays(arrays: Arrays) -> None:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from lib.boxes import Boxes
 from lib.crops import CROP_SIZE, TEMPLATE_SIZE, box_in_crop511, context_side, crop_square, mean_colour, transform_box
 from lib.datasets import Crop, CropReader, FramePair, UnreadableCrop
-from lib.datasets.array_file import Arrays, cached_arrays, read_arrays
+from lib.datasets.array_file import read_arrays
 from lib.datasets.index import MAX_BYTES, TrackIndex, is_below
 from lib.datasets.jpeg_rows import JpegRows, cut_rows
 from lib.errors import UserError
@@ -225,8 +225,6 @@ class RawPictures:
             name = picture_path(short, int(index.frames[row]))
         except LookupError as error:
             raise UnreadableCrop(f"{self.root}: pictures.json names no picture of frame {error}") from error
-        if not is_below(name):  # the table may be a stranger's
-            raise UnreadableCrop(f"{self.root}: {name!r:.200} is no path below it")
         return f"{self.root}/{name}"
 
     def read(self, index: TrackIndex, row: int, view_xyxy: Boxes | None = None, /) -> Crop:
@@ -302,19 +300,15 @@ def picture_path(short: Any, frame: int) -> str:
 def load_pictures(root: Path, path: Path, index: TrackIndex) -> RawPictures:
     """Return the pictures below `root` that a `pictures.json` names for the videos of `index`.
 
-    Cached beside the file as the index is. Raises UserError if it is missing, faulty or lacks a video.
+    They lie in flat arrays, which loader processes share. Raises UserError if the file is missing, faulty or lacks a
+    video.
     """
-    def read() -> Arrays:
-        table = read_json(path, max_bytes=MAX_BYTES)
-        texts = [_checked_short_form(path, video, table) for video in index.videos()]
-        return {"text": np.frombuffer(b"".join(texts), np.uint8), "starts": np.cumsum([0, *map(len, texts)])}
-
-    def check(arrays: Arrays) -> None:
-        if len(arrays["starts"]) != len(index.name_starts) or arrays["starts"][-1] != len(arrays["text"]):
-            raise ValueError("its parts do not belong together")
-
-    arrays, _ = cached_arrays(path, read, check=check, key={"videos": zlib.crc32(index.name_bytes.tobytes())})
-    return RawPictures(root, **arrays)
+    if not path.is_file():
+        raise UserError(f"{path}: no such file; FORMAT raw needs the table of pictures that `python -m "
+                        f"lib.datasets.prepare` writes beside the index")
+    table = read_json(path, max_bytes=MAX_BYTES)
+    texts = [_checked_short_form(path, video, table) for video in index.videos()]
+    return RawPictures(root, np.frombuffer(b"".join(texts), np.uint8), np.cumsum([0, *map(len, texts)]))
 
 
 def _checked_short_form(path: Path, video: str, table: Any) -> bytes:
