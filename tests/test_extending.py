@@ -146,7 +146,7 @@ class Squares:
             image[y1 : y2 + 1, x1 : x2 + 1] = 150 + track
             return Crop(image, box)
 
-        return FramePair(f"{self.name} {track}", template=crop, search=crop)
+        return FramePair(template=crop, search=crop)
 
 
 def squares(name: str, config: SourceConfig, _place: str) -> Squares:

@@ -124,9 +124,9 @@ def test_pairs_show_the_target_within_the_range() -> None:
     source = SyntheticSource(seed=7, length=50, frame_range=10)
     distances = []
     for track in range(40):
-        name = source.pair(track, np.random.default_rng(track)).name
-        assert f"track {track}, " in name
-        first, second = (int(word) for word in name.split("frames ")[1].split(" and "))
+        pair = source.pair(track, np.random.default_rng(track))
+        first, second = pair.template.args[1], pair.search.args[1]
+        assert pair.template.args[0].number == track
         assert 0 <= first < 50
         assert 0 <= second < 50
         distances.append(abs(first - second))

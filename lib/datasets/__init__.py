@@ -4,7 +4,6 @@ and one entry in `lib.datasets.dataset.FORMATS`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -42,11 +41,9 @@ class CropReader(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class FramePair:
+class FramePair(NamedTuple):
     """Two frames of one object. Nothing is read before `template()` or `search()` is called."""
 
-    name: str  # for messages: source, video, track and the two frame numbers
     template: CropReader
     search: CropReader
 

@@ -58,13 +58,7 @@ class IndexedSource:
     def pair(self, track: int, rng: np.random.Generator) -> FramePair:
         """Return a pair of frames of one track: the template uniform, the search within `frame_range` of it."""
         template, search = self.index.draw(track, rng, frame_range=self.frame_range)
-        frames = self.index.frames
-        return FramePair(
-            f"{self.name} {self.index.video(track)} {self.index.track_numbers[track]:02d} "
-            f"{frames[template]:06d} {frames[search]:06d}",
-            template=self.crop(template),
-            search=self.crop(search),
-        )
+        return FramePair(self.crop(template), self.crop(search))
 
     def crop(self, row: int) -> CropReader:
         """Return the crop of one row, not read yet."""

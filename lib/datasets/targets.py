@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -11,7 +11,6 @@ from lib.crops import STRIDE, grid_points, score_side
 
 RADIUS = 2  # cells: |dx| + |dy| up to this far from the centre cell is the object
 
-Rule = Literal["box", "reference"]
 Array = NDArray[np.float32]
 
 
@@ -48,9 +47,8 @@ def box_targets(box_xyxy: ArrayLike, *, search_size: int, centre_cell: tuple[int
 def empty_targets(search_size: int) -> Targets:
     """Return the targets of a search crop that does not show the object: no cell counts."""
     side = score_side(search_size)
-    return Targets(
-        np.zeros((side, side), np.float32), np.zeros((4, side, side), np.float32), np.zeros((side, side), np.float32)
-    )
+    zeros = np.zeros((6, side, side), np.float32)
+    return Targets(zeros[0], zeros[1:5], zeros[5])
 
 
 def nearest_cell(box_xyxy: ArrayLike, *, search_size: int) -> tuple[int, int]:

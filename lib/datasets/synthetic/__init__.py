@@ -68,10 +68,7 @@ class SyntheticSource:
         first = _visible(scene, lambda: int(rng.integers(self.length)), limit=CLEAR)
         low, high = max(first - self.frame_range, 0), min(first + self.frame_range, self.length - 1)
         second = _visible(scene, lambda: int(rng.integers(low, high + 1)), limit=USABLE)
-        return FramePair(
-            name=f"{self.name}: track {track}, frames {first} and {second}",
-            template=functools.partial(crop_of, scene, first), search=functools.partial(crop_of, scene, second),
-        )
+        return FramePair(functools.partial(crop_of, scene, first), functools.partial(crop_of, scene, second))
 
 
 def _visible(scene: Scene, draw: Callable[[], int], *, limit: float) -> int:
