@@ -111,12 +111,13 @@ class OceanDataset(Dataset[Sample]):
 
 def _too_many(unreadable: Sequence[str]) -> UserError:
     """Return the error for a crop where none may be unreadable, or for a sample without end; it names a few."""
-    named = "; ".join(unreadable[:3]) + ("; ..." if len(unreadable) > 3 else "")
-    fault = f"none of the {len(unreadable)} pairs drawn for one sample could be read"
+    named = list(dict.fromkeys(unreadable))
+    text = "; ".join(named[:3]) + ("; ..." if len(named) > 3 else "")
     if len(unreadable) == 1:
-        fault = "cannot be read, and DATASET.MAX_UNREADABLE allows 0"
-    return UserError(f"{named}: {fault}; restore them (`python -m lib.datasets.prepare check` names all that are "
-                     f"broken) or raise the key")
+        return UserError(f"{text}: cannot be read, and DATASET.MAX_UNREADABLE allows 0; restore it (`python -m "
+                         f"lib.datasets.prepare check` names all that are broken) or raise the key")
+    return UserError(f"{text}: none of the {len(unreadable)} pairs drawn for one sample could be read; are PATH and "
+                     f"ANNOTATION those of one source? `python -m lib.datasets.prepare check` names what is broken")
 
 
 # ---- from the configuration
