@@ -95,7 +95,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     """
     path = find_weights(path)
     if not path.is_file():
-        raise UserError(f"{path}: {_where_else(path)}")
+        raise UserError(f"{path}: {where_else(path)}")
     if path.suffix == ".safetensors":
         return {"state_dict": _read_safetensors(path)}
     _check_stored(path)
@@ -121,8 +121,9 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     return content
 
 
-def _where_else(path: Path) -> str:
-    """Return what is wrong with a path at which there is no file, and the nearest one."""
+def where_else(path: str | Path) -> str:
+    """Return what is wrong with a path of weights at which there is no file, and what is nearest to it."""
+    path = Path(path)
     if path.is_dir():
         return f"a folder; expected a file in it, such as {path / checkpoint_name(20)}"
     if path.parent == Path() and not path.suffix:

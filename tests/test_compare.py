@@ -196,3 +196,5 @@ def test_wrong_commands_are_refused_in_one_line(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file"):
         call("compare", [str(tmp_path / "absent.yaml")])
     assert read_entry(f"{path}=Tracker").tracker == "Tracker"
+    with pytest.raises(UserError, match=r"OceanSmal: .*did you mean OceanSmall\?"):
+        call("compare", ["OceanSmal"])

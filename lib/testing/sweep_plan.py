@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lib.benchmarks import Benchmark, Sequence, result_folder
-from lib.checkpoint import find_weights, load_model, read_checkpoint
+from lib.checkpoint import find_weights, load_model, read_checkpoint, where_else
 from lib.errors import UserError
 from lib.files import atomic_write, read_json, sha256_of
 from lib.options import SweepOptions
@@ -77,8 +77,7 @@ def _listed(patterns: Iterable[str]) -> Iterator[Path]:
         path = find_weights(pattern)
         found = [path] if path.is_file() else sorted(path.parent.glob(path.name))
         if not found:
-            raise UserError(f"--checkpoints {pattern}: no such file; expected checkpoints, names of shipped weights, "
-                            f"or a pattern in quotes with * or ? in its last part")
+            raise UserError(f"--checkpoints {pattern}: {where_else(path)}; a pattern has * or ? in its last part only")
         yield from found
 
 

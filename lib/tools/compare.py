@@ -18,7 +18,7 @@ import torch
 from tqdm import tqdm
 
 from lib.benchmarks import RUN_FILE, Benchmark, load_benchmark
-from lib.checkpoint import find_weights, load_model
+from lib.checkpoint import find_weights, load_model, where_else
 from lib.config import load_config
 from lib.errors import UserError
 from lib.eval_toolkit.protocols import score_results
@@ -93,6 +93,8 @@ def read_entry(text: str) -> Entry:
     if path.suffix == ".pth":
         known = path.stem if path != Path(name) else f"{path.parent.name}/{path.stem}".lstrip("/")
         return Entry(known, load_model(path).spec, path, tracker)
+    if not path.suffix and not path.is_file():
+        raise UserError(f"{path}: {where_else(path)}")
     cfg = load_config(path)
     with torch.device("meta"):  # the spec of a model of these options, which says less than they do: what results tell
         spec = build_model(**cfg.model_options()).spec

@@ -25,7 +25,7 @@ import numpy as np
 import yaml
 
 from lib.boxes import Boxes, polygon_to_xywh
-from lib.checkpoint import find_weights
+from lib.checkpoint import find_weights, where_else
 from lib.cli import as_argv
 from lib.crops import Image
 from lib.errors import UserError, did_you_mean
@@ -161,7 +161,7 @@ def _checked(options: VotWorkspaceOptions) -> VotWorkspaceOptions:
         raise UserError("--sequences and --dummy both say which videos to use; leave one out")
     weights = find_weights(options.resume)
     if not weights.exists():
-        raise UserError(f"--resume {weights}: no such file; expected a checkpoint")
+        raise UserError(f"--resume {weights}: {where_else(weights)}")
     check_arch(options.arch)
     params_for(options.params, dataset_of(options.stack), arch=options.arch, checkpoint=weights)
     if importlib.util.find_spec("trax") is None:

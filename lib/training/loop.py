@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from lib import distributed
-from lib.checkpoint import find_weights, import_pretrained, load_weights, read_checkpoint
+from lib.checkpoint import find_weights, import_pretrained, load_weights, read_checkpoint, where_else
 from lib.cli import as_argv
 from lib.config import Config, load_config
 from lib.datasets.dataset import build_dataset
@@ -136,8 +136,8 @@ def _pretrained_path(name: str) -> Path:
     for path in (Path(name), Path("pretrain") / name, find_weights(name)):
         if path.is_file():
             return path
-    raise UserError(f"TRAIN.PRETRAIN: neither {name} nor {Path('pretrain') / name} exists, and no such weights come "
-                    f"with the project; put the file there, or set TRAIN.PRETRAIN=False to begin with random weights")
+    raise UserError(f"TRAIN.PRETRAIN: neither {name} nor {Path('pretrain') / name} exists ({where_else(name)}); put "
+                    f"the file there, or set TRAIN.PRETRAIN=False to begin with random weights")
 
 
 def _check_start(cfg: Config, *, place: str) -> None:
