@@ -1,6 +1,7 @@
 """Testing a checkpoint from the command line: flags, results, continuing, and every mistake with its one line."""
 
 import functools
+import hashlib
 import json
 import os
 import subprocess
@@ -142,6 +143,22 @@ def test_results_of_another_checkpoint_are_never_reused(here: Path) -> None:
     assert not set(written(folder).items()) & set(first.items())
     identity = json.loads((folder / "run.json").read_text(encoding="utf-8"))["identity"]
     assert identity["checkpoint_sha256"] == sha256_of(other)
+
+
+def test_results_that_lie_under_another_name_of_the_data_set_are_read(here: Path) -> None:
+    main(COMMAND)
+    folder = (here / "result" / "OTB2015").rename(here / "result" / "OTB100") / "Ocean"
+    run = json.loads((folder / "run.json").read_text())  # as an earlier version has written them
+    run["identity"]["dataset"] = "OTB100"
+    (folder / "run.json").write_text(json.dumps(run))
+    key = hashlib.sha256(json.dumps(run["identity"], sort_keys=True).encode()).hexdigest()
+    for receipt in (folder / ".run").glob("*.json"):
+        receipt.write_text(json.dumps({**json.loads(receipt.read_text()), "run": key}))
+    before = written(folder)
+    assert len(before) == 3
+    main(COMMAND)
+    assert written(folder) == before
+    assert [path.name for path in (here / "result").iterdir()] == ["OTB100"]
 
 
 def test_fresh_leaves_no_result_of_the_old_checkpoint(here: Path) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lib.benchmarks import RUN_FILE, Sequence, VOTSequence, protocol_of, read_stamp, write_result
+from lib.benchmarks import RUN_FILE, Sequence, VOTSequence, canonical_name, protocol_of, read_stamp, write_result
 from lib.benchmarks.vot import trajectory_file, write_trajectory
 from lib.boxes import Boxes
 from lib.errors import UserError
@@ -65,7 +65,8 @@ class ResultFolder:
     def __init__(self, path: Path, record: RunRecord) -> None:
         self.path = path
         self.record = record
-        self._key = record.key
+        there = read_run(path)
+        self._key = there["key"] if there is not None and there["identity"] == record.identity else record.key
         self._prints: dict[str, str] = {}
         self._is_vot = protocol_of(record.dataset) == "vot"
 
@@ -180,14 +181,18 @@ class ResultFolder:
 
 
 def read_run(folder: Path) -> dict[str, Any] | None:
-    """Return what a folder's run.json says, with its "identity"; None without one, UserError for one that is none."""
+    """Return what a folder's run.json says, its "identity" and that one's "key"; None without one.
+
+    Raises UserError for a file that is no such record. The data set has its canonical name, whatever was written.
+    """
     path = folder / RUN_FILE
     if not path.is_file():
         return None
     there = read_json(path)
     if not isinstance(there, dict) or not isinstance(there.get("identity"), dict):
         raise UserError(f"{path}: not a record of a run; delete the folder or choose another --tracker_name")
-    return there
+    named = {"dataset": canonical_name(str(there["identity"].get("dataset", "")))}
+    return {**there, "key": _digest(there["identity"]), "identity": {**there["identity"], **named}}
 
 
 def record_of(checkpoint: Path, *, model: Mapping[str, Any] | None = None, **facts: Any) -> RunRecord:

@@ -29,7 +29,6 @@ from lib.testing.video import SequenceVideos
 from lib.tracker import Tracker, TrackState
 from lib.tracker.params import TrackerParams, find_tracker_params, load_tracker_params
 
-PARAMS_ROOT = Path(__file__).resolve().parents[2] / "experiments" / "test"
 _log = logging.getLogger(__name__)
 
 
@@ -160,7 +159,7 @@ def params_for(given: Path | None, dataset: str, *, arch: str, checkpoint: Path 
         given = params_beside(checkpoint)
     if given is not None:
         return load_tracker_params(given, dataset=dataset), str(given)
-    return find_tracker_params(dataset, root=PARAMS_ROOT, arch=params_arch(arch))
+    return find_tracker_params(dataset, arch=params_arch(arch))
 
 
 def job_of(sequence: Sequence, *, trackers: tuple[int, ...] = (0,)) -> Job:

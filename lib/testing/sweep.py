@@ -157,8 +157,7 @@ def _work_here(sweep: Sweep, scoreboard: Scoreboard, bar: tqdm[Any], *, speaks: 
 
 def _run_group(sweep: Sweep, locks: WorkLocks, group: list[Entry], *, watcher: Watcher) -> Iterator[tuple[str, str]]:
     """Do what can be taken for some checkpoints, which share the decoded images; return (folder, sequence) as done."""
-    sweep.keep_only(group)
-    candidates = [sweep.candidate(entry) for entry in group]
+    candidates = sweep.candidates(group)
     tracks = run_jobs(candidates, sweep.by_name, _taken(sweep, locks, candidates), batch=sweep.options.batch or 1,
                       threads=sweep.options.threads or 0, watcher=watcher)
     for candidate, track in tracks:

@@ -236,17 +236,15 @@ class Sweep:
             return False
         return not any(self.unfinished(entry) for entry in self.entries)
 
-    def candidate(self, entry: Entry) -> Candidate:
-        """Return a checkpoint as a tracker; those of the last group stay in memory."""
-        if entry not in self._candidates:
-            # Its folder is its own: should the file have been written again since, results are not taken for others'.
-            self._candidates[entry] = load_candidate(entry.path, self.options, name=entry.name,
-                                                     benchmark=self.benchmark)
-        return self._candidates[entry]
-
-    def keep_only(self, group: list[Entry]) -> None:
-        """Let go of the trackers that are not of this group."""
-        self._candidates = {entry: self._candidates[entry] for entry in group if entry in self._candidates}
+    def candidates(self, group: list[Entry]) -> list[Candidate]:
+        """Return checkpoints as trackers; those of the last group stay in memory until another one is asked for."""
+        # The folder of each is its own: should a file have been written again since, results are not taken for others'.
+        self._candidates = {entry: kept for entry, kept in self._candidates.items() if entry in group}
+        for entry in group:
+            if entry not in self._candidates:
+                self._candidates[entry] = load_candidate(entry.path, self.options, name=entry.name,
+                                                         benchmark=self.benchmark)
+        return [self._candidates[entry] for entry in group]
 
 
 def _same_training(there: Mapping[str, Any], record: RunRecord) -> bool:

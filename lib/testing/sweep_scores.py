@@ -11,7 +11,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from lib.eval_toolkit.protocols import LESS_IS_BETTER, ScoreSummary, is_one_pass, ranked, score_results, stamped
+from lib.eval_toolkit.protocols import LESS_IS_BETTER, ScoreSummary, is_one_pass, ranked, score_results
 from lib.eval_toolkit.report import difference_tables
 from lib.eval_toolkit.tables import Table, as_csv, as_markdown, as_text
 from lib.files import atomic_write, read_json
@@ -32,12 +32,6 @@ class Scored:
     summary: ScoreSummary
     frames_per_second: float
     sha256: str
-    tuned_on: str  # the benchmark that the tracker's settings were tuned on
-
-    @property
-    def label(self) -> str:
-        """Return the name as it stands beside the scores."""
-        return stamped(self.entry.name, self.tuned_on)
 
 
 class Scoreboard:
@@ -85,7 +79,7 @@ class Scoreboard:
     def _score(self, entry: Entry, *, seconds: float) -> None:
         scored = self._scored[entry] = self._scored_of(entry, seconds=seconds)
         values = ", ".join(f"{name} {value:.3f}" for name, value in scored.summary.headline.items())
-        _log.info("%s: %s, %.1f frames/s", scored.label, values, scored.frames_per_second)
+        _log.info("%s: %s, %.1f frames/s", scored.summary.label, values, scored.frames_per_second)
         self._to_board(scored)
         self.write()
 
@@ -93,8 +87,7 @@ class Scoreboard:
         benchmark, folder = self._sweep.benchmark, self._sweep.folder(entry)
         summary = score_results(benchmark, folder.path, convention=self._convention,
                                 allow_missing=bool(benchmark.missing))
-        return Scored(entry, summary, benchmark.num_frames / max(seconds, 1e-9), folder.record.sha256,
-                      folder.record.params.tuned_on)
+        return Scored(entry, summary, benchmark.num_frames / max(seconds, 1e-9), folder.record.sha256)
 
     def _to_board(self, scored: Scored) -> None:
         """Add the scores at their epoch to the training run's TensorBoard, once."""
@@ -132,7 +125,7 @@ class Scoreboard:
         """Return a row per checkpoint, the best marked, and how sure its lead is, where that can be told."""
         best, rows = self.best(), self.rows()
         cells = tuple((
-            f"{s.label} (best)" if s is best else s.label,
+            f"{s.summary.label} (best)" if s is best else s.summary.label,
             # The table marks the highest number of a column, which must not be that of a score where less is better.
             *(f"{value:.3f}" if name in LESS_IS_BETTER else value for name, value in s.summary.headline.items()),
             f"{s.frames_per_second:.1f}", f"{len(s.summary.names)}/{s.summary.expected}") for s in rows)
@@ -169,7 +162,7 @@ class Scoreboard:
             ".csv": as_csv(("checkpoint", "epoch", *_names(rows), "frames_per_second", "sequences", "expected",
                             "sha256", "tuned_on"),
                            [[s.entry.name, s.entry.epoch, *s.summary.headline.values(), round(s.frames_per_second, 2),
-                             len(s.summary.names), s.summary.expected, s.sha256, s.tuned_on] for s in rows]),
+                             len(s.summary.names), s.summary.expected, s.sha256, s.summary.tuned_on] for s in rows]),
             ".json": json.dumps(self._json(rows), indent=1, allow_nan=False) + "\n",
         }
         stem = self._sweep.stem
@@ -185,7 +178,7 @@ class Scoreboard:
             "best": best.entry.name if best else None, "remarks": self.remarks(),
             "checkpoints": [{
                 "name": s.entry.name, "epoch": s.entry.epoch, "path": str(s.entry.path), "sha256": s.sha256,
-                "tuned_on": s.tuned_on,
+                "tuned_on": s.summary.tuned_on,
                 **{name: None if math.isnan(value) else value for name, value in s.summary.headline.items()},
                 "frames_per_second": s.frames_per_second,
                 "sequences": len(s.summary.names), "expected": s.summary.expected,

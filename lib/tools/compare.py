@@ -27,7 +27,6 @@ from lib.files import atomic_write, read_json
 from lib.models.models import build_model
 from lib.options import Amp, CompareOptions
 from lib.testing.opening import pick_device
-from lib.testing.run import PARAMS_ROOT
 from lib.tools import measure
 from lib.tracker.ocean import OceanTracker
 from lib.tracker.params import TrackerParams, find_tracker_params
@@ -70,7 +69,7 @@ def main(options: CompareOptions) -> int:
     if len(set(names)) < len(names):
         raise UserError(f"two of the files have the same name ({', '.join(names)}); the rows could not be told apart")
     device = pick_device(options.device)
-    search_size = options.search_size or find_tracker_params(options.dataset, root=PARAMS_ROOT)[0].small_sz
+    search_size = options.search_size or find_tracker_params(options.dataset)[0].small_sz
     busy = measure.load()
     figures = measure_all(entries, search_size=search_size, device=str(device), amp=options.amp, frames=options.frames)
     scores: list[Score | None] = [None] * len(entries)

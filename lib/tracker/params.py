@@ -16,6 +16,7 @@ from lib.files import read_yaml
 
 Probability = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+PARAMS_ROOT = Path(__file__).resolve().parents[2] / "experiments" / "test"
 _log = logging.getLogger(__name__)
 
 
@@ -87,10 +88,10 @@ _SAME_VIDEOS = {"OTB100": "OTB2015", "OTB2013": "OTB2015", "OTB50": "OTB2015", "
                 "GOT10K-VAL": "GOT10K"}  # fmt: skip
 
 
-def find_tracker_params(benchmark: str, *, root: Path, arch: str = "Ocean") -> tuple[TrackerParams, str]:
+def find_tracker_params(benchmark: str, *, root: Path = PARAMS_ROOT, arch: str = "Ocean") -> tuple[TrackerParams, str]:
     """Return the hyper-parameters for a benchmark and where they come from.
 
-    Looked for in `root/<benchmark>/<arch>.yaml` (root is `experiments/test`), then in that of the benchmark with the
+    Looked for in `root/<benchmark>/<arch>.yaml`, then in that of the benchmark with the
     same videos; otherwise the defaults, and the second value says so.
     """
     for name in (benchmark, _SAME_VIDEOS.get(benchmark.upper(), benchmark)):
