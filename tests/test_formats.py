@@ -190,7 +190,7 @@ def test_a_picture_with_an_orientation_mark_is_read_as_it_is_seen(data, tmp_path
 
 
 @pytest.mark.parametrize(("old", "new", "words"), [
-    ("video 1", "video 9", "lacks video 'video 1'"), ('"video 2"', '"video 3"', "lacks video 'video 2'"),
+    ("video 1", "video 9", "has no video 'video 1'"), ('"video 2"', '"video 3"', "has no video 'video 2'"),
     ("[", '["../', "names no pictures"), ("8,", '"8",', "names no pictures"),
 ])
 def test_a_faulty_table_of_pictures_is_one_clear_line(data, tmp_path, old, new, words):

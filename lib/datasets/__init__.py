@@ -1,5 +1,7 @@
-"""What a source of training pairs gives to the data set. A new source is one class like `TrainingSource` in one file,
-and one entry in `lib.datasets.dataset.FORMATS`.
+"""Training data: pairs of frames of one object, from an index of crops, archives or pictures, or from the renderer.
+
+This module is the contract between a source of pairs and the data set. A new source is one file with a class that has
+the members of `TrainingSource`, and one entry in `lib.datasets.dataset.FORMATS`.
 """
 
 from __future__ import annotations
@@ -31,10 +33,10 @@ class Crop(NamedTuple):
 
 
 class CropReader(Protocol):
-    """A frame's crop, not read yet."""
+    """A function that reads the crop of one frame."""
 
     def __call__(self, view_xyxy: Boxes | None = None, /) -> Crop:
-        """Return the crop, of which at least `view_xyxy` (crop px, all of it if None) is right.
+        """Return the crop. Only the part `view_xyxy` (crop px; None: all of it) has to be filled in.
 
         Raises UnreadableCrop when the file behind it cannot be used.
         """

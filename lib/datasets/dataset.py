@@ -73,7 +73,7 @@ class OceanDataset(Dataset[Sample]):
         """Return sample n >= 0 as tensors.
 
         A crop that cannot be read is replaced, with its whole pair, by one of another track of the same source, drawn
-        from (seed, n) too, and named in the sample's `unreadable`; whoever runs the stream keeps the sum. Raises
+        from (seed, n) too, and named in the sample's `unreadable`, which the training adds up. Raises
         UserError naming the crop where MAX_UNREADABLE tolerates none, or where 100 pairs in a row are unreadable.
         """
         pick = self.mixture[n]

@@ -1,8 +1,8 @@
-"""The index of a training source: which tracks it has, on which frames, with which boxes. Kept in flat arrays.
+"""The index of a training source: which tracks it has, on which frames, with which boxes.
 
-The JSON {video: {track: {frame: [x1, y1, x2, y2]}}} is read once, checked, and laid down beside itself as a file of
-arrays, which later runs map into memory: hundreds of thousands of tracks are there at once, and are shared by all
-workers and ranks of a machine instead of being copied into each.
+The JSON {video: {track: {frame: [x1, y1, x2, y2]}}} is read once, checked, and stored beside itself as a file of
+arrays. Later runs map that file into memory: hundreds of thousands of tracks open in a second, and all workers and
+ranks of a machine share them instead of holding a copy each.
 """
 
 from __future__ import annotations
@@ -127,7 +127,7 @@ def load_index(path: Path) -> TrackIndex:
 
 
 def _check_arrays(arrays: Arrays) -> None:
-    """Raise ValueError, LookupError or TypeError for arrays that are no index; like the JSON, a stranger's may be."""
+    """Raise ValueError, LookupError or TypeError for arrays that are no index; the file may come from anywhere."""
     index = TrackIndex(**arrays)
     rows, tracks, videos = len(index.frames), index.num_tracks, len(index.name_starts) - 1
     ends = (len(index.starts), index.starts[-1], index.name_starts[-1]) == (tracks + 1, rows, len(index.name_bytes))

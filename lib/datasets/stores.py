@@ -150,8 +150,8 @@ class PackedCrops:
     """The crops of an index in a few large files instead of millions of small ones: tar archives and their table.
 
     `tar xf` gives the crops back; the table says for each row where its crop lies and what its checksum is. Crops are
-    read with `pread` and not through a mapping: on a network disk a mapping answers a lost connection by killing the
-    process, a read by an error that names the record.
+    read with `pread` and not through a mapping: when a network disk is lost, a read ends in an error that names the
+    record, a mapping kills the process.
     """
 
     def __init__(self, folder: Path, index: TrackIndex) -> None:
@@ -294,8 +294,8 @@ def picture_path(short: Any, frame: int) -> str:
 def load_pictures(root: Path, path: Path, index: TrackIndex) -> RawPictures:
     """Return the pictures below `root` that a `pictures.json` names for the videos of `index`.
 
-    They lie in flat arrays, which loader processes share. Raises UserError if the file is missing, faulty or lacks a
-    video.
+    They lie in flat arrays, which loader processes share. Raises UserError if the file is missing or faulty, or does
+    not list a video.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file; FORMAT raw needs the table of pictures that `python -m "
@@ -308,7 +308,7 @@ def load_pictures(root: Path, path: Path, index: TrackIndex) -> RawPictures:
 def _checked_short_form(path: Path, video: str, table: Any) -> bytes:
     """Return the short form of a video's pictures as JSON; raise UserError if it names none below the raw folder."""
     if not isinstance(table, dict) or video not in table:
-        raise UserError(f"{path}: lacks video '{video}' of the index; prepare wrote both files together, use them "
+        raise UserError(f"{path}: has no video '{video}' of the index; use the two files that prepare wrote "
                         f"together")
     short = table[video]
     paths = list(short.values()) if isinstance(short, dict) else [short]
