@@ -33,7 +33,7 @@ from lib.benchmarks.vot import corners_of, vot_sequence
 from lib.boxes import Boxes
 from lib.errors import UserError
 
-_LONGEST_NAME = 200  # characters: endings are added, and a file name may have 255 bytes
+_LONGEST_NAME = 200  # bytes: endings are added, and a file name may have 255
 
 
 @dataclass(frozen=True)
@@ -294,10 +294,10 @@ def _check_counts(boxes: int, frames: list[Path], place: str) -> None:
 
 def _check_name(name: str, place: str) -> None:
     """Refuse a sequence name that is no plain file name: results are files called so, wherever it leads."""
-    plain = name.isprintable() and not {*name} & {*"/\\:"} and 0 < len(name) <= _LONGEST_NAME
+    plain = name.isprintable() and not {*name} & {*"/\\:"} and 0 < len(name.encode()) <= _LONGEST_NAME
     if not plain or name.startswith("."):
         raise UserError(f"{place}: a sequence is called {name!r:.100}; its results are files of that name, so it "
-                        f"must be a plain one of at most {_LONGEST_NAME} characters, without / and no dot in front")
+                        f"must be a plain one of at most {_LONGEST_NAME} bytes, without / and no dot in front")
 
 
 def _check_first(rows: Rows, place: str) -> None:

@@ -7,6 +7,7 @@ where that is not obvious.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path, PurePosixPath
@@ -97,6 +98,10 @@ def json_truth(place: str, entry: Mapping[str, Any]) -> Rows:
     rows = entry.get("gt_rect")
     if not isinstance(rows, list) or not rows:
         raise UserError(f"{place}: no gt_rect; expected a list with one [x, y, w, h] per frame")
+    with contextlib.suppress(TypeError, ValueError, OverflowError):
+        array = np.array(rows, np.float64)  # at once where all are boxes, or all polygons: LaSOT's has 685,000
+        if array.ndim == 2 and array.shape[1] in (4, 8):
+            return checked_rows(array, place=f"{place}: gt_rect row")
     for number, row in enumerate(rows, start=1):
         if not (isinstance(row, list) and len(row) in (4, 8) and all(isinstance(v, int | float) for v in row)
                 and not any(abs(v) >= 1e300 for v in row)):
@@ -113,7 +118,7 @@ def json_images(place: str, entry: Mapping[str, Any]) -> list[PurePosixPath]:
         raise UserError(f"{place}: no img_names or image_files; expected one file name per frame")
     relative = [PurePosixPath(file.replace("\\", "/")) for file in files]  # some are written on Windows
     for file in relative:
-        if file.is_absolute() or ".." in file.parts or not file.name or len(str(file)) > 250:
+        if file.is_absolute() or ".." in file.parts or not file.name or len(str(file).encode("utf-8", "replace")) > 250:
             raise UserError(f"{place}: image name {str(file)!r} leads out of the data set; expected a name below it")
     return relative
 
