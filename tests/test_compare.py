@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from lib.benchmarks import Benchmark, load_benchmark, write_result
-from lib.checkpoint import save_checkpoint
+from lib.checkpoint import find_weights, save_checkpoint
 from lib.commands import call
 from lib.config import load_config
 from lib.errors import UserError
@@ -195,6 +195,15 @@ def test_wrong_commands_are_refused_in_one_line(tmp_path: Path) -> None:
         call("compare", [str(path), f"{path}=Tracker"])
     with pytest.raises(UserError, match="no such file"):
         call("compare", [str(tmp_path / "absent.yaml")])
+    with pytest.raises(UserError, match=r"--out .*: cannot be written"):
+        call("compare", [str(path), "--out", str(path / "table.md")])
     assert read_entry(f"{path}=Tracker").tracker == "Tracker"
-    with pytest.raises(UserError, match=r"OceanSmal: .*did you mean OceanSmall\?"):
-        call("compare", ["OceanSmal"])
+
+
+def test_shipped_weights_are_compared_by_name(tmp_path: Path, benchmark: Benchmark) -> None:
+    entry = read_entry("OceanSmall")
+    assert entry.name == "OceanSmall"
+    write_run(tmp_path, "T", benchmark, model=entry.model, checkpoint=str(find_weights("OceanSmall")), shift=0)
+    assert find_score(entry, tmp_path, benchmark).tracker == "T"
+    with pytest.raises(UserError, match="did you mean OceanSmall"):
+        read_entry("OceanSmal")

@@ -10,6 +10,7 @@ import torch
 from tracker_stubs import small_model, square_frames, write_squares
 
 from lib.checkpoint import params_beside, save_checkpoint
+from lib.commands import call
 from lib.errors import UserError
 from lib.models.ocean import OceanOutput, TemplateFeatures
 from lib.options import ExportOptions
@@ -222,6 +223,20 @@ def test_the_table_shows_each_format_beside_pytorch() -> None:
     assert "| PyTorch fp32 | 10.0 |  |  | 20.0 | 1.00 | 0.500 |  | 0.700 |  |" in text
     assert "| ONNX int8 | 2.5 | 0.03 | 1.5 px | 50.0 | 2.50 | 0.490 | -0.010 | 0.710 | +0.010 |" in text
     assert "9 of 100 sequences; tuned on OTB2015." in text
+
+
+def test_what_cannot_be_written_or_exported_ends_in_one_line(exported: Exported, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    data = ["--dataset", "MINE", "--dataset_dir", str(exported.root / "MINE"), "--crops", "2"]
+    with pytest.raises(UserError, match=r"--out .*file/x: cannot be written"):
+        call("export", ["gone.pth", "--out", str(tmp_path / "file" / "x"), *data])
+    with pytest.raises(UserError, match="expected two numbers"):
+        call("export", [str(exported.checkpoint), "--out", str(tmp_path), "--tolerance", "1", *data])
+    weights = {name: tensor * 1e15 if name.endswith("conv1.weight") else tensor
+               for name, tensor in exported.model.state_dict().items()}
+    save_checkpoint(tmp_path / "wild.pth", {"arch": "Ocean", "state_dict": weights, "model": exported.model.spec})
+    with pytest.raises(UserError, match="NaN or infinite numbers on real crops"):
+        call("export", [str(tmp_path / "wild.pth"), "--out", str(tmp_path / "out"), "--precision", "int8", *data])
 
 
 def test_a_graph_tells_nothing_of_the_machine_it_was_made_on(exported: Exported) -> None:

@@ -96,6 +96,17 @@ def test_tuned_results_are_replaced_when_the_tuning_has_gone_on(tmp_path: Path) 
         assert onekey.tuned_tests(cfg, options, checkpoint, best)[1].fresh is fresh
 
 
+def test_a_default_first_epoch_gives_way_to_a_shorter_training(tmp_path: Path) -> None:
+    path = cfg_of(tmp_path, **PARTS)
+    tree = yaml.safe_load(path.read_text())
+    del tree["OCEAN"]["TEST"]["START_EPOCH"]
+    path.write_text(yaml.safe_dump(tree))
+    sweep = onekey.sweep_options(load_config(path), options_of(path))
+    assert (sweep.start_epoch, sweep.end_epoch) == (1, 2)
+    long = onekey.sweep_options(load_config(path, overrides=["TRAIN.END_EPOCH=20"]), options_of(path))
+    assert (long.start_epoch, long.end_epoch) == (10, 20)
+
+
 @pytest.mark.parametrize(("parts", "changes", "message"), [
     ({}, [], "all False: nothing to do"),
     ({"TRAIN": True, "TEST": True}, ["TEST.START_EPOCH=3"], "START_EPOCH is 3, after the training's last epoch 2"),

@@ -1,6 +1,6 @@
 """Tuning: the study goes on where it stopped, gives up hopeless trials, and stamps what it found."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -31,9 +31,11 @@ class Made(Task):
     calls = 0
     broken = False
 
-    def __init__(self, start: TrackerParams = UNTUNED) -> None:
+    def __init__(self, start: TrackerParams = UNTUNED, *, peak: float = 0.1) -> None:
+        self.peak = peak
         self.benchmark = SimpleNamespace(name="MINE", sequences=(1, 2, 3), expected=3)  # type: ignore[assignment]
-        self.record = RunRecord(Path("checkpoint_e3.pth"), "0", {}, start, "somewhere", "MINE", Path("data"))
+        self.record = RunRecord(checkpoint=Path("checkpoint_e3.pth"), sha256="0", dataset="MINE",
+                                data_source=Path("data"), params=start, params_source="somewhere")
         self.stamp = "MINE"
 
     @property
@@ -44,7 +46,7 @@ class Made(Task):
         self.calls += 1
         if self.broken:
             raise KeyboardInterrupt
-        success = 0.6 - 5 * abs(params.penalty_k - 0.1)
+        success = 0.6 - 5 * abs(params.penalty_k - self.peak)
         for done in (1, 2, 3):
             on_chunk(done, {"success": success, "precision": success + 0.1})
         return {"success": success, "precision": success + 0.1}
@@ -130,6 +132,28 @@ def test_what_was_found_is_written_with_its_stamp_and_the_untuned_score(tmp_path
     assert (tmp_path / "study.md").read_text(encoding="utf-8") == text + "\n"
 
 
+def test_settings_in_force_compete_wherever_they_lie_and_the_best_are_never_worse(tmp_path: Path) -> None:
+    start = TrackerParams(penalty_k=0.4003, lr=0.15, small_sz=287, tuned_on="elsewhere")
+    for peak in (0.4003, 0.33):
+        folder, task = tmp_path / str(peak), Made(start, peak=peak)
+        study = opened(folder)
+        lines = [_baseline(study, task, "before", start), _baseline(study, task, "untuned", UNTUNED)]
+        assert study.trials[0].user_attrs["params"] == asdict(start)
+        _work(study, task, 25)
+        text = _write(folder, study, task, lines)
+        best = load_tracker_params(folder / "best.yaml")
+        gain = 5 * (abs(start.penalty_k - peak) - abs(best.penalty_k - peak))
+        assert f"success {gain:+.3f} against them" in text
+        assert f"success {gain:+.3f}" in (folder / "best.yaml").read_text(encoding="utf-8")
+        if peak == start.penalty_k:
+            assert best == start  # nothing was better: they stay as they are, with their own stamp
+        else:
+            assert gain > 0.05
+            assert best.tuned_on == "MINE"
+    searched = [trial.params["penalty_k"] for trial in study.trials]
+    assert sum(value > RANGES["penalty_k"][1] for value in searched) > 3
+
+
 def test_the_plots_are_one_page_without_the_network(tmp_path: Path) -> None:
     pytest.importorskip("plotly", reason="the extra 'tune' is not installed")
     study, task = opened(tmp_path), Made()
@@ -156,7 +180,7 @@ def test_chunks_are_scored_as_the_written_results_are(tmp_path: Path) -> None:
     write_squares(tmp_path / "MINE", {"A": 5, "B": 7})
     benchmark = load_videos("MINE", tmp_path)
     tracker = OceanTracker(Oracle(), PLAIN)
-    record = RunRecord(Path("c.pth"), "0", {}, PLAIN, "", "MINE", benchmark.source)
+    record = RunRecord(checkpoint=Path("c.pth"), sha256="0", dataset="MINE", data_source=benchmark.source)
     parts = list(follow_and_score([tracker, tracker], record, benchmark, [[video] for video in benchmark.sequences]))
     assert [done for done, _ in parts] == [1, 2]
     for video in benchmark.sequences:
@@ -189,6 +213,9 @@ def test_wrong_commands_are_refused_in_one_line(tmp_path: Path) -> None:
     write_squares(tmp_path / "MINE", {"A": 2})
     with pytest.raises(UserError, match="only its server knows"):
         call("tune", ["--resume", "x.pth", "--dataset", "TrackingNet"])
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"--out .*file/t: cannot be written"):
+        call("tune", ["--resume", "gone.pth", "--out", str(tmp_path / "file" / "t")])
     with pytest.raises(UserError, match="no sequence 'X'; valid here: A"):
         load_videos("MINE", tmp_path, only=["X"])
     with pytest.raises(UserError, match="--trials"):

@@ -17,13 +17,13 @@ from typing import Any, NamedTuple
 import torch
 from tqdm import tqdm
 
-from lib.benchmarks import RUN_FILE, Benchmark, load_benchmark
-from lib.checkpoint import find_weights, load_model, where_else
+from lib.benchmarks import RUN_FILE, Benchmark, canonical_name, load_benchmark, result_folder
+from lib.checkpoint import find_weights, load_model
 from lib.config import load_config
 from lib.errors import UserError
 from lib.eval_toolkit.protocols import score_results
 from lib.eval_toolkit.tables import Cell, Table, markdown_table
-from lib.files import atomic_write, read_json
+from lib.files import atomic_write, check_output, read_json
 from lib.models.models import build_model
 from lib.options import Amp, CompareOptions
 from lib.testing.opening import pick_device
@@ -68,15 +68,17 @@ def main(options: CompareOptions) -> int:
     names = [entry.name for entry in entries]
     if len(set(names)) < len(names):
         raise UserError(f"two of the files have the same name ({', '.join(names)}); the rows could not be told apart")
-    device = pick_device(options.device)
-    search_size = options.search_size or find_tracker_params(options.dataset)[0].small_sz
+    device, dataset = pick_device(options.device), canonical_name(options.dataset)
+    if options.out is not None:
+        check_output(options.out, flag="--out", folder=False)
+    search_size = options.search_size or find_tracker_params(dataset)[0].small_sz
     busy = measure.load()
     figures = measure_all(entries, search_size=search_size, device=str(device), amp=options.amp, frames=options.frames)
     scores: list[Score | None] = [None] * len(entries)
-    if (options.result_dir / options.dataset).is_dir():
-        benchmark = load_benchmark(options.dataset, options.dataset_dir, images=False)
-        scores = [find_score(entry, options.result_dir / options.dataset, benchmark) for entry in entries]
-    text = table(entries, figures, scores, dataset=options.dataset, search_size=search_size, amp=options.amp,
+    if (results := result_folder(options.result_dir, dataset)).is_dir():
+        benchmark = load_benchmark(dataset, options.dataset_dir, images=False)
+        scores = [find_score(entry, results, benchmark) for entry in entries]
+    text = table(entries, figures, scores, dataset=dataset, search_size=search_size, amp=options.amp,
                  where=f"{measure.machine(device, busy=busy)}; commit {measure.commit()}")
     print(text)
     if options.out:
@@ -89,11 +91,9 @@ def read_entry(text: str) -> Entry:
     """Return the model of `FILE` or `FILE=TRACKER`: a YAML file, a checkpoint or the name of shipped weights."""
     name, _, tracker = text.partition("=")
     path = find_weights(Path(name))
-    if path.suffix == ".pth":
+    if path.suffix not in (".yaml", ".yml"):
         known = path.stem if path != Path(name) else f"{path.parent.name}/{path.stem}".lstrip("/")
         return Entry(known, load_model(path).spec, path, tracker)
-    if not path.suffix and not path.is_file():
-        raise UserError(f"{path}: {where_else(path)}")
     cfg = load_config(path)
     with torch.device("meta"):  # the spec of a model of these options, which says less than they do: what results tell
         spec = build_model(**cfg.model_options()).spec

@@ -19,7 +19,7 @@ import lib.testing.run
 import lib.testing.sweep
 import lib.tools.tune
 import lib.training.loop
-from lib.benchmarks import RUN_FILE, load_benchmark
+from lib.benchmarks import RUN_FILE, canonical_name, load_benchmark
 from lib.config import Config, load_config
 from lib.distributed import available_cpus
 from lib.errors import UserError
@@ -36,14 +36,14 @@ _log = logging.getLogger(__name__)
 
 def main(options: OnekeyOptions) -> int:
     """Return 0 when every part that is asked for is done, else the exit code of the one that stopped."""
-    cfg = load_config(options.cfg, overrides=options.overrides)
+    cfg = _with_plain_names(load_config(options.cfg, overrides=options.overrides))
     if not (cfg.TRAIN.ISTRUE or cfg.TEST.ISTRUE or cfg.TUNE.ISTRUE):
         raise UserError(f"{options.cfg}: TRAIN.ISTRUE, TEST.ISTRUE and TUNE.ISTRUE are all False: nothing to do")
     _check(cfg, options)
     if cfg.TRAIN.ISTRUE and (code := _train(cfg, options)):
         return code
     if cfg.TEST.ISTRUE:
-        _say("test", f"epochs {cfg.TEST.START_EPOCH} to {_last_epoch(cfg)} on {cfg.TEST.DATA}")
+        _say("test", f"epochs {first_epoch(cfg)} to {_last_epoch(cfg)} on {cfg.TEST.DATA}")
         if code := lib.testing.sweep.main(sweep_options(cfg, options)):
             return code
     if cfg.TUNE.ISTRUE:
@@ -53,9 +53,16 @@ def main(options: OnekeyOptions) -> int:
     return 0
 
 
+def _with_plain_names(cfg: Config) -> Config:
+    """Return the configuration with its test sets called as their folders of results are: OTB2015 for OTB100."""
+    parts = {name: part.model_copy(update={"DATA": canonical_name(part.DATA)})
+             for name, part in (("TEST", cfg.TEST), ("TUNE", cfg.TUNE))}
+    return cfg.model_copy(update=parts)
+
+
 def _check(cfg: Config, options: OnekeyOptions) -> None:
     """Raise UserError for what would stop a later part, before the first one begins."""
-    if cfg.TEST.ISTRUE and cfg.TRAIN.ISTRUE and cfg.TEST.START_EPOCH > cfg.TRAIN.END_EPOCH:
+    if cfg.TEST.ISTRUE and cfg.TRAIN.ISTRUE and first_epoch(cfg) > cfg.TRAIN.END_EPOCH:
         raise UserError(f"{options.cfg}: TEST.START_EPOCH is {cfg.TEST.START_EPOCH}, after the training's last epoch "
                         f"{cfg.TRAIN.END_EPOCH}; set it to one that there will be")
     if cfg.TUNE.ISTRUE and importlib.util.find_spec("optuna") is None:
@@ -69,6 +76,12 @@ def _check(cfg: Config, options: OnekeyOptions) -> None:
 def _say(part: str, text: str) -> None:
     with RunLog(main=True):
         _log.info("one key: %s: %s", part, text)
+
+
+def first_epoch(cfg: Config) -> int:
+    """Return the first epoch to test: TEST's, or 1 where that is a default behind the training's end."""
+    behind = cfg.TRAIN.ISTRUE and cfg.TEST.START_EPOCH > cfg.TRAIN.END_EPOCH
+    return 1 if behind and "START_EPOCH" not in cfg.TEST.model_fields_set else max(1, cfg.TEST.START_EPOCH)
 
 
 def _last_epoch(cfg: Config) -> int:
@@ -100,7 +113,7 @@ def sweep_options(cfg: Config, options: OnekeyOptions) -> SweepOptions:
     gpu = torch.cuda.is_available()
     return SweepOptions(
         arch=cfg.TRAIN.MODEL, snapshot=Path(cfg.CHECKPOINT_DIR), dataset=cfg.TEST.DATA, dataset_dir=options.dataset_dir,
-        result_dir=options.result_dir, start_epoch=max(1, cfg.TEST.START_EPOCH), end_epoch=_last_epoch(cfg),
+        result_dir=options.result_dir, start_epoch=first_epoch(cfg), end_epoch=_last_epoch(cfg),
         gpus=cfg.GPUS if gpu else "", workers=1 if gpu else min(cfg.TEST.THREADS, len(available_cpus())))
 
 

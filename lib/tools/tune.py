@@ -115,11 +115,11 @@ def tune(options: TuneOptions) -> str:
     check_scored_here(options.dataset)
     check_output(options.out or Path("logs"), flag="--out")
     task = _open_task(options)
+    options = replace(options, dataset=task.benchmark.name)
     folder = options.out or default_folder(options.resume, task.benchmark.name, digest=task.record.sha256)
     study = open_study(folder / "study.db", options, checkpoint=task.record.sha256, videos=task.benchmark.names)
-    known = {"before": task.record.params, "untuned": TrackerParams()}
-    if replace(task.record.params, tuned_on="") == TrackerParams():
-        del known["before"]
+    known = {"before": task.record.params} if replace(task.record.params, tuned_on="") != TrackerParams() else {}
+    known["untuned"] = TrackerParams()
     lines = [_baseline(study, task, name, params) for name, params in known.items()]
     # Only now, so that not every process measures the settings that the others are compared with.
     command = [sys.executable, str(SCRIPT), *as_argv(replace(options, workers=1, helper=True))]
