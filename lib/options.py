@@ -44,7 +44,7 @@ class BenchmarkOptions(ModelOptions, DatasetOptions):
                              None, least=1)
     threads: int | None = flag("threads that decode images ahead", None, least=1)
     fresh: bool = flag("throw old results away", False)
-    tracker_name: str = flag("folder of the results; default: --arch", "")
+    tracker_name: str = flag("folder of the results, in a sweep the first part of the names; default: --arch", "")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -105,7 +105,7 @@ def draw_caption(canvas: Image, text: str) -> None:
     """Draw white text on a dark box into the upper left corner: as large as the picture asks for, and inside it."""
     height, width = canvas.shape[:2]
     font = cv2.FONT_HERSHEY_SIMPLEX
-    scale = max(0.4, height / 800)
+    scale = max(0.4, height / 650)
     thickness = max(1, round(scale))
     # One text and its measured size: outlines of a thicker text do not fit the thin one in OpenCV 5.
     (wide, _), _ = cv2.getTextSize(text, font, scale, thickness)
