@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -187,6 +188,34 @@ def test_vis_writes_plots_beside_the_results(home: Path) -> None:
     main(all_trackers())  # the folder of plots is no tracker
 
 
+def test_plots_have_scores_in_their_legends_and_lines_that_differ_in_print(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: dict[str, Any] = {}
+    stamps: list[str] = []
+
+    def keep(path: Path, figure: Any, stamp: str) -> Path:
+        seen[path.name] = figure
+        stamps.append(stamp)
+        return path
+
+    monkeypatch.setattr("lib.eval_toolkit.plots._save", keep)
+    (home / "result" / "OTB2015" / "Ocean" / "run.json").write_text('{"tuned_on": "OTB2015"}', encoding="utf-8")
+    main(all_trackers("--vis"))
+    axes, = seen["success.pdf"].axes
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["[0.952] Ocean", "[0.040] Stone"]
+    assert len({line.get_linestyle() for line in axes.get_lines()}) == 2
+    assert set(stamps) == {"Ocean: settings tuned on OTB2015"}
+    small = {axes.get_title(): axes for axes in seen["success_by_attribute.pdf"].axes}
+    assert small["Fast Motion (1)"].get_lines()[0].get_ydata()[0] == 1
+    assert "Illumination Variation (1)" in small
+
+
+def test_an_option_that_means_nothing_alone(home: Path) -> None:
+    with pytest.raises(UserError, match=r"--embed: .* give --html FILE too"):
+        main(all_trackers("--embed"))
+
+
 def test_what_settings_were_tuned_on_stands_beside_every_score(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (home / "result" / "OTB2015" / "Ocean" / "run.json").write_text('{"tuned_on": "OTB2015"}', encoding="utf-8")
     label = "Ocean (tuned on OTB2015)"
@@ -196,9 +225,9 @@ def test_what_settings_were_tuned_on_stands_beside_every_score(home: Path, capsy
         tables, _, _ = capsys.readouterr().out.partition("convention pysot")
         assert tables.count(label) == tables.count("Ocean") == 6  # scores, lead, 2 x attributes, 2 x by sequence
         assert "Stone (tuned" not in tables
-    page = (home / "page.html").read_text(encoding="utf-8")
-    assert '"name":"Ocean"' in page  # in legends, where the score has to find room; the stamp stands above them, once
-    assert '<p class="hint">Ocean: settings tuned on OTB2015</p>' in page
+    written = (home / "page.html").read_text(encoding="utf-8")
+    assert '"name":"Ocean"' in written  # in legends, where the score has to find room; the stamp stands above them, once
+    assert '<p class="hint">Ocean: settings tuned on OTB2015</p>' in written
     main(all_trackers("--format", "csv"))
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
     assert {(row["tracker"], row["tuned_on"]) for row in rows} == {("Ocean", "OTB2015"), ("Stone", "")}

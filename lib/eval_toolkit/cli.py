@@ -43,12 +43,14 @@ def main(options: EvalOptions) -> int:
 
 
 def _check(options: EvalOptions) -> None:
-    """Raise UserError for a scoring option that means nothing on this benchmark."""
+    """Raise UserError for an option that means nothing on this benchmark, or without another one."""
     known = scoring_of(options.dataset).options
     for name in sorted(ALL_OPTIONS - known):
         if getattr(options, name):
             raise UserError(f"--{name}: means nothing for {options.dataset}; leave it out "
                             f"(here: {', '.join(f'--{name}' for name in sorted(known))})")
+    if options.embed and options.html is None:
+        raise UserError("--embed: puts images into the page; give --html FILE too, or leave it out")
 
 
 def _named(given: Sequence[str], trackers: Mapping[str, Path], *, flag: str, allowed: Sequence[str] = ()

@@ -63,7 +63,12 @@ def _draw_curves(axes: Axes, metric: str, scores: Sequence[ScoreSummary], title:
         axes.axvspan(low, high, color="0.9", label=f"interval {low} to {high}")
     _, _, x_label, y_label = _LOOKS[metric]
     axes.set(title=_plain(title), xlabel=x_label, ylabel=y_label, ylim=(0, 1), xlim=(float(x[0]), float(x[-1])))
-    _finish(axes)
+    axes.grid(visible=True, linestyle=":", linewidth=0.6)
+    axes.set_axisbelow(True)
+    # A label starts with the score, never with a tracker's underscore, which matplotlib would take for "not shown".
+    handles, labels = axes.get_legend_handles_labels()
+    if handles:
+        axes.legend(handles, labels, fontsize="small", handlelength=3.5)
 
 
 def _x(metric: str, curve: Floats) -> Floats:
@@ -94,17 +99,10 @@ def _attribute_bars(scores: Sequence[ScoreSummary], names: Sequence[str], datase
                  label=f"[{s.values['success']:.3f}] {_plain(s.name)}")
     axes.set_xticks(np.arange(len(names)), [_plain(name) for name in names], rotation=30, ha="right")
     axes.set(title=_plain(f"Success by attribute on {dataset}"), ylabel="Success", ylim=(0, 1))
-    _finish(axes)
-    return figure
-
-
-def _finish(axes: Axes) -> None:
-    axes.grid(visible=True, linestyle=":", linewidth=0.6)
+    axes.grid(visible=True, axis="y", linestyle=":", linewidth=0.6)
     axes.set_axisbelow(True)
-    # A label starts with the score, never with a tracker's underscore, which matplotlib would take for "not shown".
-    handles, labels = axes.get_legend_handles_labels()
-    if handles:
-        axes.legend(handles, labels, fontsize="small", handlelength=3.5)
+    figure.legend(*axes.get_legend_handles_labels(), fontsize="small", loc="outside right upper")
+    return figure
 
 
 def _stamps(scores: Sequence[ScoreSummary]) -> str:

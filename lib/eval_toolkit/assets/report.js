@@ -104,6 +104,17 @@
     keys.push([key, i]);
     return key;
   }
+  // A line as in the curves, as colours come again after the seventh tracker.
+  const STROKES = { solid: "", dash: "7 4", dot: "2 3", dashdot: "7 3 2 3", longdash: "11 4" };
+  function lineOf(i) {
+    const [svg, line] = ["svg", "line"].map((name) => document.createElementNS("http://www.w3.org/2000/svg", name));
+    for (const [name, value] of [["x1", 0], ["x2", 30], ["y1", 5], ["y2", 5], ["stroke-dasharray", STROKES[dash(i)]]]) line.setAttribute(name, value);
+    svg.setAttribute("class", "line");
+    line.style.stroke = color(i);
+    svg.append(line);
+    keys.push([line, i]);
+    return svg;
+  }
   [...byId("summary-table").tBodies[0].rows].forEach((row, i) => row.cells[0].prepend(keyOf(i, "key")));
 
   // ---- Difference of two trackers
@@ -185,7 +196,7 @@
       const button = Object.assign(document.createElement("button"), { type: "button" });
       button.setAttribute("aria-pressed", "true");
       scoresOf.push(Object.assign(document.createElement("span"), { className: "value" }));
-      button.append(keyOf(i, "key"), shortName(tracker), scoresOf[i]);
+      button.append(lineOf(i), shortName(tracker), scoresOf[i]);
       button.addEventListener("click", () => {
         if (!hidden.delete(i)) hidden.add(i);
         button.setAttribute("aria-pressed", String(!hidden.has(i)));
@@ -509,7 +520,7 @@
   // ---- Dark and light, and paper, on which no plot is wider than the page
 
   function repaint() {
-    for (const [key, i] of keys) key.style.background = color(i);
+    for (const [key, i] of keys) key.style[key.tagName === "line" ? "stroke" : "background"] = color(i);
     plotAll();
     draw();
     if (!printing) {
