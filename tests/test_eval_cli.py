@@ -226,7 +226,7 @@ def test_what_settings_were_tuned_on_stands_beside_every_score(home: Path, capsy
         assert tables.count(label) == tables.count("Ocean") == 6  # scores, lead, 2 x attributes, 2 x by sequence
         assert "Stone (tuned" not in tables
     written = (home / "page.html").read_text(encoding="utf-8")
-    assert '"name":"Ocean"' in written  # in legends, where the score has to find room; the stamp stands above them, once
+    assert '"name":"Ocean"' in written  # in legends, where scores have to find room; the stamp stands above them, once
     assert '<p class="hint">Ocean: settings tuned on OTB2015</p>' in written
     main(all_trackers("--format", "csv"))
     rows = list(csv.DictReader(io.StringIO(capsys.readouterr().out)))
