@@ -92,6 +92,8 @@ class TrainConfig(_Section):
     CHANNELS_LAST: bool = False
     COMPILE: bool = False
     CLIP_GRAD: NonNegative = 0.0
+    ACCUMULATE: Annotated[int, Field(ge=1, le=65536)] = 1
+    EMA: Annotated[float, Field(ge=0, lt=1)] = 0.0
     SYNC_BN: bool = False
     KEEP_LAST: Count = 0
     SAVE_EVERY: Count = 0

@@ -60,7 +60,7 @@ def seconds_per_step(trainer: Trainer, *, epoch: int, steps: int) -> tuple[float
     batch = noise_batch(trainer.cfg.TRAIN.BATCH, device=device)
     start = cpu_start = 0.0
     for step in range(steps + 1):
-        trainer.take_step(batch)
+        trainer.take_step([batch])
         if device.type == "cuda":
             torch.cuda.synchronize()
         if step == 0:

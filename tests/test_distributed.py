@@ -49,6 +49,14 @@ def test_a_signal_to_one_rank_stops_both_at_the_same_step_and_resume_is_exact(pa
     assert same(snapshot(pair)["state_dict"], snapshot(tmp_path)["state_dict"])
 
 
+def test_accumulating_in_two_ranks_ends_in_the_same_weights_in_both(tmp_path: Path) -> None:
+    path = tiny_yaml(tmp_path, END_EPOCH=1, WARMUP={"IFNOT": False}, ACCUMULATE=2, EMA=0.9, BATCH=1)
+    assert train_processes(["--cfg", str(path)], ranks=2) == [(0, ""), (0, "")]
+    first, second = (torch.load(tmp_path / "snapshot" / f"rank{rank}.pth", weights_only=True) for rank in (0, 1))
+    assert all(torch.equal(first[name], second[name]) for name in first if "running_" not in name)
+    assert same(snapshot(tmp_path, "checkpoint_e1.pth")["raw_state_dict"], first)
+
+
 def test_a_killed_rank_ends_the_other_with_one_line(tmp_path: Path) -> None:
     arguments = ["--cfg", str(tiny_yaml(tmp_path)), *TWO]
     (left, (killed, _)) = train_processes(arguments, ranks=2, signals=[{}, {4: signal.SIGKILL}])

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
-from train_helpers import CheapPairs, snapshot, tiny_yaml
+from train_helpers import CheapPairs, same, snapshot, tiny_yaml
 
 import lib.training.loop
 from lib import commands
@@ -27,8 +27,8 @@ from lib.models.models import build_model
 from lib.training import checkpoints as resume
 from lib.training.loader import DevicePrefetcher
 from lib.training.monitor import first_bad_step
-from lib.training.stage import build_stage
-from lib.training.trainer import best_boxes
+from lib.training.stage import Stage, build_stage
+from lib.training.trainer import Trainer, best_boxes
 
 Train = Callable[..., int]
 
@@ -219,6 +219,65 @@ def test_deterministic_runs_are_identical(train: Train, tmp_path: Path) -> None:
 def test_fp16_keeps_its_scale_in_the_checkpoint(train: Train, tmp_path: Path) -> None:
     assert train(AMP="fp16", END_EPOCH=2) == 0
     assert snapshot(tmp_path, "checkpoint_e2.pth")["scaler"]["scale"] > 0
+
+
+@pytest.mark.parametrize("batches", [1, 2, 4])
+def test_accumulated_batches_are_one_large_batch(train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+                                                 batches: int) -> None:
+    # Each pair has as many positive cells, so the mean over a batch's is that over all; BatchNorm alone looks further.
+    monkeypatch.setattr(Stage, "train_mode", lambda stage: stage.module.eval())
+    assert train(END_EPOCH=1, WARMUP={"IFNOT": False}) == 0
+    whole = snapshot(tmp_path, "checkpoint_e1.pth")
+    assert train(END_EPOCH=1, WARMUP={"IFNOT": False}, BATCH=4 // batches, ACCUMULATE=batches) == 0
+    parts = snapshot(tmp_path, "checkpoint_e1.pth")
+    assert (parts["step"], parts["pairs_per_step"], parts["samples"]) == (3, 4, 12)
+    moved = (parts["state_dict"][name] - tiny_model().state_dict()[name] for name in ("neck.downsample.0.weight",))
+    assert all(float(change.abs().max()) > 1e-5 for change in moved)
+    for name, value in whole["state_dict"].items():
+        torch.testing.assert_close(parts["state_dict"][name], value, rtol=1e-4, atol=1e-7)
+
+
+def test_a_step_of_several_batches_tells_and_dumps_them_all(train: Train, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"epoch 2 step 2: loss or gradient is not finite .*reg nan"):
+        train(BATCH=2, ACCUMULATE=2, pairs={"broken": [17], "unreadable": []})
+    (dump,) = tmp_path.rglob("not_finite_*.npz")
+    with np.load(dump) as batch:
+        assert batch["numbers"].tolist() == [16, 17, 18, 19]
+
+
+def test_the_average_of_the_weights_is_what_testing_loads_and_resumes_exactly(
+    train: Train, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    states = [tiny_model().state_dict()]
+    take_step = Trainer.take_step
+
+    def note(trainer: Trainer, batches: Any) -> Any:
+        output = take_step(trainer, batches)
+        states.append({name: value.clone() for name, value in trainer.model.state_dict().items()})
+        return output
+
+    monkeypatch.setattr(Trainer, "take_step", note)
+    keys = {"EMA": 0.5, "FROZEN_BN_EVAL": False}
+    assert train(**keys) == 0
+    end = snapshot(tmp_path)
+    name = "neck.downsample.0.weight"
+    average = states[0][name]
+    for step, state in enumerate(states[1:]):
+        decay = min(0.5, (1 + step) / (10 + step))
+        average = decay * average + (1 - decay) * state[name]
+    torch.testing.assert_close(end["state_dict"][name], average)
+    assert same(end["raw_state_dict"], states[-1])
+    assert not torch.equal(end["state_dict"][name], states[-1][name])
+    counter = "neck.downsample.1.num_batches_tracked"
+    assert end["state_dict"][counter] == states[-1][counter] == 2 * 12, "template and search of each step"
+    loaded = load_model(tmp_path / "snapshot" / "checkpoint_e4.pth").state_dict()
+    assert torch.equal(loaded[name], end["state_dict"][name])
+
+    assert train("--resume", str(tmp_path / "snapshot" / "checkpoint_e2.pth"), **keys) == 0
+    again = snapshot(tmp_path)
+    assert all(same(end[part], again[part]) for part in ("state_dict", "raw_state_dict", "optimizer"))
+    with pytest.raises(UserError, match=r"TRAIN\.EMA: 0\.5 -> 0\.0"):
+        train("--resume", str(tmp_path / "snapshot" / "checkpoint_e2.pth"), FROZEN_BN_EVAL=False)
 
 
 def test_unreadable_crops_are_told_counted_and_limited(train: Train, tmp_path: Path) -> None:

@@ -89,8 +89,8 @@ def check_same(checkpoint: Mapping[str, Any], cfg: Config, *, pairs_per_step: in
     """Return if `cfg` continues the checkpoint's run; raise UserError listing what differs, or warn (RESUME_STRICT)."""
     changes = differences(checkpoint["config"], cfg)
     there = checkpoint["pairs_per_step"]
-    if there != pairs_per_step and "TRAIN.BATCH" not in changes:
-        changes["pairs per step (BATCH x processes)"] = f"{there} -> {pairs_per_step}"
+    if there != pairs_per_step and not changes.keys() & {"TRAIN.BATCH", "TRAIN.ACCUMULATE"}:
+        changes["pairs per step (BATCH x ACCUMULATE x processes)"] = f"{there} -> {pairs_per_step}"
     if length := changes.pop("TRAIN.END_EPOCH", None):  # a longer run is a wish, not a mistake
         log.warning("TRAIN.END_EPOCH %s: the learning rates follow the new length from here on", length)
     if not changes:

@@ -88,8 +88,8 @@ def train(cfg: Config, world: World) -> int:
         on_main(lambda: stack.enter_context(checkpoints.sole_writer(snapshot)), world)
         source = on_main(lambda: _resume_path(cfg.TRAIN.RESUME, snapshot), world)
         checkpoint = checkpoints.read_resumable(source) if source else None
-        progress = _load_start(model, cfg, checkpoint, pairs=len(dataset), pairs_per_step=cfg.TRAIN.BATCH * world.size,
-                               source=str(source))
+        progress = _load_start(model, cfg, checkpoint, pairs=len(dataset), source=str(source),
+                               pairs_per_step=cfg.TRAIN.BATCH * cfg.TRAIN.ACCUMULATE * world.size)
         folder = on_main(lambda: _open_run(cfg, run_log, checkpoint), world)
         on_main(lambda: checkpoints.set_aside(snapshot, after=checkpoints.place_of(checkpoint)), world)
         trainer = Trainer(cfg, world, model, dataset, progress=progress, folder=folder, checkpoint=checkpoint)
@@ -121,7 +121,7 @@ def _load_start(model: Ocean, cfg: Config, checkpoint: dict[str, Any] | None, *,
     progress.step = train.START_EPOCH * progress.steps_per_epoch
     if checkpoint is not None:
         checkpoints.check_same(checkpoint, cfg, pairs_per_step=pairs_per_step, source=source)
-        load_weights(model, checkpoint["state_dict"], source=source)
+        load_weights(model, checkpoint.get("raw_state_dict", checkpoint["state_dict"]), source=source)
         progress.continue_from(checkpoint)
         log.info("going on from %s, after epoch %d and %d steps of the next", source,
                  *divmod(progress.step, progress.steps_per_epoch))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -33,6 +34,11 @@ class Stage:
         self.module.train()
         for layer in self.frozen_bn:
             layer.eval()
+
+    def accumulating(self, more: bool) -> contextlib.AbstractContextManager[Any]:
+        """Return a context for a pass whose gradients stay with this process, as `more` are to come before the step."""
+        no_sync = getattr(self.module, "no_sync", None)  # DistributedDataParallel's
+        return no_sync() if more and no_sync is not None else contextlib.nullcontext()
 
     def set_rate(self, rate: float) -> None:
         """Give each group its share of the schedule's rate."""

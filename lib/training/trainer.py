@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import yaml
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from lib.config import Config
@@ -70,6 +71,10 @@ class Trainer:
                         disable=None if world.is_main else True)
         self.monitor = StepMonitor(world, max_unreadable=cfg.DATASET.MAX_UNREADABLE, pairs_per_epoch=len(dataset),
                                    pairs_per_step=progress.pairs_per_step)
+        self.ema = {name: value.clone() for name, value in self.model.state_dict().items()} if train.EMA else {}
+        if checkpoint is not None:
+            for name, value in self.ema.items():
+                value.copy_(checkpoint["state_dict"][name])
         self.skipped = self.skipped_in_a_row = 0
         self.seconds_per_step = 0.0
 
@@ -85,8 +90,8 @@ class Trainer:
             while progress.step < end:
                 self.stage.set_rate(learning_rate(train, epoch=epoch, step=progress.step - start,
                                                   steps_per_epoch=progress.steps_per_epoch))
-                batch = next(self.batches)
-                output = self.take_step(batch)
+                batches = [next(self.batches) for _ in range(train.ACCUMULATE)]
+                output = self.take_step(batches)
                 progress.step += 1
 
                 stopping = stop.agreed()
@@ -95,7 +100,7 @@ class Trainer:
                 if saving or progress.step % self.cfg.PRINT_FREQ == 0:
                     self.report()
                 if progress.step == end:
-                    self.draw(batch, output)
+                    self.draw(batches[-1], output)
                 if saving:
                     self.save(required=stopping)
                 if stopping and progress.step < self.total:
@@ -112,31 +117,56 @@ class Trainer:
         self.monitor.restart_clock()
         return epoch
 
-    def take_step(self, batch: Sample) -> OceanOutput:
-        """Take one step of the optimizer on the loss of a batch on the device; return the network's output."""
-        train, world, stage = self.cfg.TRAIN, self.world, self.stage
+    def take_step(self, batches: Sequence[Sample]) -> OceanOutput:
+        """Take one step of the optimizer on the mean loss of batches on the device; return the output for the last.
+
+        The statistics of BatchNorm and the mean over positive cells are those of each batch: where they matter, several
+        batches are not exactly one of their size.
+        """
+        train, world, stage, parts = self.cfg.TRAIN, self.world, self.stage, len(batches)
         # Dropout, where a backbone has it, draws from the step's own seed: the same after a resume.
         torch.manual_seed((train.SEED * 1_000_003 + self.progress.step) * world.size + world.rank)
         statistics = [buffer.clone() for buffer in self.model.buffers()] if train.NONFINITE == "skip" else []
-        with torch.autocast(world.device.type, dtype=_AMP.get(train.AMP), enabled=train.AMP in _AMP):
-            output = stage.module(self._pixels(batch.template), self._pixels(batch.search))
-        losses = ocean_loss(output, cls_target=batch.cls_target, ltrb_target=batch.ltrb_target, weight=batch.weight)
         stage.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(losses["total"]).backward()
+        found: list[dict[str, Tensor]] = []
+        for batch in batches:
+            with stage.accumulating(len(found) < parts - 1):
+                with torch.autocast(world.device.type, dtype=_AMP.get(train.AMP), enabled=train.AMP in _AMP):
+                    output = stage.module(self._pixels(batch.template), self._pixels(batch.search))
+                losses = ocean_loss(output, cls_target=batch.cls_target, ltrb_target=batch.ltrb_target,
+                                    weight=batch.weight)
+                self.scaler.scale(losses["total"] / parts).backward()
+            found.append({name: loss.detach() for name, loss in losses.items()})
         self.scaler.unscale_(stage.optimizer)
         norm = get_total_norm([p.grad for p in stage.parameters() if p.grad is not None])
         if train.CLIP_GRAD > 0:
             clip_grads_with_norm_(stage.parameters(), train.CLIP_GRAD, norm)
-        values = {**losses, GRAD_NORM: norm}
+        values = {name: torch.stack([losses[name] for losses in found]).mean() for name in found[0]} | {GRAD_NORM: norm}
         if self._is_usable(values):
             self.scaler.step(stage.optimizer)
             self.monitor.add(self.progress.step, values)
-        else:  # the batch must leave no trace, in BatchNorm's statistics neither
+            self._average_weights()
+        else:  # the batches must leave no trace, in BatchNorm's statistics neither
             for buffer, before in zip(self.model.buffers(), statistics, strict=True):
                 buffer.copy_(before)
         self.scaler.update()
-        self.monitor.add_unreadable(batch.unreadable)
+        self.monitor.add_unreadable([text for batch in batches for text in batch.unreadable])
         return output
+
+    def _average_weights(self) -> None:
+        """Move the average of weights and statistics towards the model's; at first faster than EMA says.
+
+        The decay min(EMA, (1 + n) / (10 + n)) after n steps, by which the random beginning is soon forgotten, is that
+        of TensorFlow's ExponentialMovingAverage.
+        """
+        if not self.ema:
+            return
+        decay = min(self.cfg.TRAIN.EMA, (1 + self.progress.step) / (10 + self.progress.step))
+        weights = self.model.state_dict()
+        names = [name for name, average in self.ema.items() if average.is_floating_point()]
+        get_ema_multi_avg_fn(decay)([self.ema[name] for name in names], [weights[name] for name in names], 0)
+        for name in self.ema.keys() - names:  # BatchNorm's counters
+            self.ema[name].copy_(weights[name])
 
     def report(self) -> None:
         """Wait for the device, check that every number since the last report is finite, and log the averages."""
@@ -211,11 +241,11 @@ class Trainer:
         progress = self.progress
         return {
             "epoch": progress.epoch, "arch": self.cfg.TRAIN.MODEL,
-            "state_dict": self.model.state_dict(), "optimizer": self.stage.optimizer.state_dict(),
+            "state_dict": self.ema or self.model.state_dict(), "optimizer": self.stage.optimizer.state_dict(),
             "optimizer_names": list(self.stage.names), "scaler": self.scaler.state_dict(), "model": self.model.spec,
             "config": self.cfg.as_dict(), "step": progress.step, "steps_per_epoch": progress.steps_per_epoch,
             "pairs_per_step": progress.pairs_per_step, "samples": progress.samples, "run": self.run_name,
-            "torch": str(torch.__version__),
+            "torch": str(torch.__version__), **({"raw_state_dict": self.model.state_dict()} if self.ema else {}),
         }
 
     def close(self) -> None:
@@ -230,9 +260,10 @@ class Trainer:
         return crops.to(torch.float32, memory_format=torch.channels_last if last else torch.contiguous_format)
 
     def _sampler(self, rank: int, first: int, last: int) -> StreamSampler:
-        """Return the sample numbers that a rank has in the steps first .. last - 1 of the run, a list for each."""
-        sampler = StreamSampler(self.cfg.TRAIN.BATCH, rank=rank, world=self.world.size, start=self.progress.start)
-        sampler.set_position(first, last)
+        """Return the sample numbers of a rank in the steps first .. last - 1 of the run, a list for each batch."""
+        train = self.cfg.TRAIN
+        sampler = StreamSampler(train.BATCH, rank=rank, world=self.world.size, start=self.progress.start)
+        sampler.set_position(first * train.ACCUMULATE, last * train.ACCUMULATE)
         return sampler
 
     def _is_usable(self, values: dict[str, Tensor]) -> bool:
@@ -272,7 +303,8 @@ class Trainer:
         """Write the batch that a rank had in a step for inspection and return where it is. Rank 0 only."""
         assert self.folder is not None
         path = self.folder / f"not_finite_e{step // self.progress.steps_per_epoch + 1}_s{step + 1}_rank{rank}.npz"
-        return dump_batch(path, self.dataset, next(iter(self._sampler(rank, step, step + 1))))
+        numbers = [number for batch in self._sampler(rank, step, step + 1) for number in batch]
+        return dump_batch(path, self.dataset, numbers)
 
 
 def best_boxes(ltrb: NDArray[Any], score: NDArray[Any], search: int) -> NDArray[Any]:
