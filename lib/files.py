@@ -65,11 +65,6 @@ def read_regular(path: str | Path, *, max_bytes: int = MAX_TEXT_BYTES) -> bytes:
         return file.read(size or min(max_bytes, 2**20))  # a file under /proc says 0 bytes and holds more
 
 
-def leads_out(path: str | Path, root: str | Path) -> bool:
-    """Return whether links (or `..`) lead `path` to a place that is not below `root`, itself free to be a link."""
-    return not Path(os.path.realpath(path)).is_relative_to(os.path.realpath(root))
-
-
 def open_regular(path: str | Path) -> IO[bytes]:
     """Return a regular file open for reading; raise OSError for anything else, without waiting for a named pipe."""
     handle = os.open(path, _READ)

@@ -89,7 +89,7 @@ def test_flags_are_read(text: str, expected: Toy) -> None:
 
 
 @pytest.mark.parametrize(("text", "words"), [
-    ("--max-aspct 3", "no flag --max-aspct; did you mean max_aspect"),
+    ("--max-aspct 3", "no flag --max-aspct; did you mean --max_aspect"),
     ("--max_aspect 0", "'0' is not a number from 1 to 9"),
     ("--max_aspect x", "'x' is not a number"),
     ("--align=yes", "neither True nor False"),

@@ -301,7 +301,7 @@ def test_unreadable_crops_are_told_counted_and_limited(train: Train, tmp_path: P
     (["TRAIN.SYNC_BN=True"], "SYNC_BN: works on GPUs only"),
     (["--gpus", "0,x"], "GPUS is '0,x'"),
     (["--nproc", "two"], "--nproc: 'two' is not a whole number of 1 or more"),
-    (["--workrs", "2"], "no flag --workrs; did you mean workers"),
+    (["--workrs", "2"], "no flag --workrs; did you mean --workers"),
     (["OUTPUT_DIR=/dev/null/logs"], "/dev/null/logs.*cannot be written.*OUTPUT_DIR"),
     (["CHECKPOINT_DIR=/dev/null/here"], "/dev/null/here: cannot be written.*CHECKPOINT_DIR"),
 ])
