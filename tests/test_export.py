@@ -81,6 +81,15 @@ def test_settings_beside_the_weights_go_along(exported: Exported, tmp_path: Path
     assert (params.lr, params.tuned_on, source) == (0.25, "held-out videos", str(folder / "tracker.yaml"))
 
 
+def test_it_takes_the_threads_that_torch_was_given(exported: Exported) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        assert load_onnx(exported.folder)._search.get_session_options().intra_op_num_threads == 1
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_the_same_tracker_runs_it_one_target_or_several(exported: Exported) -> None:
     params = TrackerParams()
     ours = OceanTracker(exported.model, params)

@@ -152,6 +152,7 @@ def test_a_folder_is_read_in_the_order_of_its_numbers(tmp_path: Path, monkeypatc
     monkeypatch.chdir(tmp_path)
     (tmp_path / "000123").symlink_to(folder)  # a name of digits is a folder where there is one, else a camera
     assert open_source("000123").count == 4
+    assert open_source(str(folder.parent)).name == "Clip"  # the sequence as a test set has it
     source = open_source(str(folder))
     assert (source.name, source.count) == ("Clip", 4)
     assert [int(image[0, 0, 0]) for image in source.frames] == [1, 2, 9, 10]

@@ -67,6 +67,8 @@ def open_source(text: str) -> Source:
 
 def _folder(path: Path) -> Source:
     files = list_images(path)
+    if not files and (path / "img").is_dir():  # a sequence of a test set
+        return _folder(path / "img")
     if not files:
         raise UserError(f"{path}: no images in it; expected {', '.join(sorted(SUFFIXES))}")
     pool = ThreadPoolExecutor(4, thread_name_prefix="decode")

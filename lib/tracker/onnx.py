@@ -132,7 +132,7 @@ def load_onnx(path: str | Path, *, align: bool | None = None, device: str = "cpu
     """Return the exported model in a folder, to be handed to `OceanTracker` as any other.
 
     device: where ONNX Runtime computes, "cpu", "cuda" or "cuda:N". align: True requires the object-aware branch, False
-    leaves its score out. threads: 0 lets ONNX Runtime choose. Raises UserError.
+    leaves its score out. threads: 0 is torch's number, so that OMP_NUM_THREADS counts. Raises UserError.
     """
     folder = record_file(path).parent
     record = read_record(folder)
@@ -181,7 +181,7 @@ def _session(path: Path, providers: list[Any], threads: int) -> Any:
     """Return ONNX Runtime's session of a graph; UserError when this version of it cannot run the graph."""
     runtime = _runtime()
     options = runtime.SessionOptions()
-    options.intra_op_num_threads = threads
+    options.intra_op_num_threads = threads or torch.get_num_threads()  # left alone it takes all cores
     options.log_severity_level = 3  # errors only: its warnings are about the placement of single nodes
     try:
         return runtime.InferenceSession(str(path), options, providers=providers)
