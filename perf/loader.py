@@ -94,7 +94,7 @@ def processor() -> str:
 
 def kinds_of(sources: dict[str, IndexedSource], files: list[str]) -> dict[str, Callable[[int], object]]:
     """Return, for each way of reading, a function that reads pair n."""
-    every = dict.fromkeys(("FLIP", "ROTATION", "GRAY", "BLUR", "CUTOUT"), 1.0)
+    every: dict[str, Any] = dict.fromkeys(("FLIP", "ROTATION", "GRAY", "BLUR", "CUTOUT"), 1.0)
 
     def samples(form: str, settings: DatasetConfig) -> Callable[[int], object]:
         source = sources[form]

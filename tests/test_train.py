@@ -356,6 +356,13 @@ def test_a_run_that_branches_off_leaves_the_curves_of_the_first_alone(train: Tra
     assert len(runs()) == 3, "the newest goes on in its own"
 
 
+def test_a_start_that_fails_moves_no_checkpoint_of_the_run_before(train: Train, tmp_path: Path) -> None:
+    assert train(END_EPOCH=2) == 0
+    with pytest.raises(UserError, match="no layer 'layr3'"):
+        train(END_EPOCH=2, TRAINABLE_LAYER=["layr3"])
+    assert (tmp_path / "snapshot" / "checkpoint_e2.pth").is_file()
+
+
 class Misbehaving(CheapPairs):
     """Sample 2 does in its loader process what `deed` says."""
 

@@ -1,1 +1,1 @@
-"""The parts of training: stage, schedule, loader, resume, watch and the job that holds them."""
+"""Training: `loop` sets a run up, `trainer` has the loop and what it does between steps, the others are its parts."""

@@ -91,9 +91,9 @@ def train(cfg: Config, world: World) -> int:
         progress = _load_start(model, cfg, checkpoint, pairs=len(dataset), source=str(source),
                                pairs_per_step=cfg.TRAIN.BATCH * cfg.TRAIN.ACCUMULATE * world.size)
         folder = on_main(lambda: _open_run(cfg, run_log, checkpoint), world)
-        on_main(lambda: checkpoints.set_aside(snapshot, after=checkpoints.place_of(checkpoint)), world)
         trainer = Trainer(cfg, world, model, dataset, progress=progress, folder=folder, checkpoint=checkpoint)
         stack.callback(trainer.close)
+        on_main(lambda: checkpoints.set_aside(snapshot, after=checkpoints.place_of(checkpoint)), world)
         if progress.step >= trainer.total:
             log.info("all %d epochs are done already; nothing to train", cfg.TRAIN.END_EPOCH)
             return 0
