@@ -194,4 +194,4 @@ def check_output(path: Path, *, flag: str, folder: bool = True) -> None:
         with tempfile.TemporaryFile(dir=place):
             pass
     except OSError as error:
-        raise UserError(f"{flag} {path}: cannot be written ({place}: {error.strerror}); choose another") from error
+        raise UserError(f"{flag} {path}: cannot be written ({error.strerror}); choose another place") from error
