@@ -179,7 +179,7 @@ def test_videos_may_lie_elsewhere(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("flags", "message"), [
-    (["--name", "my tracker"], "letters, digits"), (["--resume", "gone.pth"], "no such file"),
+    (["--name", "my tracker"], "letters, digits"), (["--resume", "gone.pth"], "no such checkpoint file"),
     (["--stack", "gone.yaml"], "no such file"), (["--arch", "Oceon"], "did you mean Ocean"),
     (["--params", "gone.yaml"], r"gone\.yaml"),
 ])
