@@ -24,13 +24,11 @@ setup(
     python_requires=">=3.10",
     install_requires=[line for line in LINES if line and not line.startswith("#")],
     extras_require={
-        "mat": ["scipy>=1.11"],  # reads result files of the OTB MATLAB toolkit
         "browser": ["playwright>=1.45"],  # lets the tests drive an installed Chromium
         "export": EXPORT,  # tracking/export.py and --arch OceanONNX
         "tune": TUNE,  # tracking/tune.py
         "vot": VOT,  # VOT2020 and later; tracking/vot_ocean.py itself needs vot-trax alone
         "test": ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "ruff>=0.6", "mypy>=1.11", "types-PyYAML",
-                 "scipy>=1.11",  # reads and writes MATLAB files
                  *EXPORT, *TUNE],
     },
 )

@@ -295,7 +295,7 @@ def test_unreadable_crops_are_told_counted_and_limited(train: Train, tmp_path: P
     (["TRAIN.PRETRAIN=OceanSmall"], r"OceanSmall\.pth: weights of another architecture"),
     (["TRAIN.RANDOM_TRUNK=False"], r"random weights for 2 epochs; name .*PRETRAIN.*UNFIX_EPOCH=0.*RANDOM_TRUNK=True"),
     (["TRAIN.RANDOM_TRUNK=False", "TRAIN.BACKBONE=ResNet50", "TRAIN.BACKBONE_OPTIONS={}"],
-     r"wget -P pretrain https://\S+/(resnet50-\w+\.pth)`, then TRAIN\.PRETRAIN=\1"),
+     r"tv\.models\.resnet50\(.*'pretrain/(resnet50\.pth)'.* TRAIN\.PRETRAIN=\1.* TRAIN\.RANDOM_TRUNK=True"),
     (["--resume", "."], "TRAIN.RESUME: no checkpoint in .*'auto'"),
     (["TRAIN.BACKBONE=ResNet51"], "'ResNet51' is no backbone; did you mean ResNet50"),
     (["TRAIN.SYNC_BN=True"], "SYNC_BN: works on GPUs only"),
@@ -322,7 +322,7 @@ def test_what_is_missing_is_told_before_anything_is_opened_or_made(tmp_path: Pat
     with pytest.raises(UserError, match=r"VID.*data/vid"):
         train()
     monkeypatch.setattr(lib.training.loop, "build_dataset", lambda _: pytest.fail("the data are opened"))
-    with pytest.raises(UserError, match=r"wget -P pretrain https://\S+/resnet50.* TRAIN.PRETRAIN=resnet50"):
+    with pytest.raises(UserError, match=r"pretrain/resnet50\.pth.* TRAIN\.PRETRAIN=resnet50"):
         train("TRAIN.RANDOM_TRUNK=False")
     for overrides, message in ((["TRAIN.PRETRAIN=OceanSmal"], "OceanSmal"), (["--resume", "gone.pth"], "gone.pth")):
         with pytest.raises(UserError, match=message):

@@ -11,9 +11,9 @@ from torch import Tensor
 IMAGENET_MEAN = (0.485, 0.456, 0.406)  # of RGB in 0..1, as torchvision's weights expect it
 IMAGENET_STD = (0.229, 0.224, 0.225)
 LAST_BLOCK = "features.features.layer3.5."  # ResNet-50's sixth block of layer3 in a whole Ocean
-_SITE = "https://download.pytorch.org/models"
-DOWNLOADS = {**dict.fromkeys(("ResNet50", "ResNet_single", "ResNet_MHSA"), f"{_SITE}/resnet50-0676ba61.pth"),
-             **dict.fromkeys(("ViT", "ViT_B16"), f"{_SITE}/vit_b_16-c867db91.pth")}  # ImageNet weights, by backbone
+# torchvision's name of a backbone, of which it has weights trained on ImageNet.
+TORCHVISION = {**dict.fromkeys(("ResNet50", "ResNet_single", "ResNet_MHSA"), "resnet50"),
+               **dict.fromkeys(("ViT", "ViT_B16"), "vit_b_16")}
 SINGLE_BLOCK = "features_single.features.layer."
 POSITIONS = 31  # side of the transformer's position table: a search map at 255 px
 

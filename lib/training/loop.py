@@ -25,7 +25,7 @@ from lib.distributed import EXIT_STOPPED, StopRequest, World, on_main
 from lib.errors import EXIT_USER_ERROR, UserError
 from lib.log import RunLog, new_run_folder, old_run_folder
 from lib.models.models import Ocean, build_model
-from lib.models.pretrained import DOWNLOADS
+from lib.models.pretrained import TORCHVISION
 from lib.options import TrainOptions
 from lib.training import checkpoints
 from lib.training.checkpoints import Progress
@@ -153,9 +153,11 @@ def _check_start(cfg: Config, *, place: str) -> None:
     elif train.PRETRAIN:
         _pretrained_path(str(train.PRETRAIN))
     elif train.UNFIX_EPOCH > train.START_EPOCH and not train.RANDOM_TRUNK:
-        url = DOWNLOADS.get(train.BACKBONE)
-        remedy = (f"`wget -P pretrain {url}`, then TRAIN.PRETRAIN={url.rpartition('/')[2]}" if url
-                  else "name pretrained ones in TRAIN.PRETRAIN")
+        name = TORCHVISION.get(train.BACKBONE)
+        remedy = "name pretrained weights in TRAIN.PRETRAIN" if name is None else (
+            f"fetch ImageNet's once by `mkdir -p pretrain && python -c \"import torch, torchvision as tv; torch.save("
+            f"tv.models.{name}(weights='IMAGENET1K_V1').state_dict(), 'pretrain/{name}.pth')\"`, then set "
+            f"TRAIN.PRETRAIN={name}.pth")
         raise UserError(f"{place}: TRAIN.PRETRAIN is False: the trunk would be frozen at random weights for "
                         f"{train.UNFIX_EPOCH} epochs; {remedy}, or train it from the start by TRAIN.UNFIX_EPOCH=0, or "
                         f"say that it is meant so by TRAIN.RANDOM_TRUNK=True")
