@@ -25,6 +25,7 @@ from lib.benchmarks import (
 )
 from lib.benchmarks.facts import alias_key
 from lib.errors import UserError
+from lib.eval_toolkit.page import referenced_images
 
 POLYGONS = [[x, y, x + w, y, x + w, y + h, x, y + h] for x, y, w, h in BOXES]
 
@@ -261,6 +262,49 @@ def test_more_layouts(
     layout = layout_of(dataset)
     assert layout is not None
     assert benchmark.name == layout.name
+
+
+@pytest.mark.parametrize(("dataset", "video", "truth", "pictures"), [
+    ("TNL2K", "TNL2K/TNL2K_test_subset/clip", "groundtruth.txt", "imgs"), ("TNL2K", "tnl2k/clip", "groundtruth.txt",
+                                                                          "imgs"),
+    ("LASOT", "LaSOT/LaSOTBenchmark/airplane/airplane-1", "groundtruth.txt", "img"),
+    ("LASOT_ext", "lasot_extension_subset/atv-1", "groundtruth.txt", "img"),
+    ("UAV123", "Dataset_UAV123/UAV123", "anno/UAV123/bike1.txt", "data_seq/UAV123/bike1"),
+    ("UAV123_10fps", "UAV123", "anno/UAV123_10fps/bike1.txt", "data_seq/UAV123_10fps/bike1"),
+    ("GOT10K-val", "GOT-10k/val_data/GOT-10k_Val_000001", "groundtruth.txt", ""),
+    ("OTB100", "otb/Deer", "groundtruth_rect.txt", "img"), ("OTB100", "OTB100/Deer", "groundtruth_rect.txt", ""),
+    ("OTB100", "OTB100/Deer", "groundtruth_rect.txt", "imgs"), ("mine", "clip", "groundtruth.txt", "frames"),
+    ("TC128", "Temple-color-128/Temple-color-128/Airport_ce", "Airport_ce_gt.txt", "img"),
+    ("VOT2018", "VOT2018/sequences/ants1", "groundtruth.txt", "color"), ("VOT2018", "sequences/ants1",
+                                                                        "groundtruth.txt", "color"),
+])  # fmt: skip
+def test_a_set_lies_in_folders_of_its_own_name_in_any_case(
+    tmp_path: Path, dataset: str, video: str, truth: str, pictures: str
+) -> None:
+    put(tmp_path / video / truth, rows(BOXES))
+    (tmp_path / video / pictures).mkdir(parents=True, exist_ok=True)
+    for number in (1, 2, 3):
+        cv2.imwrite(str(tmp_path / video / pictures / f"{number:08d}.jpg"), picture(seed=number))
+    assert len(only(dataset, tmp_path).sequences[0].frames) == 3
+
+
+def test_links_may_lead_anywhere(tmp_path: Path) -> None:
+    """Of a whole sequence, of its files one by one under other names; a link to nowhere and a circle do no harm."""
+    store, root = tmp_path / "disk" / "Deer", tmp_path / "sets" / "OTB100"
+    put(store / "groundtruth_rect.txt", rows(BOXES))
+    images(store / "img", [1, 2, 3], digits=4)
+    (root / "Man" / "img").mkdir(parents=True)
+    (root / "Man" / "groundtruth_rect.txt").symlink_to(store / "groundtruth_rect.txt")
+    for number in (1, 2, 3):
+        (root / "Man" / "img" / f"{number}.jpg").symlink_to(store / "img" / f"{number:04d}.jpg")
+    for name, target in (("Deer", "../../disk/Deer"), ("Girl", "/nowhere"), ("loop", str(root))):
+        (root / name).symlink_to(target)
+    (tmp_path / "link").symlink_to(tmp_path / "sets")
+    benchmark = load_benchmark("OTB100", tmp_path / "link", images=True)
+    assert [(s.name, len(s.frames)) for s in benchmark.sequences] == [("Deer", 3), ("Man", 3)]
+    urls = referenced_images(benchmark, tmp_path / "pages" / "page.html")
+    assert urls["Deer"].urls[0] == "../disk/Deer/img/0001.jpg"
+    assert urls["Man"].urls[0] == "../sets/OTB100/Man/img/1.jpg"
 
 
 def test_missing_sequences_are_counted_and_the_first_are_named(tmp_path: Path) -> None:

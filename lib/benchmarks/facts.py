@@ -109,5 +109,5 @@ official vot-toolkit, and of the pysot toolkit for 2016 to 2019; a fork of it ha
 
 VOT_NAMES = {"VOT2015": _names("VOT2016"), "VOT2016": _names("VOT2016"), "VOT2017": _names("VOT2018"),
              "VOT2018": _names("VOT2018"), "VOT2019": _names("VOT2019")}
-SAME_VIDEOS = {"VOT2017": "VOT2018", "VOT2018": "VOT2017"}
+SAME_VIDEOS = {"VOT2017": ("VOT2018",), "VOT2018": ("VOT2017",)}
 """Years with the same videos and the same ground truth: a folder or JSON of one serves for the other."""

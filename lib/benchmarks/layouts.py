@@ -101,7 +101,7 @@ _GOT10K = ("GOT10K", "GOT-10k", "got10k")
 LAYOUTS: dict[str, Layout] = {layout.name: layout for layout in (
     _otb("OTB2015", "OTB100", "OTB", "TB100"), _otb("OTB50", "TB50"), _otb("OTB2013", "CVPR2013"),
     *(Layout(name, readers.vot(names), f"{names[0]}/groundtruth.txt", "vot", names=names, json_first=True,
-             folders=(SAME_VIDEOS[name],) if name in SAME_VIDEOS else ()) for name, names in VOT_NAMES.items()),
+             folders=("sequences", *SAME_VIDEOS.get(name, ()))) for name, names in VOT_NAMES.items()),
     Layout("GOT10K", readers.got10k("test"), "test/GOT-10k_Test_000001/groundtruth.txt", "server",
            names=_got10k("Test"), also=("GOT10K-test",), folders=_GOT10K),
     Layout("GOT10K-val", readers.got10k("val"), "val/GOT-10k_Val_000001/groundtruth.txt", "got10k",
@@ -110,11 +110,12 @@ LAYOUTS: dict[str, Layout] = {layout.name: layout for layout in (
            "LaSOTTesting"),
     _lasot("LASOT_ext", LASOT_EXT_NAMES, "atv/atv-1/groundtruth.txt", "LaSOT_ext", "LaSOT_extension_subset"),
     Layout("TrackingNet", readers.trackingnet("TEST"), "TEST/anno/<name>.txt", "server", expected=511),
-    Layout("UAV123", readers.uav("UAV123"), "anno/UAV123/bike1.txt", origin=1, names=UAV123_NAMES),
+    Layout("UAV123", readers.uav("UAV123"), "anno/UAV123/bike1.txt", origin=1, names=UAV123_NAMES,
+           folders=("Dataset_UAV123",)),
     Layout("UAV123_10fps", readers.uav("UAV123_10fps", step=3), "anno/UAV123_10fps/bike1.txt", origin=1,
-           names=UAV123_NAMES),
+           names=UAV123_NAMES, folders=("Dataset_UAV123_10fps", "UAV123")),
     Layout("UAV20L", readers.uav("UAV20L", images="UAV123"), "anno/UAV20L/bird1.txt", origin=1, expected=20,
-           folders=("UAV123",)),
+           folders=("UAV123", "Dataset_UAV123")),
     _nfs(30), _nfs(240),
     Layout("TNL2K", readers.own, "<video>/groundtruth.txt", origin=1, expected=700, also=("TNL2K_test_subset",)),
     Layout("TC128", readers.tcolor128, "Airport_ce/Airport_ce_gt.txt", origin=1, expected=128,
@@ -175,7 +176,7 @@ def load_benchmark(dataset: str, dataset_dir: str | Path, *, images: bool) -> Be
         raise UserError(f"{folder}: no such folder; expected the data set {dataset} or the folder it lies in")
     layout = layout_of(dataset) or own_layout(dataset)
     labels = list(dict.fromkeys([dataset, layout.name, *layout.also, *layout.folders]))
-    roots = [folder, *(folder / label for label in labels if (folder / label).is_dir())]
+    roots = _roots(folder, labels)
     image_roots = [*roots, *(folder.parent / label for label in labels)]
     source, videos = _find(layout, roots, labels)
     sequences: dict[str, Sequence] = {}
@@ -195,6 +196,18 @@ def load_benchmark(dataset: str, dataset_dir: str | Path, *, images: bool) -> Be
     return Benchmark(layout.name, tuple(sequences[name] for name in names if name in sequences),
                      layout.expected or len(names), tuple(name for name in names if name not in sequences), source,
                      tuple(notes), layout.protocol)
+
+
+def _roots(folder: Path, labels: list[str]) -> list[Path]:
+    """Return a folder, and those in it and in these again (archives bring one of their own) that are called so."""
+    order = {alias_key(label): place for place, label in reversed([*enumerate(labels)])}
+    roots, level = [folder], [folder]
+    for _ in range(2):
+        found = [path for root in level for path in readers.sub_folders(root)]
+        level = sorted((path for path in found if alias_key(path.name) in order),
+                       key=lambda path: order[alias_key(path.name)])
+        roots += level
+    return roots
 
 
 def _find(layout: Layout, roots: list[Path], labels: list[str]) -> tuple[Path, list[Video]]:

@@ -55,8 +55,8 @@ def _texts(folder: Path, pattern: str) -> list[Path]:
 
 
 def image_folder(folder: Path) -> Path:
-    """Return where the images of a video's folder lie: in `img`, `imgs` (TNL2K), `color` (VOT), or in itself."""
-    return next((path for name in ("img", "imgs", "color") if (path := folder / name).is_dir()), folder)
+    """Return where the images of a video's folder lie: in `img`, `imgs` (TNL2K), `color` (VOT) ..., or in itself."""
+    return next((path for name in ("img", "imgs", "color", "images", "frames") if (path := folder / name).is_dir()), folder)
 
 
 def _videos(folders: Iterable[Path], truth: str = "groundtruth.txt") -> list[Video]:
@@ -179,7 +179,7 @@ def otb(names: tuple[str, ...] | None) -> Callable[[Path], list[Video]]:
         found = []
         for folder in sub_folders(root):
             targets = _any_targets(folder) if names is None else _known_targets(folder, names)
-            found += [Video(name, truth, folder / "img") for name, truth in targets.items()]
+            found += [Video(name, truth, image_folder(folder)) for name, truth in targets.items()]
         return found
     return find
 
@@ -229,7 +229,7 @@ def vot(names: tuple[str, ...]) -> Callable[[Path], list[Video]]:
 def got10k(subset: str) -> Callable[[Path], list[Video]]:
     """Return what finds `<subset>/<name>/groundtruth.txt` with the images beside it, or the same without `<subset>`."""
     def find(root: Path) -> list[Video]:
-        folders = (root / subset, root / "full_data" / subset, root)
+        folders = (root / subset, root / f"{subset}_data", root / "full_data" / subset, root)
         return next((videos for folder in folders if (videos := _videos(sub_folders(folder)))), [])
     return find
 

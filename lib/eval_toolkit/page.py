@@ -199,7 +199,7 @@ def referenced_images(benchmark: Benchmark, page: Path) -> dict[str, Images]:
     found = {}
     for sequence in benchmark.sequences:
         if sequence.frames:
-            folder = quote(Path(os.path.relpath(sequence.frames[0].resolve().parent, base)).as_posix())
+            folder = quote(Path(os.path.relpath(sequence.frames[0].parent.resolve(), base)).as_posix())
             found[sequence.name] = Images(tuple(f"{folder}/{quote(frame.name)}" for frame in sequence.frames))
     return found
 
