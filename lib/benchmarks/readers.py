@@ -56,7 +56,8 @@ def _texts(folder: Path, pattern: str) -> list[Path]:
 
 def image_folder(folder: Path) -> Path:
     """Return where the images of a video's folder lie: in `img`, `imgs` (TNL2K), `color` (VOT) ..., or in itself."""
-    return next((path for name in ("img", "imgs", "color", "images", "frames") if (path := folder / name).is_dir()), folder)
+    names = ("img", "imgs", "color", "images", "frames")
+    return next((path for name in names if (path := folder / name).is_dir()), folder)
 
 
 def _videos(folders: Iterable[Path], truth: str = "groundtruth.txt") -> list[Video]:
