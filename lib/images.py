@@ -226,7 +226,7 @@ def natural_order(names: Sequence[str]) -> tuple[list[str], str]:
     decides, else all of them from left to right.
     """
     stems = [os.path.splitext(name)[0] for name in names]  # noqa: PTH122
-    if all(stem.isascii() and stem.isdecimal() for stem in stems):
+    if all(stem.isdecimal() for stem in stems):  # of any script, as all numbers here
         return [name for _, name in sorted(zip(map(int, stems), names, strict=True))], ""
     columns, unsure = _number_columns(stems)
     if not columns:
@@ -250,7 +250,7 @@ def _number_columns(stems: Sequence[str]) -> tuple[list[list[Any]], list[list[An
     letters around them in every name: a hash has not. Where the stems have different counts of fields, those are
     compared that stand at the same place from the left or from the right.
     """
-    split = [[field for field in re.split(r"(?:[^\w.]|_)+|\.(?![0-9])|(?<![0-9])\.", stem) if field] for stem in stems]
+    split = [[field for field in re.split(r"(?:[^\w.]|_)+|\.(?!\d)|(?<!\d)\.", stem) if field] for stem in stems]
     shared = min((len(fields) for fields in split), default=0)
     places = [*range(shared), *range(-shared, 0)] if len({len(fields) for fields in split}) > 1 else range(shared)
     columns: list[list[Any]] = []
@@ -269,7 +269,7 @@ def _number_columns(stems: Sequence[str]) -> tuple[list[list[Any]], list[list[An
     return columns, unsure
 
 
-_NUMBER = re.compile(r"[0-9]+(?:\.[0-9]+)?")
+_NUMBER = re.compile(r"\d+(?:\.\d+)?")
 
 
 def _read_numbers(texts: Sequence[str]) -> tuple[list[Any], list[Any]]:
@@ -295,7 +295,7 @@ def _counts_up(column: Sequence[Any]) -> bool:
 
 
 def _pieces(stem: str) -> list[tuple[int, int, str]]:
-    return [(0, int(piece), "") if piece.isdecimal() else (1, 0, piece) for piece in re.split(r"([0-9]+)", stem)
+    return [(0, int(piece), "") if piece.isdecimal() else (1, 0, piece) for piece in re.split(r"(\d+)", stem)
             if piece]
 
 

@@ -175,9 +175,10 @@ def test_tracker_parameters_come_from_their_file_or_say_that_they_do_not(tmp_pat
     folder = tmp_path / "OTB2015"
     folder.mkdir()
     (folder / "Ocean.yaml").write_text("TEST: {penalty_k: 0.087, small_sz: 271}", encoding="utf-8")
-    params, origin = find_tracker_params("OTB2013", root=tmp_path)
-    assert (params.penalty_k, params.small_sz, params.lr) == (0.087, 271, 0.765)
-    assert "OTB2015" in origin
+    for name in ("OTB2013", "otb-2015", "OTB_100", "otb50"):  # as the VOT toolkit's command takes any spelling
+        params, origin = find_tracker_params(name, root=tmp_path)
+        assert (params.penalty_k, params.small_sz, params.lr) == (0.087, 271, 0.765)
+        assert "OTB2015" in origin
     params, origin = find_tracker_params("NFS", root=tmp_path)
     assert params == TrackerParams()
     assert "default" in origin
@@ -217,13 +218,16 @@ def test_tracker_files_with_a_block_for_each_data_set(tmp_path: Path, caplog: py
     path = write(tmp_path, "TEST:\n  OTB2015: {lr: 0.5, big_sz: 271}\n  VOT2019ON: {lr: 0.25, online_ratio: 0.6}\n"
                            "  VOT2018: {lr: 1}\n")
     for dataset, expected in (("OTB2015", TrackerParams(lr=0.5, big_sz=271)), ("vot2018", TrackerParams(lr=1.0)),
-                              ("OTB2013", TrackerParams(lr=0.5, big_sz=271)), ("VOT2019ON", TrackerParams(lr=0.25))):
+                              ("OTB2013", TrackerParams(lr=0.5, big_sz=271)), ("VOT2019ON", TrackerParams(lr=0.25)),
+                              ("otb-100", TrackerParams(lr=0.5, big_sz=271)), ("VOT_2017", TrackerParams(lr=1.0))):
         assert load_tracker_params(path, dataset=dataset) == expected
     assert "TEST.VOT2019ON.online_ratio is not used" in caplog.text
     with pytest.raises(UserError, match="OTB2015, VOT2019ON, VOT2018, none for LASOT"):
         load_tracker_params(path, dataset="LASOT")
     with pytest.raises(UserError, match="none for this"):
         load_tracker_params(path)
+    assert load_tracker_params(write(tmp_path, "TEST: {OTB100: {lr: 0.5}, LASOT: {lr: 1}}"),
+                               dataset="OTB2015") == TrackerParams(lr=0.5)
     one = write(tmp_path, "TEST: {VOT2019: {lr: 0.25, lrr: 2}}")
     with pytest.raises(UserError, match=r"TEST\.VOT2019\.lrr: unknown key; did you mean lr"):
         load_tracker_params(one)

@@ -37,6 +37,8 @@ def jpeg(image: np.ndarray = RASTER, *, orientation: int | None = None, order: s
     [f"shot2.{i}.jpg" for i in range(1, 13)],
     [f"s{shot}_f{frame}.jpg" for shot in range(3) for frame in range(12)],
     [f"I{i}.jpg" for i in range(8, 12)],
+    [f"フレーム{i}.jpg".translate({ord(digit): 0xFF10 + int(digit) for digit in "0123456789"}) for i in range(1, 13)],
+    [chr(0x669) + ".jpg", chr(0x661) + chr(0x660) + ".jpg"],  # 9 and 10 in Arabic digits
     ["a.jpg", "b.jpg"],
     [],
 ])  # fmt: skip

@@ -48,7 +48,8 @@ def mine(root: Path, text: str) -> Path:
     ("OTB-100", "OTB2015"), ("OTB_100", "OTB2015"), ("OTB", "OTB2015"), ("TB100", "OTB2015"), ("otb2015", "OTB2015"),
     ("otb50", "OTB50"), ("vot2018", "VOT2018"), ("VOT-2019", "VOT2019"), ("LaSOT", "LASOT"), ("uav_123", "UAV123"),
     ("GOT-10k", "GOT10K"), ("got10k_test", "GOT10K"), ("lasotext", "LASOT_ext"), ("My clips", "My clips"),
-    ("UAV112", "UAV112"), ("VOT2022", "VOT2022"),
+    ("UAV112", "UAV112"), ("VOT2022", "VOT2022"), ("LaSOT-test", "LASOT"), ("TNL2K_test", "TNL2K"),
+    ("trackingnet_test", "TrackingNet"),
 ])  # fmt: skip
 def test_a_data_set_has_one_name_however_it_is_written(spelling: str, name: str) -> None:
     assert canonical_name(spelling) == name
@@ -57,12 +58,18 @@ def test_a_data_set_has_one_name_however_it_is_written(spelling: str, name: str)
 
 @pytest.mark.parametrize(("typed", "near"), [
     ("OTB2014", "OTB2015"), ("OTB10", "OTB2015"), ("NFS", "NFS30"), ("VOT2014", "VOT2015"), ("LaSO", "LASOT"),
-    ("TrackignNet", "TrackingNet"), ("UAV", "UAV123"),
+    ("TrackignNet", "TrackingNet"), ("UAV", "UAV123"), ("VOT-18", "VOT2018"), ("otb13", "OTB2013"), ("GOT", "GOT10K"),
 ])  # fmt: skip
 def test_a_name_that_is_nearly_a_benchmarks_is_refused_with_it(tmp_path: Path, typed: str, near: str) -> None:
     mine(tmp_path, rows(BOXES))
     with pytest.raises(UserError, match=f"{typed}.*did you mean {near}"):
         load_benchmark(typed, tmp_path / "mine", images=False)
+
+
+@pytest.mark.parametrize("typed", ["", " ", "dataset/OTB100", "mine/", "..", "OTB100.json"])
+def test_a_path_is_no_name_of_a_data_set(typed: str) -> None:
+    with pytest.raises(UserError, match=r"plain name.*--dataset_dir"):
+        canonical_name(typed)
 
 
 def test_result_folders_are_found_under_every_name_of_their_data_set(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ implementation too takes 1 off before it tracks, TNL2K, TColor-128, DTB70), 0 fo
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -107,9 +108,10 @@ LAYOUTS: dict[str, Layout] = {layout.name: layout for layout in (
     Layout("GOT10K-val", readers.got10k("val"), "val/GOT-10k_Val_000001/groundtruth.txt", "got10k",
            names=_got10k("Val"), folders=_GOT10K, absent=readers.got10k_absent, size=readers.got10k_size),
     _lasot("LASOT", LASOT_NAMES, "airplane/airplane-1/groundtruth.txt", "LaSOT", "lasot", "LaSOTBenchmark",
-           "LaSOTTesting"),
+           "LaSOTTesting", "LaSOT_test"),
     _lasot("LASOT_ext", LASOT_EXT_NAMES, "atv/atv-1/groundtruth.txt", "LaSOT_ext", "LaSOT_extension_subset"),
-    Layout("TrackingNet", readers.trackingnet("TEST"), "TEST/anno/<name>.txt", "server", expected=511),
+    Layout("TrackingNet", readers.trackingnet("TEST"), "TEST/anno/<name>.txt", "server", expected=511,
+           also=("TrackingNet_TEST",)),
     Layout("UAV123", readers.uav("UAV123"), "anno/UAV123/bike1.txt", origin=1, names=UAV123_NAMES,
            folders=("Dataset_UAV123",)),
     Layout("UAV123_10fps", readers.uav("UAV123_10fps", step=3), "anno/UAV123_10fps/bike1.txt", origin=1,
@@ -117,7 +119,8 @@ LAYOUTS: dict[str, Layout] = {layout.name: layout for layout in (
     Layout("UAV20L", readers.uav("UAV20L", images="UAV123"), "anno/UAV20L/bird1.txt", origin=1, expected=20,
            folders=("UAV123", "Dataset_UAV123")),
     _nfs(30), _nfs(240),
-    Layout("TNL2K", readers.own, "<video>/groundtruth.txt", origin=1, expected=700, also=("TNL2K_test_subset",)),
+    Layout("TNL2K", readers.own, "<video>/groundtruth.txt", origin=1, expected=700,
+           also=("TNL2K_test_subset", "TNL2K_test")),
     Layout("TC128", readers.tcolor128, "Airport_ce/Airport_ce_gt.txt", origin=1, expected=128,
            also=("TColor128", "Temple-color-128")),
     Layout("DTB70", readers.otb(None), "Animal1/groundtruth_rect.txt", origin=1, expected=70),
@@ -128,7 +131,8 @@ LAYOUTS: dict[str, Layout] = {layout.name: layout for layout in (
 def layout_of(dataset: str) -> Layout | None:
     """Return the benchmark of this name, however it is written (`otb-100`, `GOT10K_val`); None for one's own data.
 
-    Raises UserError for a name that is nearly that of a benchmark, which would be read as data of one's own.
+    Raises UserError for a name that is nearly that of a benchmark, which would be read as data of one's own, and for
+    what is no plain name (`dataset/OTB2015`).
     """
     known = {alias_key(name): layout for layout in LAYOUTS.values() for name in (layout.name, *layout.also)}
     key = alias_key(dataset)
@@ -138,18 +142,21 @@ def layout_of(dataset: str) -> Layout | None:
     if near is not None:
         raise UserError(f"--dataset {dataset}: no known data set; did you mean {near.name}? Data of your own may have "
                         "any name that is not nearly a benchmark's, whatever its folder is called")
+    if not dataset.strip() or Path(dataset).name != dataset or dataset[0] == "." or dataset.endswith(".json"):
+        raise UserError(f"--dataset {dataset!r}: expected the plain name of a data set; --dataset_dir says where it is")
     return None
 
 
 def _nearly(key: str, name: str) -> bool:
-    """Return whether a key is another but for one letter, or two that changed places, or for its number."""
+    """Return whether a key is another but for one letter, or two that changed places, its number or its century."""
     short, long = sorted((key, name), key=len)
     if len(short) == len(long):
         wrong = sum(a != b for a, b in zip(key, name, strict=True))
         slip = wrong == 1 or (wrong == 2 and sorted(key) == sorted(name))
     else:
         slip = any(long[:at] + long[at + 1 :] == short for at in range(len(long)))
-    return (slip and len(short) > 3) or (len(key) > 1 and key == name.rstrip("0123456789"))
+    shortened = (name.rstrip("0123456789"), re.split("[0-9]", name)[0], name.replace("20", "", 1))
+    return (slip and len(short) > 3) or (len(key) > 2 and key in shortened)
 
 
 def canonical_name(dataset: str) -> str:

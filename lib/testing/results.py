@@ -7,6 +7,7 @@ first one stopped, any number of processes may fill one folder, and nothing made
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
@@ -191,8 +192,10 @@ def read_run(folder: Path) -> dict[str, Any] | None:
     there = read_json(path)
     if not isinstance(there, dict) or not isinstance(there.get("identity"), dict):
         raise UserError(f"{path}: not a record of a run; delete the folder or choose another --tracker_name")
-    named = {"dataset": canonical_name(str(there["identity"].get("dataset", "")))}
-    return {**there, "key": _digest(there["identity"]), "identity": {**there["identity"], **named}}
+    named = dict(there["identity"])
+    with contextlib.suppress(UserError):  # a name that is refused today stays as it was written
+        named["dataset"] = canonical_name(str(named.get("dataset", "")))
+    return {**there, "key": _digest(there["identity"]), "identity": named}
 
 
 def record_of(checkpoint: Path, *, model: Mapping[str, Any] | None = None, **facts: Any) -> RunRecord:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
@@ -73,8 +74,8 @@ def load_tracker_params(path: str | Path, *, dataset: str = "") -> TrackerParams
 
 def _block_of(blocks: Mapping[Any, Any], dataset: str, *, path: str | Path) -> str:
     """Return the name of the block of a data set; UserError if there is none."""
-    names = {str(name).upper(): name for name in blocks}
-    for wanted in (dataset.upper(), _SAME_VIDEOS.get(dataset.upper(), "")):
+    names = {_key(str(name)): name for name in blocks}
+    for wanted in (_key(dataset), _SAME_VIDEOS.get(_key(dataset), "")):
         if wanted in names:
             return str(names[wanted])
     if not dataset and len(names) == 1:
@@ -83,9 +84,14 @@ def _block_of(blocks: Mapping[Any, Any], dataset: str, *, path: str | Path) -> s
                     f"file with the block that you want directly below TEST")
 
 
+def _key(name: str) -> str:
+    """Return what all spellings of a benchmark's name share."""
+    return re.sub(r"[\W_]", "", name).upper()
+
+
 # Benchmarks that hold the videos of another one use its hyper-parameters.
-_SAME_VIDEOS = {"OTB100": "OTB2015", "OTB2013": "OTB2015", "OTB50": "OTB2015", "VOT2017": "VOT2018",
-                "GOT10K-VAL": "GOT10K"}  # fmt: skip
+_SAME_VIDEOS = {"OTB100": "OTB2015", "OTB2015": "OTB100", "OTB2013": "OTB2015", "OTB50": "OTB2015",
+                "VOT2017": "VOT2018", "VOT2018": "VOT2017", "GOT10KVAL": "GOT10K"}  # fmt: skip
 
 
 def find_tracker_params(benchmark: str, *, root: Path = PARAMS_ROOT, arch: str = "Ocean") -> tuple[TrackerParams, str]:
@@ -94,7 +100,7 @@ def find_tracker_params(benchmark: str, *, root: Path = PARAMS_ROOT, arch: str =
     Looked for in `root/<benchmark>/<arch>.yaml`, then in that of the benchmark with the
     same videos; otherwise the defaults, and the second value says so.
     """
-    for name in (benchmark, _SAME_VIDEOS.get(benchmark.upper(), benchmark)):
+    for name in (benchmark, _key(benchmark), _SAME_VIDEOS.get(_key(benchmark), benchmark)):
         path = root / name / f"{arch}.yaml"
         if path.is_file():
             return load_tracker_params(path, dataset=benchmark), str(path)
