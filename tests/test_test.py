@@ -267,6 +267,20 @@ def test_a_caption_is_one_text_on_a_dark_box_inside_the_picture(size: tuple[int,
     assert 0.03 < (inside > 200).mean() < 0.5
 
 
+@pytest.mark.parametrize(("width", "lines"), [(640, 1), (160, 2), (100, 5)])
+def test_a_long_caption_in_a_small_picture_is_broken_not_shrunk(
+    monkeypatch: pytest.MonkeyPatch, width: int, lines: int
+) -> None:
+    drawn: list[tuple[str, float]] = []
+    monkeypatch.setattr(cv2, "putText", lambda _canvas, text, _at, _font, scale, *_: drawn.append((text, scale)))
+    canvas = np.full((120, width, 3), 255, np.uint8)
+    text = "123  score 0.93 0.88 0.71  23.4 frames/s  LOST"
+    draw_caption(canvas, text)
+    assert " ".join(line for line, _ in drawn).split() == text.split()
+    assert [scale for _, scale in drawn] == [0.4] * lines, "the smallest that can be read"
+    assert (canvas[:, -1] == 255).all(), "the box ends inside the picture"
+
+
 def test_videos_are_of_a_form_that_browsers_play(tmp_path: Path) -> None:
     code, suffix = find_encoder()
     film = BoxVideo(tmp_path / "Girl.mp4")

@@ -102,17 +102,31 @@ class SequenceVideos:
 
 
 def draw_caption(canvas: Image, text: str) -> None:
-    """Draw white text on a dark box into the upper left corner: as large as the picture asks for, and inside it."""
+    """Draw white text on a dark box into the upper left corner: as large as the picture asks for, and inside it.
+
+    A line that would be too long is broken at a blank; only a single word too wide for the picture is written smaller.
+    """
     height, width = canvas.shape[:2]
     font = cv2.FONT_HERSHEY_SIMPLEX
     scale = max(0.4, height / 650)
     thickness = max(1, round(scale))
+
+    def wide(line: str) -> int:
+        return cv2.getTextSize(line.strip(), font, scale, thickness)[0][0]
+
+    first, *words = text.split(" ")
+    lines = [first]
+    for word in words:
+        longer = f"{lines[-1]} {word}"
+        lines[-1:] = [longer] if wide(longer) <= width - 8 else [lines[-1], word]
+    scale = max(0.25, min(1.0, (width - 8) / max(1, *map(wide, lines))) * scale)
     # One text and its measured size: outlines of a thicker text do not fit the thin one in OpenCV 5.
-    (wide, _), _ = cv2.getTextSize(text, font, scale, thickness)
-    scale = max(0.25, min(scale, scale * (width - 8) / max(wide, 1)))
-    (wide, tall), below = cv2.getTextSize(text, font, scale, thickness)
-    cv2.rectangle(canvas, (0, 0), (wide + 8, tall + below + 6), (32, 32, 32), cv2.FILLED)
-    cv2.putText(canvas, text, (4, tall + 3), font, scale, (255, 255, 255), thickness, cv2.LINE_AA)
+    (_, tall), below = cv2.getTextSize(text, font, scale, thickness)
+    step = tall + below + 3
+    cv2.rectangle(canvas, (0, 0), (max(map(wide, lines)) + 8, step * len(lines) + 3), (32, 32, 32), cv2.FILLED)
+    for place, line in enumerate(lines):
+        cv2.putText(canvas, line.strip(), (4, place * step + tall + 3), font, scale, (255, 255, 255), thickness,
+                    cv2.LINE_AA)
 
 
 @functools.cache
