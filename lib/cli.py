@@ -38,7 +38,7 @@ class _Parser(argparse.ArgumentParser):
 
 class _Formatter(argparse.RawDescriptionHelpFormatter, argparse.ArgumentDefaultsHelpFormatter):
     def _get_help_string(self, action: argparse.Action) -> str:
-        silent = action.default in (None, "", False, (), argparse.SUPPRESS) or "default" in (action.help or "")
+        silent = action.default in (None, "", (), argparse.SUPPRESS) or "default" in (action.help or "")
         default = " ".join(action.default) if isinstance(action.default, tuple) else action.default
         return (action.help or "") if silent else f"{action.help} (default {default})"
 

@@ -42,7 +42,7 @@ class BenchmarkOptions(ModelOptions, DatasetOptions):
     compile: bool = flag("torch.compile the network", False)
     batch: int | None = flag("sequences that advance together on the device; default: 1, on a GPU in a sweep more",
                              None, least=1)
-    threads: int | None = flag("threads that decode images ahead", None, least=1)
+    threads: int | None = flag("threads that decode images ahead; default: a core each, up to 16", None, least=1)
     fresh: bool = flag("throw old results away", False)
     tracker_name: str = flag("folder of the results, in a sweep the first part of the names; default: --arch", "")
 
@@ -54,7 +54,7 @@ class TestOptions(BenchmarkOptions):
     resume: Path = flag(_CHECKPOINT)
     online: bool = flag("True is refused: there is no online branch", False)
     epoch_test: bool = flag("True: results go to <arch>_checkpoint_eN", False)
-    video: str = flag("one sequence, by name", "")
+    video: str = flag("one sequence, by name; default: all", "")
     vis: bool = flag("write videos with boxes", False)
 
 
@@ -66,9 +66,9 @@ class SweepOptions(BenchmarkOptions):
     end_epoch: int | None = flag("last epoch; default: the last there is", None, least=1)
     snapshot: Path = flag("folder of checkpoint_e<N>.pth", Path("snapshot"))
     checkpoints: tuple[str, ...] = flag("files or quoted patterns instead of epochs", ())
-    gpus: str = flag("devices, e.g. 0,1,2: a worker on each", "")
+    gpus: str = flag("devices, e.g. 0,1,2: a worker on each; default: --workers", "")
     workers: int = flag("workers on the CPU", 1, least=1)
-    together: int | None = flag("checkpoints a worker tests side by side, sharing the images", None, least=1)
+    together: int | None = flag("checkpoints a worker tests side by side; default: 1, more on a GPU", None, least=1)
     watch: bool = flag("test each checkpoint of a running training as it appears, until --end_epoch", False)
     convention: Convention | None = flag("rules of scoring; default: the set's own", None)
     html: bool = flag("write the page with curves and a player at the end", True)
@@ -83,10 +83,11 @@ class TrainOptions:
 
     cfg: Path = flag("training YAML", metavar="FILE")
     gpus: str | None = flag("devices, one process each; default: the YAML's first", None, metavar="0,1,2")
-    nproc: int | None = flag("processes; N on the CPU talk through gloo", None, metavar="N", least=1)
+    nproc: int | None = flag("processes, on the CPU through gloo; default: one per device", None, metavar="N", least=1)
     max_restarts: int = flag("times that all processes are started again after one failed", 0, metavar="N", least=0)
-    resume: str | None = flag("go on from the newest checkpoint, or from this one", None, metavar="auto|PATH")
-    workers: int | None = flag("loader processes in all; 0 loads in the trainer", None, metavar="N", least=0)
+    resume: str | None = flag("go on from the newest checkpoint, or this one; default: as the YAML", None,
+                              metavar="auto|PATH")
+    workers: int | None = flag("loader processes in all; default: the YAML's WORKERS", None, metavar="N", least=0)
     deterministic: bool = flag("the same bits each time, on a GPU too (slower)", False)
     detect_anomaly: bool = flag("name the layer where a NaN arises (very slow)", False)
     overrides: tuple[str, ...] = flag(_OVERRIDES, (), metavar="KEY=VALUE", positional=True)
@@ -124,7 +125,7 @@ class EvalOptions:
                       alone=2000)
     num: int = flag("processes that read and score at once", 1, least=1)
     format: Literal["text", "markdown", "csv", "json", "latex"] = flag("what is printed", "text")
-    out: Path | None = flag("folder to write the scores to, in every format", None)
+    out: Path | None = flag("folder to write the scores to, in every format; default: none", None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +136,7 @@ class TuneOptions(ModelOptions):
     resume: Path = flag(_CHECKPOINT)
     dataset: str = flag("test set; default: TUNE.DATA of --cfg, or OTB2015", "")
     dataset_dir: Path = flag("its folder, or that folder's parent", Path("dataset"))
-    videos: tuple[str, ...] = flag("only these of its sequences", (), metavar="NAME")
+    videos: tuple[str, ...] = flag("only these of its sequences; default: all", (), metavar="NAME")
     trials: int = flag("trials of the whole study, pruned ones included", 100, least=1)
     prune_after: int = flag("sequences before a trial may be given up", 3, least=1)
     out: Path | None = flag("folder of study, table, YAML and plots; default below logs/tune", None)
@@ -171,7 +172,7 @@ class VideoOptions(ModelOptions):
     out: Path | None = flag("folder of video and result file; default: result/video/<name>", None)
     save_video: bool = flag("False: only the result file", True)
     show: bool = flag("also show it; q ends", False)
-    max_frames: int | None = flag("stop after this many frames", None, least=1)
+    max_frames: int | None = flag("stop after this many frames; default: at the end", None, least=1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,7 +183,7 @@ class ExportOptions(DatasetOptions):
     out: Path = flag("each number format goes to DIR/<format>")
     precision: tuple[Literal["fp32", "fp16", "bf16", "int8"], ...] = flag("number formats", ("fp32",))
     align: bool | None = flag("with the object-aware branch; default: as the checkpoint", None)
-    videos: tuple[str, ...] = flag("only these of its sequences", (), metavar="NAME")
+    videos: tuple[str, ...] = flag("only these of its sequences; default: all", (), metavar="NAME")
     crops: int = flag("crops to compare, and as many to calibrate int8 on", 60, least=1)
     tolerance: tuple[float, ...] = flag("largest differences of score and px that pass; default: by number format", (),
                                         metavar="NUMBER")
@@ -190,7 +191,7 @@ class ExportOptions(DatasetOptions):
     score: bool = flag("False: do not track the whole test set with each format", True)
     params: Path | None = flag("tracking hyper-parameters; default: as test_ocean.py's", None)
     frames: int = flag("frames timed for each format", 50, least=1)
-    device: str = flag("where both run: cpu, cuda or cuda:N", "")
+    device: str = flag("where both run: cpu, cuda or cuda:N; default: cuda where there is one", "")
 
 
 @dataclass(frozen=True, kw_only=True)

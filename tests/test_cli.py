@@ -9,7 +9,7 @@ import resource
 import shlex
 import subprocess
 import sys
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from pathlib import Path
 from typing import Literal
 
@@ -42,6 +42,9 @@ def test_help_comes_at_once_with_defaults_and_examples(name: str) -> None:
     for field in fields(COMMANDS[name].options):
         shown = (field.metadata["metavar"] or field.name) if field.metadata["positional"] else f"--{field.name}"
         assert bool(re.search(rf"{re.escape(shown)}(?!\w)", text)) != field.metadata["hidden"], shown
+        said = re.search(rf"\n  {re.escape(shown)}\b(.+?)(?=\n  -|\n\n)", text, flags=re.DOTALL)
+        if said and field.default not in (MISSING, None, "", ()):  # False and 0 are defaults too
+            assert "default" in said[1], shown
 
 
 @pytest.mark.parametrize("name", COMMANDS)

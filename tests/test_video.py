@@ -95,8 +95,12 @@ def test_what_cannot_be_written_or_read_is_said_before_the_model_is_loaded(tmp_p
     cv2.imwrite(str(tmp_path / "1.png"), np.zeros((8, 8, 3), np.uint8))
     with pytest.raises(UserError, match=r"--out .*taken: cannot be written"):
         call("track", [str(tmp_path), "--init", "1,1,4,4", "--out", str(tmp_path / "taken"), "--resume", "gone.pth"])
-    with pytest.raises(UserError, match=r"nope\.mp4: no such file or folder"):
-        call("track", ["nope.mp4", "--resume", "gone.pth"])
+    for source, message in (("nope.mp4", r"nope\.mp4: no such file or folder"), ("000123", "000123: no folder, and")):
+        with pytest.raises(UserError, match=message):
+            call("track", [source, "--resume", "gone.pth"])
+    for box in ("1 1 4 4", "9,1,4,4"):
+        with pytest.raises(UserError, match=f"--init {box}"):
+            call("track", [str(tmp_path), "--init", "1,1,4,4", box, "--resume", "gone.pth"])
 
 
 class Blind(Oracle):

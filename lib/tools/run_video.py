@@ -6,7 +6,7 @@ import logging
 import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain, count
 from pathlib import Path
 
@@ -41,6 +41,11 @@ def main(options: VideoOptions) -> int:
         source = open_source(options.source)  # first what is known to be wrong at once, then the model
         try:
             folder = run_folder(options.out, source.name)
+            if source.count and options.init:  # of a camera the frame would be old once the model is loaded
+                first = next(source.frames)
+                for text in options.init:
+                    parse_box(text, first)
+                source = replace(source, frames=chain([first], source.frames))
             settings = options.params or params_beside(options.resume)
             params = load_tracker_params(settings) if settings else TrackerParams()
             tracker = open_tracker(options.arch, options.resume, params, align=options.align, device=options.device,

@@ -60,7 +60,7 @@ def open_source(text: str) -> Source:
         name = re.sub(r"\W+", "_", place).strip("_") or "stream"
         return _captured(text, name=name, what=f"{parts.scheme}://{place}", why=why)
     if text.isdecimal():
-        return _captured(int(text), name=f"camera{int(text)}", what=f"camera {text}", why=why)
+        return _captured(int(text), name=f"camera{int(text)}", what=f"camera {text}", why=f"no folder, and {why}")
     raise UserError(f"{text}: no such file or folder; expected a video, a folder of images, a camera's number or an "
                     f"address such as rtsp://...")
 
