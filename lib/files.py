@@ -40,6 +40,7 @@ def atomic_write(path: str | Path, *, mode: str = "w") -> Iterator[IO[Any]]:
     text = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        _check_replaceable(path)
         try:
             with temporary.open(mode, **text) as file:  # type: ignore[call-overload]
                 yield file
@@ -51,6 +52,12 @@ def atomic_write(path: str | Path, *, mode: str = "w") -> Iterator[IO[Any]]:
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror or error}); free some space or choose a folder "
                         f"that can be written; what stood there before is untouched") from error
+
+
+def _check_replaceable(path: Path) -> None:
+    """Raise OSError where something else than a regular file stands: root's rename would replace /dev/null itself."""
+    if path.exists() and not path.is_file():
+        raise OSError(errno.EINVAL, f"it is {'a folder' if path.is_dir() else 'a device or the like'}; expected a file")
 
 
 def read_regular(path: str | Path, *, max_bytes: int = MAX_TEXT_BYTES) -> bytes:
@@ -189,8 +196,8 @@ def check_output(path: Path, *, flag: str, folder: bool = True) -> None:
     while not os.path.lexists(place):
         place = place.parent
     try:
-        if not folder and path.is_dir():
-            raise IsADirectoryError(errno.EISDIR, "it is a folder; expected a file's name")
+        if not folder:
+            _check_replaceable(path)
         with tempfile.TemporaryFile(dir=place):
             pass
     except OSError as error:

@@ -216,6 +216,16 @@ def test_an_option_that_means_nothing_alone(home: Path) -> None:
         main(all_trackers("--embed"))
 
 
+def test_where_to_write_is_checked_before_anything_is_scored(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lib.eval_toolkit.cli.score_results", None)
+    (home / "file").touch()
+    for flag, path in (("--out", "file"), ("--html", "file/page.html"), ("--html", "result")):
+        with pytest.raises(UserError, match=f"{flag} {path}: cannot be written"):
+            main(all_trackers(flag, path))
+
+
 def test_what_settings_were_tuned_on_stands_beside_every_score(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (home / "result" / "OTB2015" / "Ocean" / "run.json").write_text('{"tuned_on": "OTB2015"}', encoding="utf-8")
     label = "Ocean (tuned on OTB2015)"

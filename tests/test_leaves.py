@@ -13,7 +13,7 @@ import pytest
 
 from lib import boxes, crops
 from lib.errors import UserError, did_you_mean
-from lib.files import atomic_write, read_json, read_text, sha256_of
+from lib.files import atomic_write, check_output, read_json, read_text, sha256_of
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -106,6 +106,20 @@ def test_a_refused_write_names_the_file(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("x", encoding="utf-8")
     with pytest.raises(UserError, match="cannot be written"), atomic_write(tmp_path / "file" / "below") as file:
         file.write("x")
+
+
+def test_only_a_regular_file_is_ever_replaced(tmp_path: Path) -> None:
+    """Root's rename would put a plain file in the place of /dev/null, for the whole machine."""
+    pipe, link = tmp_path / "pipe", tmp_path / "link"
+    os.mkfifo(pipe)
+    link.symlink_to(pipe)
+    for path in (pipe, link, tmp_path):
+        with pytest.raises(UserError, match="expected a file"), atomic_write(path) as file:
+            file.write("x")
+        with pytest.raises(UserError, match=r"--out .*expected a file"):
+            check_output(path, flag="--out", folder=False)
+    assert pipe.is_fifo()
+    assert sorted(tmp_path.iterdir()) == [link, pipe]
 
 
 def test_a_full_disk_keeps_the_old_file(tmp_path: Path) -> None:

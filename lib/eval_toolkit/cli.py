@@ -13,7 +13,7 @@ from lib.errors import UserError
 from lib.eval_toolkit.protocols import ALL_OPTIONS, ScoreSummary, score_results, scoring_of
 from lib.eval_toolkit.report import FORMATS, remarks, render
 from lib.eval_toolkit.results import find_trackers, pack_submission
-from lib.files import atomic_write
+from lib.files import atomic_write, check_output
 from lib.options import EvalOptions
 
 
@@ -49,6 +49,9 @@ def _check(options: EvalOptions) -> None:
         if getattr(options, name):
             raise UserError(f"--{name}: means nothing for {options.dataset}; leave it out "
                             f"(here: {', '.join(f'--{name}' for name in sorted(known))})")
+    for name, path in (("out", options.out), ("html", options.html)):
+        if path is not None:
+            check_output(path, flag=f"--{name}", folder=name == "out")
     if options.embed and options.html is None:
         raise UserError("--embed: puts images into the page; give --html FILE too, or leave it out")
 
