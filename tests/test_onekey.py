@@ -112,6 +112,8 @@ def test_a_default_first_epoch_gives_way_to_a_shorter_training(tmp_path: Path) -
     ({"TRAIN": True, "TEST": True}, ["TEST.START_EPOCH=3"], "START_EPOCH is 3, after the training's last epoch 2"),
     ({"TRAIN": True, "TEST": True}, ["TEST.DATA=GONE"], "GONE"),
     ({"TRAIN": True, "TEST": True}, ["TEST.DATA=TrackingNet"], "only its server knows"),
+    ({"TRAIN": True, "TEST": True}, ["TEST.DATA=VOT-18"], "did you mean VOT2018"),
+    ({"TRAIN": True, "TEST": True}, ["TEST.DATA=MINE", "--result_dir=/dev/null/x"], "--result_dir .*cannot be written"),
 ])
 def test_what_would_stop_a_later_part_stops_before_the_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, parts: dict[str, bool], changes: list[str], message: str

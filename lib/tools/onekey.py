@@ -24,7 +24,7 @@ from lib.config import Config, load_config
 from lib.distributed import available_cpus
 from lib.errors import UserError
 from lib.eval_toolkit.protocols import check_scored_here, is_one_pass
-from lib.files import read_json, sha256_of
+from lib.files import check_output, read_json, sha256_of
 from lib.log import RunLog
 from lib.options import EvalOptions, OnekeyOptions, SweepOptions, TestOptions, TrainOptions, TuneOptions
 from lib.testing.run import params_for
@@ -69,6 +69,7 @@ def _check(cfg: Config, options: OnekeyOptions) -> None:
         raise UserError("TUNE.ISTRUE: Optuna is not installed; pip install -e '.[tune]', or set TUNE.ISTRUE=False")
     for part in (cfg.TEST, cfg.TUNE):
         if part.ISTRUE:
+            check_output(options.result_dir, flag="--result_dir")
             check_scored_here(part.DATA)
             load_benchmark(part.DATA, options.dataset_dir, images=True)
 
