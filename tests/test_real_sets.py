@@ -216,6 +216,13 @@ def test_a_json_that_names_another_ending_or_the_other_target(tmp_path: Path, ke
     assert [path.relative_to(tmp_path / "OTB100" / there).name for path in frames] == [f"000{k}.jpg" for k in (1, 2, 3)]
 
 
+def test_a_videos_pictures_are_never_those_of_another_name(tmp_path: Path) -> None:
+    write_json(tmp_path, "mine", "cat-1", [f"cat-1/img/{k:04d}.jpg" for k in (1, 2, 3)])
+    images(tmp_path / "mine" / "cat" / "img", [1, 2, 3], digits=4)
+    with pytest.raises(UserError, match="no folder cat-1/img"):
+        load_benchmark("mine", tmp_path, images=True)
+
+
 # Layouts
 
 

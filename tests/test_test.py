@@ -19,7 +19,7 @@ from lib.commands import call, parse
 from lib.errors import UserError
 from lib.files import sha256_of
 from lib.testing.results import ResultFolder, fingerprint, record_of
-from lib.testing.run import tracker_name
+from lib.testing.run import choose, tracker_name
 from lib.testing.video import GREEN, YELLOW, BoxVideo, draw_caption, find_encoder
 from lib.tracker.params import TrackerParams
 
@@ -221,6 +221,8 @@ def test_one_video_and_a_film_of_it(here: Path) -> None:
     film, = (folder / "vis").iterdir()
     assert film.name == f"Girl{find_encoder()[1]}"
     assert [frame.shape for frame in frames_of(cv2.VideoCapture(str(film)))] == [(180, 240, 3)] * 5
+    twins = write_squares(here / "twins", {"Deer": 2, "deer": 3})
+    assert [len(sequence) for sequence in choose(load_benchmark("twins", twins, images=False), "deer")] == [3]
     with pytest.raises(UserError, match=r"--video Gril: is no sequence of OTB2015.*did you mean Girl"):
         main([*COMMAND, "--video", "Gril"])
     with pytest.raises(UserError, match="--video Bolt: is missing from OTB2015"):

@@ -132,7 +132,7 @@ def frames_of(
 ) -> tuple[list[Path], str]:
     """Return a video's images, those of its span or of its JSON only, and where there is none why.
 
-    A JSON's folder may be called as another target of the same video is (Human4-2, Human4), or hold the images in a
+    A JSON's folder may be called as OTB calls that of another target (Human4-2, Human4), or hold the images in a
     folder of its own, and its files may have another ending.
     """
     if video.entry is None:
@@ -144,7 +144,7 @@ def frames_of(
     if len(files) != num_boxes:
         raise UserError(f"{place}: {num_boxes} boxes for {len(files)} images; expected one box per image")
     first, folder = files[0].parts[0], files[0].parent
-    names = dict.fromkeys((first, video.name, first.partition("-")[0]))
+    names = dict.fromkeys((first, video.name, OTB_FACTS[video.name].folder if video.name in OTB_FACTS else first))
     folders = [*(root / folder for root in image_roots),
                *(image_folder(root / name) for name in names for root in image_roots)]
     present = next((found for path in folders if (found := images_in(path))), [])

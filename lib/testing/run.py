@@ -127,10 +127,11 @@ def say_what_is_there(benchmark: Benchmark) -> None:
 
 
 def choose(benchmark: Benchmark, video: str) -> tuple[Sequence, ...]:
-    """Return the sequences to test: all, or the one called `video` in any case of letters; UserError if it is none."""
+    """Return the sequences to test: all, or the one called `video`, else that in any case; UserError if it is none."""
     if not video:
         return benchmark.sequences
-    chosen = tuple(sequence for sequence in benchmark.sequences if sequence.name.lower() == video.lower())
+    chosen = tuple(sequence for sequence in benchmark.sequences if sequence.name == video) or tuple(
+        sequence for sequence in benchmark.sequences if sequence.name.lower() == video.lower())
     if not chosen:
         where = "is missing from" if video in benchmark.missing else "is no sequence of"
         raise UserError(f"--video {video}: {where} {benchmark.name} in {benchmark.source}"
