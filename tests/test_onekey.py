@@ -69,8 +69,9 @@ def test_the_best_checkpoint_of_the_test_is_tuned(tmp_path: Path) -> None:
         onekey.best_checkpoint(cfg, options)
     summary = tmp_path / "result" / "MINE" / "Ocean_epochs.json"
     summary.parent.mkdir(parents=True)
-    entries = [{"name": f"Ocean_checkpoint_e{n}", "path": f"s/checkpoint_e{n}.pth"} for n in (1, 2)]
-    summary.write_text(json.dumps({"best": "Ocean_checkpoint_e1", "checkpoints": entries}))
+    entries = [{"name": f"Ocean_checkpoint_e{n}", "path": f"s/checkpoint_e{n}.pth", "epoch": n, "success": success}
+               for n, success in ((1, 0.6), (2, 0.5), (9, 0.7))]  # the last one was tested by hand, not by this file
+    summary.write_text(json.dumps({"best": "Ocean_checkpoint_e9", "ranked_by": "success", "checkpoints": entries}))
     assert onekey.best_checkpoint(cfg, options) == Path("s/checkpoint_e1.pth")
     (summary.parent / "Ocean_checkpoint_e7").mkdir()  # of an earlier, wider test: no part of this report
     assert onekey.reported("MINE", cfg, options) == ["Ocean_checkpoint_e1", "Ocean_checkpoint_e2", "Ocean_tuned"]
@@ -210,8 +211,8 @@ def test_a_report_is_of_just_these_results_and_whole(tmp_path: Path, monkeypatch
     (results / "Ocean_checkpoint_e1").mkdir(parents=True)
     (results / "Ocean_checkpoint_e1" / "A.txt").touch()
     (results / "Ocean_checkpoint_e1" / "run.json").write_text("{}")
-    entry = {"name": "Ocean_checkpoint_e1", "path": "checkpoint_e1.pth"}
-    (results / "Ocean_epochs.json").write_text(json.dumps({"best": None, "checkpoints": [entry]}))
+    entry = {"name": "Ocean_checkpoint_e1", "path": "checkpoint_e1.pth", "epoch": 1}
+    (results / "Ocean_epochs.json").write_text(json.dumps({"best": "Ocean_checkpoint_e1", "checkpoints": [entry]}))
     written: list[Path] = []
     monkeypatch.setattr(lib.eval_toolkit.cli, "main", lambda options: written.append(options.html))
     page, scores = results / "_onekey" / "report.html", results / "_onekey" / "scores.json"

@@ -175,7 +175,8 @@ class Scoreboard:
         best = self.best()
         return {
             "dataset": self._sweep.benchmark.name, "convention": self._convention,
-            "best": best.entry.name if best else None, "remarks": self.remarks(),
+            "best": best.entry.name if best else None, "ranked_by": next(iter(_names(rows)), None),
+            "remarks": self.remarks(),
             "checkpoints": [{
                 "name": s.entry.name, "epoch": s.entry.epoch, "path": str(s.entry.path), "sha256": s.sha256,
                 "tuned_on": s.summary.tuned_on,

@@ -131,9 +131,15 @@ def best_checkpoint(cfg: Config, options: OnekeyOptions) -> Path:
 
 
 def _tested(cfg: Config, options: OnekeyOptions) -> dict[str, Any]:
-    """Return what test_epochs.py has written of the checkpoints that it scored; none where nothing is tested."""
+    """Return what test_epochs.py has written of the epochs that are asked for; none where nothing is tested."""
     summary = options.result_dir / cfg.TEST.DATA / f"{cfg.TRAIN.MODEL}_epochs.json"
-    return dict(read_json(summary)) if cfg.TEST.ISTRUE and summary.is_file() else {"best": None, "checkpoints": []}
+    if not cfg.TEST.ISTRUE or not summary.is_file():
+        return {"best": None, "checkpoints": []}
+    written: dict[str, Any] = dict(read_json(summary))
+    rows = [row for row in written["checkpoints"] if first_epoch(cfg) <= row["epoch"] <= _last_epoch(cfg)]
+    if rows and written["best"] not in [row["name"] for row in rows]:  # that of an epoch that was tested by hand
+        written["best"] = max(rows, key=lambda row: row[written["ranked_by"]] or 0)["name"]
+    return {**written, "checkpoints": rows}
 
 
 def _tune(cfg: Config, options: OnekeyOptions) -> None:
