@@ -228,6 +228,8 @@ def test_tracker_files_with_a_block_for_each_data_set(tmp_path: Path, caplog: py
         load_tracker_params(path)
     assert load_tracker_params(write(tmp_path, "TEST: {OTB100: {lr: 0.5}, LASOT: {lr: 1}}"),
                                dataset="OTB2015") == TrackerParams(lr=0.5)
+    assert load_tracker_params(write(tmp_path, "TEST: {lr: 0.5, online_ratio: 1}")) == TrackerParams(lr=0.5)
+    assert "TEST.online_ratio is not used" in caplog.text
     one = write(tmp_path, "TEST: {VOT2019: {lr: 0.25, lrr: 2}}")
     with pytest.raises(UserError, match=r"TEST\.VOT2019\.lrr: unknown key; did you mean lr"):
         load_tracker_params(one)

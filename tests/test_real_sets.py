@@ -104,6 +104,12 @@ def test_published_results_are_found_behind_their_prefix(tmp_path: Path) -> None
         "Jogging-1": "otb_jogging_1"}
 
 
+def test_a_prefix_is_none_where_a_sequence_is_called_so(tmp_path: Path) -> None:
+    put(tmp_path / "uav_1.txt", rows(BOXES))
+    assert find_results(tmp_path, ("1", "uav_1")) == {"uav_1": tmp_path / "uav_1.txt"}
+    assert find_results(tmp_path, ("1", "2")) == {"1": tmp_path / "uav_1.txt"}
+
+
 def test_nfs_without_its_images_keeps_every_box(tmp_path: Path) -> None:
     put(tmp_path / "NFS" / "a" / "30" / "a.txt", "0 10 20 40 60 0 0 0 0 \"x\"\n" * 8)
     assert len(load_benchmark("NFS30", tmp_path, images=False).sequences[0]) == 8

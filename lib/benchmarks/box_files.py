@@ -254,11 +254,12 @@ def find_results(folder: str | Path, names: tuple[str, ...]) -> dict[str, Path]:
     by_key: dict[str, list[Path]] = {}
     for path, stem in stems.items():
         by_key.setdefault(_match_key(stem), []).append(path)
-    plain = {path: stem for path, stem in _without_prefix(stems).items() if _match_key(stem) not in by_key}
+    meanings = Counter(_match_key(name) for name in names)
+    plain = {path: stem for path, stem in _without_prefix(stems).items()
+             if _match_key(stem) not in by_key and _match_key(stems[path]) not in meanings}
     for path, stem in plain.items():
         by_key.setdefault(_match_key(stem), []).append(path)
     found = {}
-    meanings = Counter(_match_key(name) for name in names)
     for name in names:
         candidates = by_key.get(_match_key(name), [])
         exact = [path for path in candidates if name in (path.stem, path.parent.name, plain.get(path))]

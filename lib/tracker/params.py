@@ -57,9 +57,9 @@ def load_tracker_params(path: str | Path, *, dataset: str = "") -> TrackerParams
     if settings and all(isinstance(block, dict) for block in settings.values()):
         name = _block_of(settings, dataset, path=path)
         settings, place = settings[name], f"TEST.{name}"
-        if "online_ratio" in settings:
-            _log.warning("%s: %s.online_ratio is not used: there is no online branch", path, place)
-            settings = {key: value for key, value in settings.items() if key != "online_ratio"}
+    if "online_ratio" in settings:
+        _log.warning("%s: %s.online_ratio is not used: there is no online branch", path, place)
+        settings = {key: value for key, value in settings.items() if key != "online_ratio"}
     try:
         return TrackerParams(**settings)
     except ValidationError as error:
