@@ -119,7 +119,7 @@ def _normalise(argv: Sequence[str], alone: Mapping[str, Any], *, loose: bool, pr
             continue
         plain = name[2:].replace("-", "_")
         if plain not in alone:
-            near = did_you_mean(f"--{plain}", [f"--{known}" for known in alone])
+            near = did_you_mean(plain, alone, prefix="--")
             raise UserError(f"{prog}: no flag {name}{near}; --help lists all flags")
         following = rest[0] if rest else ""
         if equals:

@@ -46,9 +46,14 @@ def one_line(text: str) -> str:
     return "".join(c if c.isprintable() else " " for c in " ".join(text.split()))
 
 
-def did_you_mean(key: str, valid: Iterable[str]) -> str:
-    """Return "; did you mean NEAREST?" for a misspelt name, or the list of the valid ones when none is near."""
+def did_you_mean(key: str, valid: Iterable[str], *, prefix: str = "") -> str:
+    """Return "; did you mean NEAREST?" for a misspelt name, or the list of the valid ones when none is near.
+
+    `prefix` is what stands before each of them where it is typed.
+    """
     names = sorted(valid)
     by_lower = {name.lower(): name for name in names}
     close = difflib.get_close_matches(key.lower(), by_lower, n=1, cutoff=0.5)
-    return f"; did you mean {by_lower[close[0]]}?" if close else f"; valid here: {', '.join(names)}"
+    if close:
+        return f"; did you mean {prefix}{by_lower[close[0]]}?"
+    return f"; valid here: {', '.join(prefix + name for name in names)}"

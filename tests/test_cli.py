@@ -93,6 +93,7 @@ def test_flags_are_read(text: str, expected: Toy) -> None:
 
 @pytest.mark.parametrize(("text", "words"), [
     ("--max-aspct 3", "no flag --max-aspct; did you mean --max_aspect"),
+    ("--gpus 0", "no flag --gpus; valid here: --align, --embed"),
     ("--max_aspect 0", "'0' is not a number from 1 to 9"),
     ("--max_aspect x", "'x' is not a number"),
     ("--align=yes", "neither True nor False"),

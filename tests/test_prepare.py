@@ -224,7 +224,7 @@ def test_a_part_of_got10k_that_was_downloaded(tmp_path, caplog):
 
 def test_the_last_line_is_the_command_that_trains_on_it(coco, tmp_path, capsys):
     for flags, form in (([], "crop511"), (["--no-crops"], "raw")):
-        out = tmp_path / f"it's {form}"
+        out = tmp_path / f"it's {form}: #1"
         prepare("coco", coco, out, *flags)
         words = shlex.split(capsys.readouterr().out.strip().splitlines()[-1])
         assert words[:2] == ["python", "tracking/train_ocean.py"]
@@ -232,6 +232,7 @@ def test_the_last_line_is_the_command_that_trains_on_it(coco, tmp_path, capsys):
         config = load_config(ROOT / options.cfg, overrides=options.overrides)
         dataset = build_dataset(config)
         assert config.TRAIN.WHICH_USE == ["COCO"]
+        assert f"snapshot/it_s_{form}_1" == config.CHECKPOINT_DIR, "no character that YAML or a shell would read"
         assert len(dataset) == config.DATASET.PAIRS
         assert dataset[0].search.shape == (3, 255, 255)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import re
 import shlex
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -209,6 +210,6 @@ def _report(summary: Summary, options: PrepareOptions) -> None:
     for key, value in settings.items():
         print(f"      {key}: {json.dumps(value, ensure_ascii=False)}")  # quoted, as YAML
     words = [f"TRAIN.WHICH_USE=[{source}]", f"DATASET.{source}={json.dumps(settings, ensure_ascii=False)}",
-             f"CHECKPOINT_DIR=snapshot/{out.resolve().name}"]
+             "CHECKPOINT_DIR=snapshot/" + re.sub(r"[^\w.-]+", "_", out.resolve().name)]
     print("to train on it alone (a small model from random weights; --cfg experiments/train/Ocean.yaml is the full "
           "one):\n  python tracking/train_ocean.py --cfg experiments/train/OceanSmall.yaml " + shlex.join(words))
