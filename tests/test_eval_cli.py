@@ -322,14 +322,15 @@ def test_one_name_in_two_folders_is_one_tracker_only_with_the_same_files(
     two = [*COMMAND[:4], "--tracker_result_dir", "result/OTB2015", "others", "--allow-missing", "--trackers"]
     shutil.copytree(home / "result/OTB2015/Ocean", home / "others/OTB2015/Ocean")
 
-    def names() -> list[str]:
-        main([*two, "Ocean", "--format", "csv"])
+    def names(tracker: str = "Ocean") -> list[str]:
+        main([*two, tracker, "--format", "csv"])
         rows = csv.DictReader(io.StringIO(capsys.readouterr().out))
         return [row["tracker"] for row in rows if row["scope"] == "all"]
 
     assert names() == ["Ocean"]
     write_rows(home / "others/OTB2015/Ocean/Man.txt", boxes_of(134) + 2)
     assert names() == ["Ocean (result)", "Ocean (others)"]
+    assert names("Ocean (others)") == ["Ocean (others)"], "a name of the table can be given"
     main([*two, "Ocean", "--origin", "Ocean (others)=0", "--labels", "Ocean (others)=Published"])
     assert "\nPublished " in capsys.readouterr().out
 

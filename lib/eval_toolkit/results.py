@@ -62,7 +62,10 @@ def find_trackers(result_dirs: Items[Path], patterns: Items[str], *, dataset: st
     for pattern in patterns:
         names = [pattern] if pattern in folders else [
             name for name in fnmatch.filter(folders, pattern) if any(map(_has_results, folders[name]))]
-        if not names:
+        told = {own: folder for name, found in folders.items() if pattern.startswith(f"{name} (")
+                for own, folder in _told_apart(name, found).items() if own == pattern}  # as a table calls it
+        picked |= told
+        if not names and not told:
             near = difflib.get_close_matches(pattern, folders, n=1) or list(folders)[:1]
             raise UserError(f"{', '.join(map(str, result_dirs))}: no results of {pattern!r}; there are "
                             f"{listed(list(folders))}; did you mean {near[0]!r}?")
