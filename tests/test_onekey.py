@@ -6,6 +6,7 @@ import json
 import os
 import signal
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,11 @@ def test_tuned_results_are_replaced_when_the_tuning_has_gone_on(tmp_path: Path) 
         record.write_text(json.dumps({"identity": {"checkpoint_sha256": onekey.sha256_of(checkpoint),
                                                    "tracker": {**settings, "lr": lr}}}))
         assert onekey.tuned_tests(cfg, options, checkpoint, best)[1].fresh is fresh
+    for folder, refused in ((tmp_path, False), (tmp_path / "of_another_training", True)):
+        record.write_text(json.dumps({"identity": {"checkpoint_sha256": "x", "tracker": settings},
+                                      "checkpoint": str(folder / "checkpoint_e9.pth")}))
+        with pytest.raises(UserError, match=r"another training.*--result_dir") if refused else nullcontext():
+            assert onekey.tuned_tests(cfg, options, checkpoint, best)[1].fresh
 
 
 def test_a_default_first_epoch_gives_way_to_a_shorter_training(tmp_path: Path) -> None:

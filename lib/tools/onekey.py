@@ -163,9 +163,13 @@ def tuned_tests(cfg: Config, options: OnekeyOptions, checkpoint: Path, best: Pat
     if record.is_file():
         params, _ = params_for(best, cfg.TUNE.DATA, arch=arch)
         settings = {key: value for key, value in asdict(params).items() if key != "tuned_on"}
-        identity: dict[str, Any] = read_json(record)["identity"]
-        outdated = identity["tracker"] != settings or identity["checkpoint_sha256"] != sha256_of(checkpoint)
-        tuned = replace(tuned, fresh=outdated)
+        there = read_json(record)
+        identity: dict[str, Any] = there["identity"]
+        other = identity["checkpoint_sha256"] != sha256_of(checkpoint)
+        if other and Path(there["checkpoint"]).resolve().parent != checkpoint.resolve().parent:
+            raise UserError(f"{record.parent}: holds results of another training ({there['checkpoint']}), not of "
+                            f"{checkpoint}; another --result_dir keeps both apart")
+        tuned = replace(tuned, fresh=other or identity["tracker"] != settings)
     return [untuned, tuned]
 
 
