@@ -76,6 +76,10 @@ def test_the_best_checkpoint_of_the_test_is_tuned(tmp_path: Path) -> None:
     assert onekey.best_checkpoint(cfg, options) == Path("s/checkpoint_e1.pth")
     (summary.parent / "Ocean_checkpoint_e7").mkdir()  # of an earlier, wider test: no part of this report
     assert onekey.reported("MINE", cfg, options) == ["Ocean_checkpoint_e1", "Ocean_checkpoint_e2", "Ocean_tuned"]
+    (tmp_path / "result" / "OTB100").mkdir()  # an older version's name for it, which the sweep goes on with
+    (tmp_path / "result" / "OTB100" / summary.name).write_bytes(summary.read_bytes())
+    older = load_config(tmp_path / "tiny.yaml", overrides=["TEST.DATA=OTB2015"])
+    assert onekey.best_checkpoint(older, options) == Path("s/checkpoint_e1.pth")
     only = load_config(tmp_path / "tiny.yaml", overrides=["TUNE.ISTRUE=False"])
     assert onekey.reported("MINE", only, options) == ["Ocean_checkpoint_e1", "Ocean_checkpoint_e2"]
 

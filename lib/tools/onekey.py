@@ -19,7 +19,7 @@ import lib.testing.run
 import lib.testing.sweep
 import lib.tools.tune
 import lib.training.loop
-from lib.benchmarks import RUN_FILE, canonical_name, load_benchmark
+from lib.benchmarks import RUN_FILE, canonical_name, load_benchmark, result_folder
 from lib.config import Config, load_config
 from lib.distributed import available_cpus
 from lib.errors import UserError
@@ -132,7 +132,7 @@ def best_checkpoint(cfg: Config, options: OnekeyOptions) -> Path:
 
 def _tested(cfg: Config, options: OnekeyOptions) -> dict[str, Any]:
     """Return what test_epochs.py has written of the epochs that are asked for; none where nothing is tested."""
-    summary = options.result_dir / cfg.TEST.DATA / f"{cfg.TRAIN.MODEL}_epochs.json"
+    summary = result_folder(options.result_dir, cfg.TEST.DATA) / f"{cfg.TRAIN.MODEL}_epochs.json"
     if not cfg.TEST.ISTRUE or not summary.is_file():
         return {"best": None, "checkpoints": []}
     written: dict[str, Any] = dict(read_json(summary))
@@ -159,7 +159,7 @@ def tuned_tests(cfg: Config, options: OnekeyOptions, checkpoint: Path, best: Pat
     untuned = TestOptions(arch=arch, resume=checkpoint, dataset=cfg.TUNE.DATA, dataset_dir=options.dataset_dir,
                           result_dir=options.result_dir, tracker_name=f"{arch}_{checkpoint.stem}")
     tuned = replace(untuned, params=best, tracker_name=f"{arch}_tuned")
-    record = options.result_dir / cfg.TUNE.DATA / tuned.tracker_name / RUN_FILE
+    record = result_folder(options.result_dir, cfg.TUNE.DATA) / tuned.tracker_name / RUN_FILE
     if record.is_file():
         params, _ = params_for(best, cfg.TUNE.DATA, arch=arch)
         settings = {key: value for key, value in asdict(params).items() if key != "tuned_on"}
@@ -183,7 +183,7 @@ def reported(dataset: str, cfg: Config, options: OnekeyOptions) -> list[str]:
 
 def _report(dataset: str, cfg: Config, options: OnekeyOptions) -> None:
     """Score what was tested on a data set: tables, plots and, for one-pass sets, a page; unless nothing is new."""
-    results, names = options.result_dir / dataset, reported(dataset, cfg, options)
+    results, names = result_folder(options.result_dir, dataset), reported(dataset, cfg, options)
     out = results / REPORT
     last = out / ("report.html" if is_one_pass(dataset) else "scores.json")  # what a report writes last
     if last.is_file() and _is_reported(out / "scores.json", [results / name for name in names]):
