@@ -338,6 +338,21 @@ def test_results_of_another_training_are_neither_removed_nor_mixed(here: Path, t
         assert {path: time for path, time in times(here).items() if "Ocean_" in path} == before
 
 
+def test_a_table_holds_several_trainings_only_where_they_are_named_together(
+    here: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    small_checkpoint(here / "other" / "Shipped.pth", seed=9)
+    main([])
+    main(["--checkpoints", "other/Shipped.pth"])
+    assert rows(here) == ["Ocean_Shipped"]
+    main([])
+    assert rows(here) == ["Ocean_checkpoint_e1", "Ocean_checkpoint_e2"]
+    assert "several trainings" not in capfd.readouterr().err
+    main(["--checkpoints", "other/Shipped.pth", "snapshot/*.pth"])
+    assert rows(here) == ["Ocean_checkpoint_e1", "Ocean_checkpoint_e2", "Ocean_Shipped"]
+    assert "several trainings, as asked for: snapshot/checkpoint_e1.pth and other/Shipped.pth" in capfd.readouterr().err
+
+
 def test_a_training_into_the_folder_of_another_one_is_another_training(here: Path) -> None:
     for epoch in (1, 2):
         trained_by(here / "snapshot" / f"checkpoint_e{epoch}.pth", "A")

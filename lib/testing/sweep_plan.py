@@ -153,6 +153,10 @@ class Sweep:
     def _check_trainings(self, records: Mapping[Entry, RunRecord]) -> None:
         """Raise UserError for results of another training in these folders, or in those of other epochs of the name."""
         own = {entry.name: record for entry, record in records.items()}
+        first, *rest = own.values()
+        if others := [record for record in rest if not _same_training(first.as_json(), record)]:
+            _log.warning("one table of several trainings, as asked for: %s and %s", first.checkpoint,
+                         others[0].checkpoint)
         epochs = self.root.glob(f"{prefix_of(self.options)}_checkpoint_e*") if any(e.epoch for e in records) else ()
         for folder in sorted({*epochs, *(self.root / name for name in own)}):
             mine = [own[folder.name]] if folder.name in own else list(own.values())
@@ -198,7 +202,7 @@ class Sweep:
     def earlier(self) -> list[Entry]:
         """Return the other checkpoints of the table that an earlier sweep left, if their results are as it tells.
 
-        They are whole, and made with the settings that would be used now.
+        They are whole, of a training that is tested now, and made with the settings that would be used now.
         """
         table = self.stem.with_name(f"{self.stem.name}.json")
         rows = read_json(table)["checkpoints"] if table.is_file() and self.entries else []
@@ -212,11 +216,13 @@ class Sweep:
             record = replace(self._folders[self.entries[0]].record, checkpoint=entry.path, sha256=row["sha256"],
                              params=params, params_source=source, model=identity.get("model", {}))
             folder = ResultFolder(self.root / entry.name, record)
-            if record.identity == identity and all(map(folder.is_done, self.sequences)):
+            same = there is not None and any(_same_training(there, self._folders[own].record) for own in self.entries)
+            if same and record.identity == identity and all(map(folder.is_done, self.sequences)):
                 self._folders[entry] = folder
                 found.append(entry)
             else:
-                _log.warning("%s: no longer in the table: not whole, or made with other settings", entry.name)
+                _log.warning("%s: no longer in the table: not whole, of another training, or made with other settings",
+                             entry.name)
         return found
 
     def next_group(self, locks: WorkLocks, *, size: int) -> list[Entry]:
