@@ -71,7 +71,7 @@ def test_the_best_checkpoint_of_the_test_is_tuned(tmp_path: Path) -> None:
     summary = tmp_path / "result" / "MINE" / "Ocean_epochs.json"
     summary.parent.mkdir(parents=True)
     entries = [{"name": f"Ocean_checkpoint_e{n}", "path": f"s/checkpoint_e{n}.pth", "epoch": n, "success": success}
-               for n, success in ((1, 0.6), (2, 0.5), (9, 0.7))]  # the last one was tested by hand, not by this file
+               for n, success in ((1, 0.6), (2, 0.5), (9, 0.7), (None, 0.8))]  # two were tested by hand
     summary.write_text(json.dumps({"best": "Ocean_checkpoint_e9", "ranked_by": "success", "checkpoints": entries}))
     assert onekey.best_checkpoint(cfg, options) == Path("s/checkpoint_e1.pth")
     (summary.parent / "Ocean_checkpoint_e7").mkdir()  # of an earlier, wider test: no part of this report

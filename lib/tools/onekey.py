@@ -136,7 +136,8 @@ def _tested(cfg: Config, options: OnekeyOptions) -> dict[str, Any]:
     if not cfg.TEST.ISTRUE or not summary.is_file():
         return {"best": None, "checkpoints": []}
     written: dict[str, Any] = dict(read_json(summary))
-    rows = [row for row in written["checkpoints"] if first_epoch(cfg) <= row["epoch"] <= _last_epoch(cfg)]
+    rows = [row for row in written["checkpoints"]  # a file that was named has no epoch
+            if row["epoch"] is not None and first_epoch(cfg) <= row["epoch"] <= _last_epoch(cfg)]
     if rows and written["best"] not in [row["name"] for row in rows]:  # that of an epoch that was tested by hand
         written["best"] = max(rows, key=lambda row: row[written["ranked_by"]] or 0)["name"]
     return {**written, "checkpoints": rows}
