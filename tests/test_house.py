@@ -4,6 +4,7 @@ import ast
 import re
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -131,6 +132,22 @@ def test_files_and_functions_are_short_and_annotated() -> None:
     assert lengths[0][0] <= 60, f"too long: {[item for item in lengths if item[0] > 60]}"
     assert lengths[len(lengths) // 10][0] <= 40, f"more than a tenth over 40 lines: {lengths[: len(lengths) // 10 + 1]}"
     assert annotated / total >= 0.95
+
+
+# What the whole may weigh. These only ever go down: before lib grows, something else in it becomes smaller.
+MOST_LINES, MOST_FILES, MOST_FILES_IN_A_FOLDER = 17_600, 101, 15
+
+
+def test_the_house_does_not_grow() -> None:
+    texts = [path.read_text(encoding="utf-8") for path in LIB]
+    assert sum(text.count("\n") for text in texts) <= MOST_LINES
+    assert len(LIB) <= MOST_FILES
+    folders = Counter(path.parent for path in LIB if path.name != "__init__.py")
+    assert max(folders.values()) <= MOST_FILES_IN_A_FOLDER, folders.most_common(1)
+
+
+def test_command_lines_are_read_in_one_place() -> None:
+    assert [path.name for path in LIB if "argparse" in path.read_text(encoding="utf-8")] == ["cli.py"]
 
 
 def test_public_functions_have_docstrings() -> None:
