@@ -56,6 +56,7 @@ class TestOptions(BenchmarkOptions):
     epoch_test: bool = flag("True: results go to <arch>_checkpoint_eN", False)
     video: str = flag("one sequence, by name; default: all", "")
     vis: bool = flag("write videos with boxes", False)
+    list_missing: bool = flag("print the names of all sequences that are not there, and do nothing else", False)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -115,6 +116,7 @@ class EvalOptions:
     overlap: Literal["counted", "exact"] | None = flag("VOT: pixels counted as the toolkits do (the default), or exact "
                                                        "areas by shapely", None)
     allow_missing: bool = flag("score although sequences are missing", False)
+    list_missing: bool = flag("print the names of all sequences that are not there, and do nothing else", False)
     show_video_level: bool = flag("print the scores of every sequence", False)
     vis: bool = flag("write success, precision and attribute plots (PNG and PDF) to --out, by default _eval in the "
                      "first --tracker_result_dir", False)
@@ -137,7 +139,7 @@ class TuneOptions(ModelOptions):
     dataset: str = flag("test set; default: TUNE.DATA of --cfg, or OTB2015", "")
     dataset_dir: Path = flag("its folder, or that folder's parent", Path("dataset"))
     videos: tuple[str, ...] = flag("only these of its sequences; default: all", (), metavar="NAME")
-    trials: int = flag("trials of the whole study, pruned ones included", 100, least=1)
+    trials: int = flag("trials of the whole study: the settings in force, and pruned ones, included", 100, least=1)
     prune_after: int = flag("sequences before a trial may be given up", 3, least=1)
     out: Path | None = flag("folder of study, table, YAML and plots; default below logs/tune", None)
     workers: int = flag("processes of this machine that work on the study", 1, least=1)

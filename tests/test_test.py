@@ -97,6 +97,27 @@ def test_names_of_result_folders() -> None:
             tracker_name("Ocean", checkpoint, epoch_test=False, given=given)
 
 
+def test_missing_sequences_are_all_named_on_request(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([*COMMAND, "--list_missing"]) == 0
+    printed = capsys.readouterr()
+    names = printed.out.splitlines()
+    assert len(names) == 97
+    assert {"Basketball", "Woman"} <= set(names)
+    assert "97 of 100 missing" in printed.err
+    assert "Woman" not in printed.err
+    assert not (here / "result").exists()
+    assert call("eval", ["--dataset", "OTB2015", "--dataset_dir", "dataset", "--tracker_result_dir",
+                         str(results_of(here)), "--list_missing"]) == 0
+    assert capsys.readouterr().out.splitlines() == names
+
+
+def results_of(here: Path) -> Path:
+    """Return a folder that holds the results of a tracker called T, empty ones."""
+    (here / "others" / "T").mkdir(parents=True)
+    (here / "others" / "T" / "Girl.txt").touch()
+    return here / "others"
+
+
 def test_a_second_run_does_only_what_is_missing(here: Path, caplog: pytest.LogCaptureFixture) -> None:
     main([*COMMAND, "--epoch_test", "True"])
     folder = here / "result" / "OTB2015" / "Ocean_checkpoint_e20"

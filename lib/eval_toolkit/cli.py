@@ -24,6 +24,9 @@ def main(options: EvalOptions) -> int:
     origins = _named(options.origin, trackers, flag="--origin", allowed=("0", "1"))
     labels = _named(options.labels, trackers, flag="--labels")
     benchmark = load_benchmark(options.dataset, options.dataset_dir, images=False)
+    if options.list_missing:
+        print("\n".join(benchmark.missing))
+        return 0
     if protocol_of(options.dataset) == "server":
         return _pack_all(benchmark, trackers, origins, options)
     calls = [(benchmark, name, folder, options, origins.get(name)) for name, folder in trackers.items()]

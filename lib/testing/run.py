@@ -30,6 +30,7 @@ from lib.tracker import Tracker, TrackState
 from lib.tracker.params import TrackerParams, find_tracker_params, load_tracker_params
 
 _log = logging.getLogger(__name__)
+SHOWN_MISSING = 3  # names of sequences that are not there
 
 
 @dataclass(frozen=True)
@@ -49,6 +50,9 @@ def main(options: TestOptions) -> int:
     with RunLog(main=True):
         benchmark = load_benchmark(options.dataset, options.dataset_dir, images=True)
         say_what_is_there(benchmark)
+        if options.list_missing:
+            print("\n".join(benchmark.missing))
+            return 0
         sequences = choose(benchmark, options.video)
         candidate = load_candidate(options.resume, options, name=name, benchmark=benchmark)
         run_candidate(candidate, sequences, batch=options.batch or 1, threads=options.threads or 0,
@@ -121,7 +125,8 @@ def say_what_is_there(benchmark: Benchmark) -> None:
     _log.info("%s: %d of %d sequences, %d frames (%s)", benchmark.name, len(benchmark.sequences), benchmark.expected,
               benchmark.num_frames, benchmark.source)
     if benchmark.missing:
-        _log.warning("%s", benchmark.missing_text())
+        all_names = "; test_ocean.py --list_missing names all" if len(benchmark.missing) > SHOWN_MISSING else ""
+        _log.warning("%s%s", benchmark.missing_text(shown=SHOWN_MISSING), all_names)
     for note in benchmark.notes:
         _log.warning("%s", note)
 
