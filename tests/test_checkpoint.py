@@ -304,8 +304,13 @@ def torchvision_resnet50() -> nn.Module:
 
 
 @torch.no_grad()
-def test_imported_trunk_equals_torchvisions_layers() -> None:
-    theirs, model = torchvision_resnet50(), build_model(channels=8, towernum=1).eval()
+@pytest.mark.parametrize("style", ["pytorch", "caffe"])
+def test_imported_trunk_equals_torchvisions_layers(style: str) -> None:
+    theirs = torchvision_resnet50()
+    model = build_model(backbone_options={"style": style}, channels=8, towernum=1).eval()
+    if style == "caffe":  # the stride moves from the 3x3 into the first 1x1
+        for layer in (theirs.layer2, theirs.layer3):
+            layer[0].conv1.stride, layer[0].conv2.stride = (2, 2), (1, 1)
     report = import_pretrained(model, theirs.state_dict(), source="resnet50.pth")
     ours = model.features
     assert report.loaded == len(ours.state_dict())
@@ -329,6 +334,18 @@ def test_imported_trunk_equals_torchvisions_layers() -> None:
 def close(one: Tensor, other: Tensor) -> None:
     scale = float(other.abs().max())
     torch.testing.assert_close(one / scale, other / scale, rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+def test_half_precision_weights_of_the_trunk() -> None:
+    theirs = torchvision_resnet50().half()
+    exact, model = (build_model(backbone_options={"style": "caffe"}, channels=8, towernum=1).eval() for _ in range(2))
+    kept = {n: t for n, t in theirs.state_dict().items() if not n.startswith(("layer4", "fc"))}
+    import_pretrained(model, kept, source="resnet50_fp16.pth")
+    import_pretrained(exact, {n: t.float() for n, t in kept.items()}, source="resnet50.pth")
+    assert same_weights(model.features, exact.features)
+    assert [model(torch.zeros(1, 3, 127, 127), torch.zeros(1, 3, side, side)).cls.shape[-1]
+            for side in (255, 271, 287)] == [25, 27, 29]
 
 
 def test_pretrained_forms_are_told_apart() -> None:

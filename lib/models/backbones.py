@@ -17,11 +17,13 @@ TEMPLATE_SIDE = 15
 class ResNet50(nn.Module):
     """The ResNet trunk: (B, 3, H, H) BGR 0..255 to ([stem, layer1, layer2], layer3); 50 layers by default."""
 
-    def __init__(self, *, layers: Sequence[int] = (3, 4, 6, 3), width: int = 64, expansion: int = EXPANSION) -> None:
+    def __init__(self, *, layers: Sequence[int] = (3, 4, 6, 3), width: int = 64, expansion: int = EXPANSION,
+                 caffe: bool = False) -> None:
         super().__init__()
         if min(width, expansion, *layers) < 1:
             raise ValueError(f"width {width}, layers {list(layers)}, expansion {expansion}: expected numbers above 0")
-        self.features = ResNet_plus2(Bottleneck, layers, used_layers=(3,), width=width, expansion=expansion)
+        self.features = ResNet_plus2(Bottleneck, layers, used_layers=(3,), width=width, expansion=expansion,
+                                     caffe=caffe)
         self.out_channels = self.features.out_channels
 
     def forward(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
@@ -76,13 +78,18 @@ class Backbone(NamedTuple):
     joint: bool = False  # template and search go through the trunk together
 
 
-def _resnet(*, width: int = 64, layers: Sequence[int] = (3, 4, 6), expansion: int = EXPANSION) -> Backbone:
+def _resnet(*, width: int = 64, layers: Sequence[int] = (3, 4, 6), expansion: int = EXPANSION,
+            style: str = "pytorch") -> Backbone:
     """Return a ResNet trunk, by default that of the paper with 1024 channels.
 
     width: channels of conv1 and of layer1's 3x3 convolutions. layers: blocks of each of three stages.
-    expansion: output channels of a block over those of its 3x3.
+    expansion: output channels of a block over those of its 3x3. style: where the net that the weights come from had the
+    strides of layer2.0 and layer3.0: 'pytorch' (as torchvision) in their 3x3, 'caffe' (MSRA's original ResNets) in
+    their first 1x1. No tensor tells the two apart.
     """
-    trunk = ResNet50(layers=_three(layers), width=width, expansion=expansion)
+    if style not in ("pytorch", "caffe"):
+        raise ValueError(f"style {style!r}: expected 'pytorch' or 'caffe'")
+    trunk = ResNet50(layers=_three(layers), width=width, expansion=expansion, caffe=style == "caffe")
     return Backbone(trunk, trunk.out_channels)
 
 

@@ -23,20 +23,27 @@ class Bottleneck(nn.Module):
     In the block that has a downsample branch the dilation is halved first: layer3's block 0 has 1, the others 2.
     Maps (B, inplanes, H, W) to (B, planes * expansion, H', W') with H' = H, or (H - 1) // 2 at stride 2.
     padding: another one for the 3x3, as a classifier's strided blocks have it (1).
+    caffe: the block was trained with its stride in the first 1x1, so its 3x3 had taps two cells of the input apart. At
+    stride 2 the 1x1 takes cells 1, 3, 5 ..., where the downsample branch has its centres, and the 3x3 pads by 1; a
+    dilated block with a downsample branch keeps its whole dilation.
     """
 
     def __init__(self, inplanes: int, planes: int, *, stride: int = 1, downsample: nn.Module | None = None,
-                 dilation: int = 1, expansion: int = EXPANSION, padding: int | None = None) -> None:
+                 dilation: int = 1, expansion: int = EXPANSION, padding: int | None = None,
+                 caffe: bool = False) -> None:
         super().__init__()
+        self.first_stride = stride if caffe else 1
+        if caffe:
+            stride, padding = 1, 1
         if padding is None:
             padding = 2 - stride
-        if downsample is not None and dilation > 1:
+        if downsample is not None and dilation > 1 and not caffe:
             dilation = dilation // 2
             padding = dilation
         if dilation > 1:
             padding = dilation
         assert stride == 1 or dilation == 1, "a block strides or dilates, not both"
-        self.conv1 = nn.Conv2d(inplanes, planes, kernel_size=1, bias=False)
+        self.conv1 = nn.Conv2d(inplanes, planes, kernel_size=1, stride=self.first_stride, bias=False)
         self.bn1 = nn.BatchNorm2d(planes)
         self.conv2: nn.Module = nn.Conv2d(planes, planes, kernel_size=3, stride=stride, padding=padding, bias=False,
                                           dilation=dilation)
@@ -48,7 +55,7 @@ class Bottleneck(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the block's output for `x`."""
-        out = self.relu(self.bn1(self.conv1(x)))
+        out = self.relu(self.bn1(self.conv1(x if self.first_stride == 1 else x[..., 1:, 1:])))
         out = self.relu(self.bn2(self.conv2(out)))
         out = self.bn3(self.conv3(out))
         out += x if self.downsample is None else self.downsample(x)
@@ -61,11 +68,13 @@ class ResNet_plus2(nn.Module):
     layers: blocks per stage, of which the first three are built (the reference passes four and uses three).
     width: channels of conv1 and of layer1's 3x3 convolutions; the stages have 1, 2 and 4 times as many.
     A slim trunk of the same family is this class with fewer blocks and channels.
+    caffe: for weights of a net whose layer2.0 and layer3.0 strode in their first 1x1 (see `Bottleneck`).
     """
 
     def __init__(self, block: type[Bottleneck], layers: Sequence[int], *, used_layers: Sequence[int] = (3,),
-                 width: int = 64, expansion: int = EXPANSION) -> None:
+                 width: int = 64, expansion: int = EXPANSION, caffe: bool = False) -> None:
         super().__init__()
+        self.caffe = caffe
         assert tuple(used_layers) == (3,), "the tracker uses layer3"
         self.inplanes = width
         self.expansion = expansion
@@ -98,7 +107,7 @@ class ResNet_plus2(nn.Module):
                                  dilation=max(half, 1), bias=False)
             downsample = nn.Sequential(conv, nn.BatchNorm2d(outplanes))
         first = block(self.inplanes, planes, stride=stride, downsample=downsample, dilation=dilation,
-                      expansion=self.expansion)
+                      expansion=self.expansion, caffe=self.caffe and (stride != 1 or dilation != 1))
         self.inplanes = outplanes
         rest = [block(outplanes, planes, dilation=dilation, expansion=self.expansion) for _ in range(1, blocks)]
         return nn.Sequential(first, *rest)

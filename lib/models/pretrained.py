@@ -36,9 +36,10 @@ def torchvision_resnet(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     The strided or widened 1x1 downsample kernels go to the centre of the 3x3 ones. With stride 2 and no padding that
     centre is cell 2 k + 1, where the block's own unpadded 3x3 has its centre too: both branches see the same cell, as
     in torchvision, only that torchvision's lies at 2 k. So the map is torchvision's of an input moved by one cell.
-    Normalisation is folded in exactly, since conv1 has no padding; bn1's running mean takes up the bias.
+    Normalisation is folded in exactly, since conv1 has no padding; bn1's running mean takes up the bias. Half precision
+    is widened first: the folded kernel's numbers would be too small for it.
     """
-    weights = dict(state_dict)
+    weights = {name: tensor.float() if tensor.dtype == torch.float16 else tensor for name, tensor in state_dict.items()}
     for name in ("layer2.0.downsample.0.weight", "layer3.0.downsample.0.weight"):
         if name in weights and weights[name].shape[-1] == 1:
             weights[name] = F.pad(weights[name], (1, 1, 1, 1))
