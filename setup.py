@@ -8,6 +8,7 @@ HERE = Path(__file__).parent
 LINES = (HERE / "requirements.txt").read_text(encoding="utf-8").splitlines()
 EXPORT = ["onnx>=1.17", "onnxscript>=0.3", "onnxruntime>=1.20"]  # onnxruntime-gpu in its place for a GPU
 TUNE = ["optuna>=4.0", "plotly>=5.20"]
+TIMM = ["timm>=1.0.10"]
 # Toolkits 0.8.1 and 0.9.0 cannot run their own multistart experiments (VOT2020 to 2022); attributee 0.1.10 does not
 # import on Python 3.11.
 VOT = ["vot-toolkit>=0.7.4,<0.8", "attributee>=0.1.8,!=0.1.10"]
@@ -26,9 +27,10 @@ setup(
     extras_require={
         "browser": ["playwright>=1.45"],  # lets the tests drive an installed Chromium
         "export": EXPORT,  # tracking/export.py and --arch OceanONNX
+        "timm": TIMM,  # BACKBONE: timm
         "tune": TUNE,  # tracking/tune.py
         "vot": VOT,  # VOT2020 and later; tracking/vot_ocean.py itself needs vot-trax alone
         "test": ["pytest>=8", "pytest-xdist>=3.5", "hypothesis>=6.100", "ruff>=0.6", "mypy>=1.11", "types-PyYAML",
-                 *EXPORT, *TUNE],
+                 *EXPORT, *TIMM, *TUNE],
     },
 )

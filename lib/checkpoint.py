@@ -7,13 +7,11 @@ resume needs; the reference code reads it too.
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import io
 import pickle
 import re
 import warnings
-import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -26,14 +24,24 @@ from torch import Tensor, nn
 from lib.errors import UserError, did_you_mean
 from lib.files import atomic_write
 from lib.models.models import Ocean, build_model
-from lib.models.pretrained import LAST_BLOCK, split_last_block, torchvision_resnet, torchvision_vit
+from lib.models.pretrained import (
+    IMAGENET,
+    LAST_BLOCK,
+    OURS,
+    Pixels,
+    fit_tables,
+    fold_stem,
+    split_last_block,
+    torchvision_resnet,
+    torchvision_vit,
+)
+from lib.models.timm_trunk import TimmTrunk
 
 PREFIXES = ("module.", "_orig_mod.", "feature_extractor.")
 ALIGN_PREFIX = "align_head."
 WEIGHTS_ROOT = Path(__file__).resolve().parents[1] / "experiments" / "weights"
 EXPORTED_PARAMS = "tracker.yaml"
 _COUNTER = "num_batches_tracked"  # of a BatchNorm: no weight, only old checkpoints and ours for use lack it
-_SPARE = 10**8  # parameters that a checkpoint may lack before it is refused without its names being compared
 NEW_PARTS = (ALIGN_PREFIX, "features_mhsa.", "features_mhsa_z.")  # what may be added to a trained Ocean
 
 
@@ -98,7 +106,6 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise UserError(f"{path}: {where_else(path)}")
     if path.suffix == ".safetensors":
         return {"state_dict": _read_safetensors(path)}
-    _check_stored(path)
     try:
         with torch.serialization.safe_globals(_numpy_scalars()), warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # of old pickle protocols: read or refused all the same
@@ -116,8 +123,8 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         raise _unreadable(path) from error
     if not isinstance(content, dict):
         raise UserError(f"{path}: holds a {type(content).__name__}; expected a dict with 'state_dict', or a state dict")
-    if "state_dict" not in content:
-        content = {"state_dict": content}
+    if "state_dict" not in content:  # `model_state_dict` is what classifiers of other projects call it
+        content = {"state_dict": content.get("model_state_dict", content)}
     return content
 
 
@@ -142,16 +149,6 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         return dict(load_file(path))
     except Exception as error:  # a malformed file makes the reader fail in several ways
         raise _unreadable(path) from error
-
-
-def _check_stored(path: Path) -> None:
-    """Raise UserError for an archive with compressed records: torch writes none; a few bytes could fill the memory."""
-    records: list[zipfile.ZipInfo] = []
-    with contextlib.suppress(Exception), zipfile.ZipFile(path) as file:  # what is wrong with it the loader will say
-        records = file.infolist()
-    for record in records:
-        if record.file_size > record.compress_size:
-            raise UserError(f"{path}: holds compressed records, which no checkpoint has; nothing in it was executed")
 
 
 def _unreadable(path: Path) -> UserError:
@@ -214,10 +211,6 @@ def load_model(path: str | Path, *, align: bool | None = None, device: str | tor
         raise UserError(f"{path}: its 'model' is {spec!r}; expected the keywords of a model")
     options = {**spec, "align": has_branch if align is None else align}
     try:
-        with torch.device("meta"):  # takes no memory: first see whether that is what the file holds
-            asked = sum(parameter.numel() for parameter in build_model(**options).parameters())
-        if asked > 2 * sum(tensor.numel() for tensor in weights.values()) + _SPARE:
-            raise UserError(f"its 'model' describes {asked} parameters, which its weights are not")
         model = build_model(**options)
     except (UserError, TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"{path}: {error}") from error
@@ -231,13 +224,16 @@ def _unwanted(model: Ocean) -> tuple[str, ...]:
     return () if model.align_head is not None else (ALIGN_PREFIX,)
 
 
-def import_pretrained(model: Ocean, state_dict: Mapping[str, Any], *, source: str) -> LoadReport:
+def import_pretrained(model: Ocean, state_dict: Mapping[str, Any], *, source: str,
+                      pixels: Pixels | None = None) -> LoadReport:
     """Fill the trunk (or the whole model) from pretrained weights in any known form and return the report.
 
-    Known forms, told apart by their names: torchvision's ResNet-50 and VisionTransformer; a trunk in the names used
-    here, with or without `features.` in front (the reference's ImageNet file); a whole Ocean. Parts that are new to
-    the file (neck and head, attention, the object-aware branch) stay as they are. Raises UserError where the trunk is
-    not filled.
+    Known forms, told apart by their names: torchvision's ResNet-50 and VisionTransformer (or nets that call the
+    downsample branch `shortcut`); a net of timm for a trunk of timm; a classifier of `tracking/pretrain.py`; a trunk in
+    the names used here, with or without `features.` in front (the reference's ImageNet file); a whole Ocean. Parts that
+    are new to the file (neck and head, attention, the object-aware branch) stay as they are. Position tables are
+    resampled. pixels: what the net was trained on, folded into the first layer; by default ImageNet's for torchvision's
+    forms, BGR 0..255 for the others. Raises UserError where the trunk is not filled.
     """
     weights, prefixes = _strip(state_dict, source=source)
     if any(name.startswith("connect_model.") for name in weights):
@@ -245,28 +241,54 @@ def import_pretrained(model: Ocean, state_dict: Mapping[str, Any], *, source: st
         new = tuple(part for part in NEW_PARTS if not any(name.startswith(part) for name in whole))
         unwanted = _unwanted(model) if model.features_mhsa is None else (*_unwanted(model), LAST_BLOCK)
         report = load_weights(model, whole, source=source, ignore=unwanted, optional=new)
+        return replace(report, prefixes=prefixes)
+    plain = {re.sub(r"^(features\.)+", "", name).replace(".shortcut.", ".downsample."): tensor
+             for name, tensor in weights.items()}
+    downsample = plain.get("layer3.0.downsample.0.weight")
+    if isinstance(model.features, TimmTrunk):
+        inner = {f"features.{name}": tensor for name, tensor in model.features.import_names(plain).items()}
+    elif "encoder.pos_embedding" in plain:
+        inner = {f"features.{name}": tensor for name, tensor in torchvision_vit(plain, pixels or IMAGENET).items()}
+    elif downsample is not None and downsample.shape[-1] == 1:
+        inner = {f"features.features.{name}": tensor
+                 for name, tensor in torchvision_resnet(plain, pixels or IMAGENET).items()}
     else:
-        plain = {re.sub(r"^(features\.)+", "", name): tensor for name, tensor in weights.items()}
-        if "encoder.pos_embedding" in plain:
-            inner = {f"features.{name}": tensor for name, tensor in torchvision_vit(plain).items()}
-        else:
-            downsample = plain.get("layer3.0.downsample.0.weight")
-            plain = torchvision_resnet(plain) if downsample is not None and downsample.shape[-1] == 1 else plain
-            inner = {f"features.features.{name}": tensor for name, tensor in plain.items()}
-        report = _fill_trunk(model, inner, source=source)
-    return replace(report, prefixes=prefixes)
+        inner = weights if "classifier.weight" in weights else {
+            f"features.features.{name}": tensor for name, tensor in plain.items()}
+        inner = fold_stem(inner, pixels or OURS)
+    return replace(_fill_trunk(model, inner, source=source), prefixes=prefixes)
+
+
+def pixels_of(checkpoint: Mapping[str, Any], *, source: str) -> Pixels | None:
+    """Return what a file says its net was trained on (`input`: order, mean, std of pixels 0..255), or None."""
+    if (record := checkpoint.get("input")) is None:
+        return None
+    try:
+        mean, std = (tuple(map(float, record[key])) for key in ("mean", "std"))
+        if record["order"] not in ("RGB", "BGR") or len(mean) != 3 or len(std) != 3 or min(std) <= 0:
+            raise ValueError("order RGB or BGR, three means, three deviations above 0")
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{source}: its 'input' is {record!r:.100}; expected order, mean and std ({error})") from error
+    return Pixels(record["order"], mean, std)
 
 
 def _fill_trunk(model: Ocean, weights: Mapping[str, Tensor], *, source: str) -> LoadReport:
-    """Fill the trunk from the names of a whole Ocean on ResNet-50 or ViT, leaving out what it has no use for."""
+    """Fill the trunk, and the block behind it unless that is new, leaving out what it has no use for."""
     parts = nn.ModuleDict({"features": model.features})
-    ignore = [f"features.{name}" for name in ("features.layer4.", "features.fc.", "heads.", "class_token")]
-    if model.features_single is not None and not model.new_single:
-        parts["features_single"] = model.features_single
-        weights = split_last_block(weights)
-    elif model.features_single is not None or model.features_mhsa is not None:
+    ignore = ["classifier.", "features_single.", "features_mhsa.", *(f"features.{name}" for name in (
+        "features.layer4.", "features.fc.", "heads.", "class_token"))]
+    tails = {name: getattr(model, name) for name in ("features_single", "features_mhsa", "features_mhsa_z")}
+    tails = {name: tail for name, tail in tails.items() if tail is not None}
+    if tails and model.new_block:
         ignore.append(LAST_BLOCK)
-    return load_weights(parts, weights, source=source, ignore=ignore, optional=("features.kinds.",))
+    elif tails:
+        parts.update(tails)
+        weights = split_last_block(weights) if "features_single" in tails else dict(weights)
+        if "features_mhsa_z" in tails:
+            weights |= {name.replace("mhsa.", "mhsa_z.", 1): tensor for name, tensor in weights.items()
+                        if name.startswith("features_mhsa.")}
+    return load_weights(parts, fit_tables(weights, parts.state_dict()), source=source, ignore=ignore,
+                        optional=("features.kinds.", "features.mean", "features.std"))
 
 
 def _strip(state_dict: Any, *, source: str) -> tuple[dict[str, Tensor], tuple[str, ...]]:

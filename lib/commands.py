@@ -28,6 +28,8 @@ _TEST = "--dataset OTB2015 --dataset_dir dataset/OTB2015"
 COMMANDS = {
     "train": Command(options.TrainOptions, "lib.training.loop:main", "tracking/train_ocean.py", (
         "--cfg experiments/train/Ocean.yaml", "--cfg experiments/train/Ocean.yaml --gpus 0,1,2 --resume auto")),
+    "pretrain": Command(options.PretrainOptions, "lib.training.loop:pretrain", "tracking/pretrain.py", (
+        "--cfg experiments/pretrain/ResNet_MHSA.yaml", "--cfg experiments/pretrain/ResNet_MHSA.yaml --resume auto")),
     "test": Command(options.TestOptions, "lib.testing.run:main", "tracking/test_ocean.py", (
         "--resume OceanSmall --dataset OTB2015", "--arch Ocean --resume snapshot/checkpoint_e20.pth --align False")),
     "sweep": Command(options.SweepOptions, "lib.testing.sweep:main", "tracking/test_epochs.py", (
@@ -43,6 +45,8 @@ COMMANDS = {
         "OceanSmall --out export", "snapshot/checkpoint_e20.pth --out export --precision fp32 int8 --score False")),
     "compare": Command(options.CompareOptions, "lib.tools.compare:main", "tracking/compare.py", (
         "experiments/train/Ocean.yaml experiments/train/Ocean_align.yaml", "OceanSmall=OceanSmall --dataset OTB2015")),
+    "margin": Command(options.MarginOptions, "lib.tools.measure:margin", "tracking/margin.py", (
+        "--resume OceanSmall --dataset OTB2015", "--resume OceanSmall --dataset held_out --out worst.png")),
     "onekey": Command(options.OnekeyOptions, "lib.tools.onekey:main", "tracking/onekey.py", (
         "--cfg experiments/train/Ocean.yaml TEST.ISTRUE=True",
         "--cfg experiments/train/Ocean.yaml TRAIN.ISTRUE=False")),
@@ -63,6 +67,9 @@ COMMANDS = {
     "prepare pack": Command(options.PackOptions, "lib.datasets.prepare.upkeep:pack_main",
                              "python -m lib.datasets.prepare pack", (
         "data/coco", "data/coco --out data/coco/packed")),
+    "prepare classes": Command(options.ClassesOptions, "lib.datasets.prepare.classes:main",
+                               "python -m lib.datasets.prepare classes", (
+        "--root RAW/coco --out data/classes", "--root RAW/coco --out data/classes --least 100 --val 5")),
     "prepare select": Command(options.SelectOptions, "lib.datasets.prepare.upkeep:select_main",
                               "python -m lib.datasets.prepare select", (
         "data/vid/train.json --out data/vid/some.json --only 'ILSVRC2015_train_0000*'",

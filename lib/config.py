@@ -30,7 +30,7 @@ class _Section(BaseModel):
 
 
 class ScheduleKwargs(_Section):
-    """Numbers of a learning-rate schedule; which of them count depends on its TYPE (see `lib.training.schedule`)."""
+    """Numbers of a learning-rate schedule; which of them count depends on its TYPE (see `lib.training.stage`)."""
 
     start_lr: Positive = 0.005
     end_lr: Positive | None = 0.00001
@@ -50,6 +50,14 @@ class WarmupConfig(_Section):
 class LearningRateConfig(_Section):
     TYPE: Literal["log", "step", "multi-step", "linear", "cos", "onecycle"] = "log"
     KWARGS: ScheduleKwargs = ScheduleKwargs()
+
+
+class PixelsConfig(_Section):
+    """What the net of TRAIN.PRETRAIN was trained on: (pixel - MEAN) / STD of pixels 0..255 in an ORDER of channels."""
+
+    ORDER: Literal["RGB", "BGR"] = "RGB"
+    MEAN: tuple[float, float, float]
+    STD: tuple[Positive, Positive, Positive]
 
 
 class TrainConfig(_Section):
@@ -81,6 +89,7 @@ class TrainConfig(_Section):
     BACKBONE: str = "ResNet50"
     BACKBONE_OPTIONS: dict[str, Any] = {}
     RANDOM_TRUNK: bool = False
+    PRETRAIN_INPUT: PixelsConfig | None = None
     HEAD: str = "box_tower"
     HEAD_OPTIONS: dict[str, Any] = {}
     CHANNELS: PositiveInt = 256
@@ -251,8 +260,29 @@ class Config(_Section):
         return {self.NAME: data}
 
 
-def load_config(path: str | Path, *, overrides: Sequence[str] = ()) -> Config:
-    """Return the checked configuration of a YAML file, with `KEY=VALUE` overrides such as OCEAN.TRAIN.BATCH=16.
+class ClassesConfig(_Section):
+    """Labelled pictures, and how training changes them (timm's names and meanings)."""
+
+    PATH: str = ""
+    FORMAT: Literal["folder", "cifar10", "cifar100"] = "folder"
+    SIZE: PositiveInt = 127
+    AUGMENT: str = "rand-m7-mstd0.5-inc1"  # of timm, "" for none
+    COLOR: NonNegative = 0.4  # jitter, where AUGMENT is ""
+    ERASE: Probability = 0.0
+    SCALE: Annotated[float, Field(gt=0, le=1)] = 0.35  # least share of the picture that a crop shows
+    MIXUP: NonNegative = 0.0
+    CUTMIX: NonNegative = 0.0
+    LABELSMOOTH: Annotated[float, Field(ge=0, lt=1)] = 0.1
+
+
+class PretrainConfig(Config):
+    """The training of a classifier: CLASSES has the pictures; keys of pairs, head and tracking have no effect."""
+
+    CLASSES: ClassesConfig = ClassesConfig()
+
+
+def load_config(path: str | Path, *, overrides: Sequence[str] = (), kind: type[Config] = Config) -> Config:
+    """Return the checked configuration of a YAML file, of that `kind`, with overrides such as OCEAN.TRAIN.BATCH=16.
 
     An override's key may leave the top-level name out; its value is read as YAML. Raises UserError naming file, key,
     value, what was expected and the nearest valid key.
@@ -264,9 +294,9 @@ def load_config(path: str | Path, *, overrides: Sequence[str] = ()) -> Config:
     for text in overrides:
         _override(tree, text, name=str(name))
     try:
-        return Config.model_validate({**tree, "NAME": str(name)})
+        return kind.model_validate({**tree, "NAME": str(name)})
     except ValidationError as error:
-        raise UserError(f"{path}: {_explain(error, str(name))}") from error
+        raise UserError(f"{path}: {_explain(error, str(name), kind)}") from error
 
 
 def _override(tree: dict[str, Any], text: str, *, name: str) -> None:
@@ -289,7 +319,7 @@ def _override(tree: dict[str, Any], text: str, *, name: str) -> None:
     node[parts[-1]] = parse_yaml(value, place=f"'{text}'")
 
 
-def _explain(error: ValidationError, name: str) -> str:
+def _explain(error: ValidationError, name: str, kind: type[BaseModel]) -> str:
     """Return one line on the first fault: key, value, expectation, nearest key; and how many more there are."""
     faults = error.errors()
     first = next((f for f in faults if f["type"] == "extra_forbidden"), faults[0])
@@ -297,7 +327,7 @@ def _explain(error: ValidationError, name: str) -> str:
     key = ".".join([name, *location]).replace("DATASET.SOURCES.", "DATASET.")  # where YAML has the sources
     more = f" (and {len(faults) - 1} more faults)" if len(faults) > 1 else ""
     if first["type"] == "extra_forbidden":
-        return f"{key}: unknown key{did_you_mean(location[-1], _keys_at(location[:-1]))}{more}"
+        return f"{key}: unknown key{did_you_mean(location[-1], _keys_at(location[:-1], kind))}{more}"
     message = first["msg"].removeprefix("Value error, ")
     if not message[:2].isupper():
         message = message[0].lower() + message[1:]
@@ -307,9 +337,8 @@ def _explain(error: ValidationError, name: str) -> str:
     return f"{key}{value} {message}{more}"
 
 
-def _keys_at(location: Sequence[str]) -> list[str]:
-    """Return the valid keys below a place in the tree."""
-    model: type[BaseModel] = Config
+def _keys_at(location: Sequence[str], model: type[BaseModel]) -> list[str]:
+    """Return the valid keys below a place in the tree of a configuration."""
     for part in location:
         if part == "SOURCES":
             continue

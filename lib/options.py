@@ -95,6 +95,11 @@ class TrainOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class PretrainOptions(TrainOptions):
+    """Train a classifier of a tracker's parts, whose weights TRAIN.PRETRAIN of a tracker takes."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class EvalOptions:
     """Score trackers' result files: one-pass evaluation, for VOT the restart protocol."""
 
@@ -160,6 +165,16 @@ class CompareOptions(DatasetOptions):
     amp: Amp = flag("number format of the network", "none")
     frames: int = flag("frames timed for each model", 50, least=1)
     out: Path | None = flag("also write the table to this file", None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class MarginOptions(ModelOptions, DatasetOptions):
+    """Measure how well a checkpoint tells targets from what is around them, without tracking."""
+
+    resume: Path = flag(_CHECKPOINT)
+    videos: tuple[str, ...] = flag("only these of its sequences; default: all", (), metavar="NAME")
+    every: int = flag("take each so many-th frame", 1, least=1)
+    out: Path | None = flag("PNG of each video's worst frame, worst first: true box green, peak red", None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -287,6 +302,21 @@ class PackOptions(CheckOptions):
     """Put the crops that prepare made into a few archives."""
 
     out: Path | None = flag("where the archives go; default: `packed` in that folder", None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClassesOptions:
+    """Cut the labelled objects of a set in COCO's form out into an image folder for tracking/pretrain.py."""
+
+    root: Path = flag("the raw data, as its archive unpacks")
+    out: Path = flag("folder for train/<category>/*.jpg and val/..., e.g. data/classes")
+    split: str = flag("which part of the archive; default: the training part", "")
+    annotation: str = flag("the JSON below root, where it is not the official one", "")
+    pictures: str = flag("the folder of pictures below root", "")
+    val: int = flag("per cent of the pictures to validate on", 10, least=1, most=90)
+    least: int = flag("objects a category must have", 20, least=2)
+    least_side: float = flag("px of the shorter side an object must have", 16.0, least=1)
+    side: int = flag("px of what is cut, at most", 160, least=8)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -14,7 +14,6 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
 
 import torch
 
@@ -23,9 +22,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from lib.config import Config, load_config
 from lib.datasets.dataset import Sample
 from lib.distributed import World
-from lib.models.models import build_model
 from lib.tools.measure import commit, load, machine
 from lib.training.checkpoints import Progress
+from lib.training.tasks import Tracking
 from lib.training.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -43,8 +42,8 @@ def noise_batch(size: int, *, device: torch.device) -> Sample:
 
 def make_trainer(cfg: Config, folder: Path, *, device: torch.device) -> Trainer:
     """Return a trainer of one process without data, whose log goes to `folder`."""
-    nothing: Any = []
-    return Trainer(cfg, World(device=device), build_model(**cfg.model_options()), nothing, folder=folder,
+    task = Tracking(cfg, dataset=[])
+    return Trainer(cfg, World(device=device), task, task.build(), folder=folder,
                    progress=Progress(steps_per_epoch=10**6, pairs_per_step=cfg.TRAIN.BATCH))
 
 

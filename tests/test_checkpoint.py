@@ -27,7 +27,7 @@ from lib.checkpoint import (
 )
 from lib.errors import UserError
 from lib.models.models import Ocean, build_model
-from lib.models.pretrained import IMAGENET_MEAN, IMAGENET_STD, split_last_block
+from lib.models.pretrained import IMAGENET, split_last_block
 
 SMALL = {"backbone": "ResNetSmall", "channels": 8, "towernum": 1, "backbone_options": {"width": 2}}
 
@@ -317,8 +317,8 @@ def test_imported_trunk_equals_torchvisions_layers(style: str) -> None:
     assert all(name.startswith(("features.features.layer4.", "features.features.fc.")) for name in report.skipped)
 
     bgr = torch.randint(0, 256, (1, 3, 127, 127)).float()
-    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
-    stem = theirs.relu(theirs.bn1(F.conv2d((bgr.flip(1) / 255 - mean) / std, theirs.conv1.weight, stride=2)))
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (IMAGENET.mean, IMAGENET.std))
+    stem = theirs.relu(theirs.bn1(F.conv2d((bgr.flip(1) - mean) / std, theirs.conv1.weight, stride=2)))
     trunk = ours.features
     (own_stem, layer1, layer2), layer3 = ours(bgr)
     torch.testing.assert_close(own_stem, stem, rtol=1e-4, atol=1e-4)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import json
 import re
-import resource
 import shlex
 import subprocess
 import sys
@@ -30,14 +29,11 @@ def test_help_comes_at_once_with_defaults_and_examples(name: str) -> None:
             "sys.argv = sys.argv[1:]; "
             "sys.argv[0] == '-m' and (sys.argv.pop(0), runpy.run_module(sys.argv[0], run_name='__main__', "
             "alter_sys=True)) or runpy.run_path(sys.argv[0], run_name='__main__')")
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
     done = subprocess.run([sys.executable, "-c", code, *start, "--help"], cwd=ROOT, capture_output=True, text=True,
                           check=False)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert done.returncode == 0, done.stderr
     text, modules = done.stdout.rsplit("\n", 2)[0], json.loads(done.stdout.splitlines()[-1])
-    assert "torch" not in modules
-    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1.0, "seconds of the processor"
+    assert not {"torch", "matplotlib", "scipy"} & set(modules), "help waits for no slow import"
     assert text.count(f"python {' '.join(prog).removeprefix('python ')}") >= 2, "two examples"
     for field in fields(COMMANDS[name].options):
         shown = (field.metadata["metavar"] or field.name) if field.metadata["positional"] else f"--{field.name}"

@@ -9,7 +9,6 @@ import json
 import os
 import resource
 import signal
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
@@ -18,10 +17,9 @@ import pytest
 from hostile import ALLOWED, Reader, odd_files, readers, spoilt
 from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
-from tracker_stubs import small_checkpoint, write_squares
+from tracker_stubs import write_squares
 
 from lib.benchmarks import load_benchmark
-from lib.checkpoint import load_model, read_checkpoint, save_checkpoint
 from lib.config import load_config
 from lib.errors import UserError
 from lib.images import read_image
@@ -130,21 +128,6 @@ def test_a_frame_that_is_a_device_is_not_read(tmp_path: Path) -> None:
     (tmp_path / "0001.jpg").symlink_to("/dev/zero")
     with pytest.raises(UserError, match="not a regular file"):
         read_image(tmp_path / "0001.jpg")
-
-
-def test_a_checkpoint_cannot_ask_for_all_memory(tmp_path: Path) -> None:
-    path = small_checkpoint(tmp_path / "good.pth")
-    content = read_checkpoint(path)
-    for spec, words in (({"channels": 10**9}, "channels is 1000000000; expected at most 8192"),
-                        ({"channels": 8192, "towernum": 90}, "which its weights are not")):
-        save_checkpoint(tmp_path / "hungry.pth", {**content, "model": {**content["model"], **spec}})
-        with pytest.raises(UserError, match=words):
-            load_model(tmp_path / "hungry.pth")
-    with zipfile.ZipFile(path) as good, zipfile.ZipFile(tmp_path / "bomb.pth", "w", zipfile.ZIP_DEFLATED) as bomb:
-        for record in good.infolist():
-            bomb.writestr(record.filename, good.read(record) if "data/0" not in record.filename else bytes(10**7))
-    with pytest.raises(UserError, match="compressed records"):
-        load_model(tmp_path / "bomb.pth")
 
 
 def test_settings_with_absurd_numbers_are_refused(tmp_path: Path) -> None:

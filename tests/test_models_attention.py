@@ -15,11 +15,11 @@ from torch.utils.flop_counter import FlopCounterMode
 from lib.checkpoint import import_pretrained
 from lib.errors import UserError
 from lib.models.backbones import BACKBONES
-from lib.models.botnet import BoTNet50
+from lib.models.classifier import BoTNet50
 from lib.models.models import Ocean, build_model
 from lib.models.modules import MHSA, Bottleneck_MHSA, resize_table
 from lib.models.ocean import TemplateFeatures
-from lib.models.pretrained import IMAGENET_MEAN, IMAGENET_STD
+from lib.models.pretrained import IMAGENET
 
 TINY_VIT = {"dim": 16, "depth": 3, "heads": 2}
 VARIANTS = {
@@ -161,8 +161,8 @@ def test_transformer_computes_torchvisions_layers(old_names: bool) -> None:
     assert set(report.skipped) == {"features.class_token", "features.heads.head.weight", "features.heads.head.bias"}
 
     ours, bgr = model.features, torch.randint(0, 256, (1, 3, 255, 255)).float()
-    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
-    padded = nn.functional.pad((bgr.flip(1) / 255 - mean) / std, (0, 1, 0, 1), mode="replicate")
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (IMAGENET.mean, IMAGENET.std))
+    padded = nn.functional.pad((bgr.flip(1) - mean) / std, (0, 1, 0, 1), mode="replicate")
     embedded = ours.embed(bgr)
     patches = embedded - ours.positions.of_side(31)
     torch.testing.assert_close(patches[..., ::2, ::2], theirs.conv_proj(padded), rtol=1e-4, atol=1e-4)

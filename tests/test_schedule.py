@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from lib.config import LearningRateConfig, ScheduleKwargs, TrainConfig, WarmupConfig
 from lib.errors import UserError
-from lib.training.schedule import check_schedule, epoch_rates, learning_rate, rate_factor, spaced_rates
+from lib.training.stage import check_schedule, epoch_rates, learning_rate, rate_factor, spaced_rates
 
 COLD = WarmupConfig(IFNOT=False)
 

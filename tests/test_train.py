@@ -28,7 +28,8 @@ from lib.training import checkpoints as resume
 from lib.training.loader import DevicePrefetcher
 from lib.training.monitor import first_bad_step
 from lib.training.stage import Stage, build_stage
-from lib.training.trainer import Trainer, best_boxes
+from lib.training.tasks import best_boxes
+from lib.training.trainer import Trainer
 
 Train = Callable[..., int]
 
@@ -40,7 +41,7 @@ def train(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Train:
     torch.set_num_threads(1)
 
     def run(*overrides: str, pairs: dict[str, Any] | None = None, **keys: Any) -> int:
-        monkeypatch.setattr(lib.training.loop, "build_dataset", lambda _: CheapPairs(**pairs or {}))
+        monkeypatch.setattr(lib.training.tasks, "build_dataset", lambda _: CheapPairs(**pairs or {}))
         return commands.call("train", ["--cfg", str(tiny_yaml(tmp_path, **keys)), *overrides])
 
     yield run
@@ -163,7 +164,7 @@ def test_detect_anomaly_names_the_layer(train: Train, monkeypatch: pytest.Monkey
             model.neck.downsample[0].weight[0, 0] = float("inf")
         return model
 
-    monkeypatch.setattr(lib.training.loop, "build_model", spoiled)
+    monkeypatch.setattr(lib.training.tasks, "build_model", spoiled)
     try:
         with pytest.raises(UserError, match=r"output of layer 'neck.downsample.0' is not finite, the first"):
             train("--detect-anomaly")
@@ -284,7 +285,7 @@ def test_unreadable_crops_are_told_counted_and_limited(train: Train, tmp_path: P
     assert train("DATASET.MAX_UNREADABLE=0.2", END_EPOCH=2, pairs={"unreadable": [3, 15]}) == 0
     text = next((tmp_path / "logs").rglob("*_train.log")).read_text(encoding="utf-8")
     assert text.count("unreadable crop replaced by another pair: crop_") == 2
-    assert "2 unreadable crops replaced" in text
+    assert "2 unreadable pictures replaced" in text
     with pytest.raises(UserError, match=r"2 unreadable crop\(s\), 1 are tolerated: crop_3.jpg: truncated, crop_15.jpg"):
         train("DATASET.MAX_UNREADABLE=0.1", END_EPOCH=2, pairs={"unreadable": [3, 15]})
 
@@ -318,10 +319,10 @@ def test_what_is_missing_is_told_before_anything_is_opened_or_made(tmp_path: Pat
         monkeypatch.chdir(tmp_path)
         commands.call("train", ["--cfg", str(tiny_yaml(tmp_path, **keys)), *overrides])
 
-    monkeypatch.setattr(lib.training.loop, "build_model", lambda **_: pytest.fail("the model is built"))
+    monkeypatch.setattr(lib.training.tasks, "build_model", lambda **_: pytest.fail("the model is built"))
     with pytest.raises(UserError, match=r"VID.*data/vid"):
         train()
-    monkeypatch.setattr(lib.training.loop, "build_dataset", lambda _: pytest.fail("the data are opened"))
+    monkeypatch.setattr(lib.training.tasks, "build_dataset", lambda _: pytest.fail("the data are opened"))
     with pytest.raises(UserError, match=r"pretrain/resnet50\.pth.* TRAIN\.PRETRAIN=resnet50"):
         train("TRAIN.RANDOM_TRUNK=False")
     for overrides, message in ((["TRAIN.PRETRAIN=OceanSmal"], "OceanSmal"), (["--resume", "gone.pth"], "gone.pth")):

@@ -125,7 +125,7 @@ def _child(arguments: list[str], environment: dict[str, str], signals: dict[int,
     os.environ.update(environment)
     torch.set_num_threads(1)
     if pairs is not None:
-        lib.training.loop.build_dataset = lambda _: CheapPairs(**pairs)  # type: ignore[assignment]
+        lib.training.tasks.build_dataset = lambda _: CheapPairs(**pairs)  # type: ignore[assignment]
     take_step = Trainer.take_step
     trainers: list[Trainer] = []
 

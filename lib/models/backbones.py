@@ -71,9 +71,9 @@ class Backbone(NamedTuple):
     features: nn.Module
     channels: int
     single: ResNet_single | None = None
-    new_single: bool = False  # `single` is no part of the pretrained trunk
     mhsa: ResNet_MHSA | None = None
     mhsa_z: ResNet_MHSA | None = None  # the template's own; None: `mhsa` serves both
+    new_block: bool = False  # what follows the trunk is no part of the pretrained weights
     templ: bool = False  # the search attends to the template's cells too
     joint: bool = False  # template and search go through the trunk together
 
@@ -102,15 +102,17 @@ def _resnet_single(*, width: int = 64, layers: Sequence[int] = (3, 4, 6), expans
     """
     trunk = ResNet50(layers=_three(layers, split=1), width=width, expansion=expansion)
     return Backbone(trunk, trunk.out_channels, single=ResNet_single(4 * width, expansion=expansion),
-                    new_single=new_block)
+                    new_block=new_block)
 
 
 def _resnet_mhsa(*, width: int = 64, layers: Sequence[int] = (3, 4, 6), expansion: int = EXPANSION, heads: int = 1,
-                 positions: int = TABLE_SIDE, separate_template: bool = False, templ: bool = False) -> Backbone:
+                 positions: int = TABLE_SIDE, separate_template: bool = False, templ: bool = False,
+                 new_block: bool = True) -> Backbone:
     """Return a ResNet trunk whose last block of layer3 attends: `features_mhsa`.
 
     heads: attention heads. positions: side of the learned position table. separate_template: the template has its own
     module, `features_mhsa_z`, with a table of side 15. templ: the search attends to the template's cells as well.
+    new_block: False takes that block from a classifier that `tracking/pretrain.py` trained, and rests with the trunk.
     """
     if positions < 1:
         raise ValueError(f"positions {positions}: expected the side of a map, such as {TABLE_SIDE}")
@@ -119,7 +121,7 @@ def _resnet_mhsa(*, width: int = 64, layers: Sequence[int] = (3, 4, 6), expansio
     tail_z = None
     if separate_template:
         tail_z = ResNet_MHSA(4 * width, side=TEMPLATE_SIDE, heads=heads, expansion=expansion)
-    return Backbone(trunk, trunk.out_channels, mhsa=tail, mhsa_z=tail_z, templ=templ)
+    return Backbone(trunk, trunk.out_channels, mhsa=tail, mhsa_z=tail_z, new_block=new_block, templ=templ)
 
 
 def _three(layers: Sequence[int], *, split: int = 0) -> tuple[int, ...]:
@@ -140,6 +142,14 @@ def _vit(*, dim: int = 768, depth: int = 12, heads: int = 12, joint: bool = Fals
     return Backbone(trunk, trunk.out_channels, joint=joint)
 
 
+def _timm(*, name: str = "tf_efficientnet_lite0", strides: Sequence[int] = (8, 16)) -> Backbone:
+    """Return a convolutional net of timm (an optional package), its maps of these strides joined."""
+    from lib.models.timm_trunk import TimmTrunk  # here, as few models need it
+
+    trunk = TimmTrunk(name=name, strides=strides)
+    return Backbone(trunk, trunk.out_channels)
+
+
 _SLIM: dict[str, Any] = {"width": 8, "layers": (1, 2, 2)}  # of the same family and grids, for a CPU
 BACKBONES: dict[str, Callable[..., Backbone]] = {
     "ResNet50": _resnet,
@@ -147,6 +157,7 @@ BACKBONES: dict[str, Callable[..., Backbone]] = {
     "ResNet_MHSA": _resnet_mhsa,
     "ViT": _vit,
     "ViT_B16": _vit,
+    "timm": _timm,
     "ViT_small": partial(_vit, dim=128, depth=4, heads=4),
     "ResNetSmall": partial(_resnet, **_SLIM),
     "ResNetSmall_single": partial(_resnet_single, **_SLIM),

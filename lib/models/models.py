@@ -30,10 +30,10 @@ class Ocean(Ocean_):
                                      "channels": channels, "towernum": towernum, "align": align}
         if head != "box_tower" or head_options:  # checkpoints with the paper's head are those of before
             self.spec |= {"head": head, "head_options": dict(head_options)}
-        parts: Backbone = _build(BACKBONES, backbone, backbone_options, what="backbone")
+        parts = build_trunk(backbone, backbone_options)
         self.features = parts.features
         self.features_single, self.features_mhsa, self.features_mhsa_z = parts.single, parts.mhsa, parts.mhsa_z
-        self.templ, self.joint, self.new_single = parts.templ, parts.joint, parts.new_single
+        self.templ, self.joint, self.new_block = parts.templ, parts.joint, parts.new_block
         self.load_report: Any = None  # what `lib.checkpoint.load_model` did
         self.params_file: Path | None = None  # tracking hyper-parameters that belong to the weights
         self.neck = AdjustLayer(in_channels=parts.channels, out_channels=channels)
@@ -45,12 +45,19 @@ class Ocean(Ocean_):
         """Return the layers that pretrained weights fill, by the names TRAINABLE_LAYER uses (conv1, bn1, layer1 ...).
 
         What is not in here is new: it starts from random weights and trains from epoch 1, also while the trunk is
-        frozen. `features_mhsa` is new; `features_single` is a block of the pretrained layer3, unless it is to be new.
+        frozen. The block behind the trunk (`features_single`, `features_mhsa`) belongs to layer3, unless it is new.
         """
         layers: dict[str, nn.Module] = self.features.trunk_layers()  # type: ignore[operator]
-        if self.features_single is not None and not self.new_single:
-            layers["layer3"] = nn.ModuleList([layers["layer3"], self.features_single])
+        tails = [tail for tail in (self.features_single, self.features_mhsa, self.features_mhsa_z) if tail is not None]
+        if tails and not self.new_block:
+            layers["layer3"] = nn.ModuleList([layers["layer3"], *tails])
         return layers
+
+
+def build_trunk(backbone: str, options: Mapping[str, Any]) -> Backbone:
+    """Return the parts of a backbone by name; raise UserError for a name or option that does not exist."""
+    parts: Backbone = _build(BACKBONES, backbone, options, what="backbone")
+    return parts
 
 
 def _box_tower(*, channels: int, towernum: int, box_bias: float) -> Head:
@@ -61,7 +68,6 @@ def _box_tower(*, channels: int, towernum: int, box_bias: float) -> Head:
 # A head's builder takes `channels`, of `towernum` and `box_bias` what it can use, and options with a default each.
 HEADS: dict[str, Callable[..., Head]] = {"box_tower": _box_tower}
 ARCHS: dict[str, Callable[..., Ocean]] = {"Ocean": Ocean}
-_LARGEST = 8192  # of any number that describes a network here
 
 
 def build_model(*, arch: str = "Ocean", **options: Any) -> Ocean:
@@ -70,24 +76,11 @@ def build_model(*, arch: str = "Ocean", **options: Any) -> Ocean:
     What is left out is as `lib.config` has it, the paper's. `build_model(**model.spec)` makes another of the same kind.
     Raises UserError for a name that does not exist.
     """
-    _check_sizes(options, place="")
     return ARCHS[_known(arch, ARCHS, what="arch")](**{**_DEFAULTS, **options})
 
 
 _DEFAULTS = Config().model_options()
 _DEFAULTS.pop("arch")
-
-
-def _check_sizes(value: Any, *, place: str) -> None:
-    """Raise UserError for a number no network has: a stranger's checkpoint or YAML could ask for all memory."""
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            _check_sizes(inner, place=f"{place}.{key}" if place else str(key))
-    elif isinstance(value, list | tuple):
-        for inner in value:
-            _check_sizes(inner, place=place)
-    elif isinstance(value, int) and not -_LARGEST <= value <= _LARGEST:
-        raise UserError(f"{place} is {str(value)[:20]}; expected at most {_LARGEST}")
 
 
 def _build(table: Mapping[str, Callable[..., Any]], name: str, options: Mapping[str, Any], *, what: str,

@@ -3,13 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-IMAGENET_MEAN = (0.485, 0.456, 0.406)  # of RGB in 0..1, as torchvision's weights expect it
-IMAGENET_STD = (0.229, 0.224, 0.225)
+from lib.models.modules import resize_table
+
+
+class Pixels(NamedTuple):
+    """What a net was trained on: (pixel - mean) / std of pixels 0..255 in an order of channels, RGB or BGR."""
+
+    order: str
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+
+
+IMAGENET = Pixels("RGB", (0.485 * 255, 0.456 * 255, 0.406 * 255), (0.229 * 255, 0.224 * 255, 0.225 * 255))
+OURS = Pixels("BGR", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 LAST_BLOCK = "features.features.layer3.5."  # ResNet-50's sixth block of layer3 in a whole Ocean
 # torchvision's name of a backbone, of which it has weights trained on ImageNet.
 TORCHVISION = {**dict.fromkeys(("ResNet50", "ResNet_single", "ResNet_MHSA"), "resnet50"),
@@ -18,19 +30,39 @@ SINGLE_BLOCK = "features_single.features.layer."
 POSITIONS = 31  # side of the transformer's position table: a search map at 255 px
 
 
-def fold_normalisation(kernel: Tensor) -> tuple[Tensor, Tensor]:
-    """Return (kernel for BGR 0..255, bias (out,) in float64) of an unpadded convolution of normalised RGB.
+def fold_normalisation(kernel: Tensor, pixels: Pixels = IMAGENET) -> tuple[Tensor, Tensor]:
+    """Return (kernel for BGR 0..255, bias (out,) in float64) of an unpadded convolution of normalised pixels.
 
-    kernel (out, 3, k, k). y = W ((rgb / 255 - mean) / std) = W' bgr + b, with W' = W / (255 std) in BGR order and
+    kernel (out, 3, k, k). y = W ((x - mean) / std) = W' x + b, with W' = W / std, in BGR order, and
     b = -sum W mean / std.
     """
-    mean, std = (torch.tensor(v, dtype=torch.float64).view(1, 3, 1, 1) for v in (IMAGENET_MEAN, IMAGENET_STD))
+    mean, std = (torch.tensor(v, dtype=torch.float64).view(1, 3, 1, 1) for v in (pixels.mean, pixels.std))
     exact = kernel.double()
     bias = -(exact * mean / std).sum((1, 2, 3))
-    return (exact / (255 * std)).flip(1).to(kernel.dtype), bias
+    folded = exact / std
+    return (folded.flip(1) if pixels.order == "RGB" else folded).to(kernel.dtype), bias
 
 
-def torchvision_resnet(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def fold_stem(weights: Mapping[str, Tensor], pixels: Pixels) -> dict[str, Tensor]:
+    """Return weights whose first convolution takes BGR 0..255; bn1's running mean, or its own bias, takes up the rest.
+
+    The first convolution is `conv1` with `bn1` behind it (ResNet), or `conv_proj` with a bias (ViT), whatever stands
+    in front of the names. Exact: conv1 has no padding, and repeating a border's pixels commutes with it.
+    """
+    folded = dict(weights)
+    for name in weights:
+        front, _, end = name.rpartition("conv1.weight")
+        if not end and "layer" not in front and f"{front}bn1.running_mean" in weights:
+            folded[name], bias = fold_normalisation(weights[name], pixels)
+            mean = weights[f"{front}bn1.running_mean"]
+            folded[f"{front}bn1.running_mean"] = (mean.double() - bias).to(mean.dtype)
+        if name.endswith("conv_proj.weight") and (own := name.replace("weight", "bias")) in weights:
+            folded[name], bias = fold_normalisation(weights[name], pixels)
+            folded[own] = (weights[own].double() + bias).to(weights[own].dtype)
+    return folded
+
+
+def torchvision_resnet(state_dict: Mapping[str, Tensor], pixels: Pixels = IMAGENET) -> dict[str, Tensor]:
     """Return torchvision's ResNet weights under the same names, made for this trunk and for BGR crops in 0..255.
 
     The strided or widened 1x1 downsample kernels go to the centre of the 3x3 ones. With stride 2 and no padding that
@@ -43,14 +75,10 @@ def torchvision_resnet(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for name in ("layer2.0.downsample.0.weight", "layer3.0.downsample.0.weight"):
         if name in weights and weights[name].shape[-1] == 1:
             weights[name] = F.pad(weights[name], (1, 1, 1, 1))
-    if "conv1.weight" in weights and "bn1.running_mean" in weights:
-        weights["conv1.weight"], bias = fold_normalisation(weights["conv1.weight"])
-        mean = weights["bn1.running_mean"]
-        weights["bn1.running_mean"] = (mean.double() - bias).to(mean.dtype)
-    return weights
+    return fold_stem(weights, pixels)
 
 
-def torchvision_vit(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def torchvision_vit(state_dict: Mapping[str, Tensor], pixels: Pixels = IMAGENET) -> dict[str, Tensor]:
     """Return torchvision's VisionTransformer weights under the names of `lib.models.vit.ViT`, for BGR crops in 0..255.
 
     Normalisation is folded into the patches' convolution, exactly: repeating the border's pixels commutes with it.
@@ -60,10 +88,7 @@ def torchvision_vit(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     for name, tensor in state_dict.items():
         name = name.removeprefix("encoder.").replace("layers.encoder_layer_", "blocks.")
         weights[name.replace("mlp.linear_1.", "mlp.0.").replace("mlp.linear_2.", "mlp.3.")] = tensor
-    if "conv_proj.weight" in weights and "conv_proj.bias" in weights:
-        kernel, bias = fold_normalisation(weights["conv_proj.weight"])
-        weights["conv_proj.weight"] = kernel
-        weights["conv_proj.bias"] = (weights["conv_proj.bias"].double() + bias).to(kernel.dtype)
+    weights = fold_stem(weights, pixels)
     table = weights.pop("pos_embedding")[:, 1:]  # (1, N, D); the first is the class token's
     side = round(table.shape[1] ** 0.5)
     grid = table.transpose(1, 2).unflatten(2, (side, side))
@@ -75,3 +100,13 @@ def split_last_block(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return the weights of an Ocean on ResNet50 under the names of one on ResNet_single, which computes the same."""
     return {SINGLE_BLOCK + name.removeprefix(LAST_BLOCK) if name.startswith(LAST_BLOCK) else name: tensor
             for name, tensor in state_dict.items()}
+
+
+def fit_tables(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the weights with each learned position table resampled to the size that it has in `own`."""
+    fitted = dict(weights)
+    for name, tensor in weights.items():
+        if name.endswith((".rel_h", ".rel_w", "positions.table")) and name in own and tensor.dim() == own[name].dim():
+            for dim in (2, 3):
+                fitted[name] = resize_table(fitted[name], own[name].shape[dim], dim=dim)
+    return fitted

@@ -1,6 +1,7 @@
 """What a model costs and reaches on this machine: parameters, FLOPs, time per frame, memory and scores.
 
-`compare`, `export` and `tune` measure with what stands here, so that their tables can be laid side by side.
+`compare`, `export` and `tune` measure with what stands here, so that their tables can be laid side by side. `margin`
+tells how well a checkpoint discriminates, without tracking.
 """
 
 from __future__ import annotations
@@ -16,22 +17,31 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
+from tqdm import tqdm
 
 from lib.benchmarks import Benchmark, load_benchmark
 from lib.benchmarks import Sequence as Video
-from lib.crops import TEMPLATE_SIZE, Image
+from lib.crops import TEMPLATE_SIZE, Image, grid_points
 from lib.errors import UserError, did_you_mean
 from lib.eval_toolkit.protocols import score_results
+from lib.eval_toolkit.tables import Table, as_text
+from lib.files import atomic_write, check_output
+from lib.images import read_image
 from lib.models.ocean import Ocean_
+from lib.options import MarginOptions
 from lib.testing.batched import Job
+from lib.testing.opening import open_tracker
 from lib.testing.results import ResultFolder, RunRecord
-from lib.testing.run import Candidate, job_of, run_jobs
+from lib.testing.run import Candidate, job_of, params_for, run_jobs
 from lib.tracker.ocean import OceanTracker, TrackerState, search_crop
+from lib.tracker.scoring import Floats
 
 ROUNDS = 5  # models take turns, so that a busy moment of the machine does not fall on one of them
 WARM_UP_FRAMES = 3
@@ -224,3 +234,98 @@ def follow_and_score(trackers: Sequence[OceanTracker], record: RunRecord, benchm
             done += chunk
             part = replace(benchmark, sequences=tuple(done), expected=len(done), missing=())
             yield len(done), [score_results(part, candidate.folder.path).headline for candidate in candidates]
+
+
+# ---- how far the target stands out
+
+_BATCH = 8  # crops that share a network call
+_COLUMNS = 8  # of the picture of the worst frames
+
+
+class Look(NamedTuple):
+    """A frame: the highest score (0..1) in the true box and outside it, and the crop with the box and that cell."""
+
+    on: float
+    off: float
+    picture: Image
+
+
+def margin(options: MarginOptions) -> int:
+    """Print the share of frames with the peak on target, and the margin, of a checkpoint's videos; return 0.
+
+    In every annotated frame the search crop is centred on the true box, with the template of the first frame. The peak
+    is on target when the highest cell of the score map lies in the true box; the margin is the highest score in the
+    box minus the highest outside. Window, penalty and drift play no part, so these tell whether the features
+    discriminate. --out gets each video's frame of the smallest margin. Raises UserError.
+    """
+    if options.out is not None:
+        check_output(options.out, flag="--out", folder=False)
+    benchmark = load_videos(options.dataset, options.dataset_dir, only=options.videos)
+    params, _ = params_for(options.params, benchmark.name, arch=options.arch, checkpoint=options.resume)
+    tracker = open_tracker(options.arch, options.resume, params, align=options.align, device=options.device,
+                           amp=options.amp)
+    rows: list[tuple[str, ...]] = []
+    scores: list[Floats] = []
+    worst: list[tuple[float, str, Image]] = []
+    for video in tqdm(benchmark.sequences, unit="video", leave=False, disable=None):
+        looks = list(look_at(tracker, video, every=options.every))
+        if not looks:
+            continue
+        scores.append(np.array([look[:2] for look in looks]))
+        rows.append((video.name, *_summary(scores[-1])))
+        least = min(looks, key=lambda look: look.on - look.off)
+        worst.append((least.on - least.off, video.name, least.picture))
+    if not rows:
+        raise UserError(f"{benchmark.source}: no annotated frame after a first one; there is nothing to look at")
+    rows.append(("all frames", *_summary(np.concatenate(scores))))
+    columns = ("Video", "Frames", "Peak on target", "Margin", "Best on", "Best off")
+    print(as_text([Table(f"{options.resume} on {benchmark.name}", columns, tuple(rows))], []), end="")
+    if options.out is not None:
+        pictures = [picture for _, _, picture in sorted(worst, key=lambda item: item[0])]
+        with atomic_write(options.out, mode="wb") as file:
+            file.write(bytes(cv2.imencode(".png", contact_sheet(pictures))[1]))
+    return 0
+
+
+def look_at(tracker: OceanTracker, video: Video, *, every: int = 1) -> Iterator[Look]:
+    """Return what the tracker sees in every `every`-th annotated frame after the first of a video."""
+    first = tracker.init(read_image(video.frames[0]), video.boxes_xywh[0])
+    seen = [index for index in range(1, len(video), every)
+            if np.isfinite(video.boxes_xywh[index]).all() and (video.boxes_xywh[index, 2:] > 0).all()]
+    for start in range(0, len(seen), _BATCH):
+        boxes = video.boxes_xywh[seen[start:start + _BATCH]]
+        states = [replace(first, centre_xy=box[:2] + box[2:] / 2, size_wh=box[2:]) for box in boxes]
+        crops = [search_crop(state, read_image(video.frames[index]))
+                 for state, index in zip(states, seen[start:start + _BATCH], strict=True)]
+        maps = tracker.predict(states, crops).result().score
+        for box, crop, score in zip(boxes, crops, maps, strict=True):
+            yield _judge(score, crop.pixels, box[2:] * crop.scale)
+
+
+def _judge(score: NDArray[np.float32], pixels: Image, target_wh: Floats) -> Look:
+    """Return what a score map (S, S) says of a target of (w, h) crop px in the middle of a search crop."""
+    size = pixels.shape[0]
+    points = grid_points(size)
+    # A target between two cells has the nearest one: half a stride from the middle at most.
+    inside = [np.abs(points - size // 2) <= max(side / 2, 4.0) for side in target_wh]
+    on = np.outer(inside[1], inside[0])
+    y, x = np.unravel_index(score.argmax(), score.shape)
+    picture = pixels.copy()
+    corner, far = ((size // 2 + sign * target_wh / 2).round().astype(int).tolist() for sign in (-1, 1))
+    cv2.rectangle(picture, corner, far, (0, 255, 0), 1)
+    cv2.circle(picture, (int(points[x]), int(points[y])), 4, (0, 0, 255), -1)
+    return Look(float(score[on].max()), float(score[~on].max(initial=0.0)), picture)
+
+
+def _summary(scores: Floats) -> tuple[str, ...]:
+    """Return number of frames, share with the peak on target, and the means of margin, best on and best off."""
+    on, off = scores.T
+    return str(len(on)), *(f"{value:.3f}" for value in ((on > off).mean(), (on - off).mean(), on.mean(), off.mean()))
+
+
+def contact_sheet(pictures: list[Image]) -> Image:
+    """Return pictures in rows of eight, each brought to 192 px."""
+    small = [cv2.resize(picture, (192, 192)) for picture in pictures]
+    small += [np.zeros_like(small[0])] * (-len(small) % min(_COLUMNS, len(small)))
+    wide = min(_COLUMNS, len(small))
+    return np.vstack([np.hstack(small[start:start + wide]) for start in range(0, len(small), wide)])

@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 # Keys that may change between a checkpoint and its continuation without changing what is computed.
 _FREE = re.compile(r"GPUS|PRINT_FREQ|WORKERS|OUTPUT_DIR|CHECKPOINT_DIR|TEST\..*|TUNE\..*|DATASET\.MAX_UNREADABLE|"
-                   r"TRAIN\.(ISTRUE|START_EPOCH|RESUME|RESUME_STRICT|PRETRAIN|RANDOM_TRUNK|LR_POLICY|WARM_POLICY|"
+                   r"TRAIN\.(ISTRUE|START_EPOCH|RESUME|RESUME_STRICT|PRETRAIN|PRETRAIN_INPUT|RANDOM_TRUNK|LR_POLICY|WARM_POLICY|"
                    r"UNFIX_POLICY|KEEP_LAST|SAVE_EVERY|ON_SAVE_ERROR|NONFINITE|DETERMINISTIC|DETECT_ANOMALY|DATA_TIMEOUT)")
 _RESUMABLE = {"epoch": int, "step": int, "steps_per_epoch": int, "pairs_per_step": int, "samples": int, "run": str,
               "optimizer": dict, "optimizer_names": list, "scaler": dict, "config": dict}
@@ -108,7 +108,7 @@ def differences(stored: Mapping[str, Any], cfg: Config) -> dict[str, str]:
     stored: a configuration as `Config.as_dict` gives it; a key it lacks counts as the default.
     """
     old, new = _flat(next(iter(stored.values()), {})), _flat(next(iter(cfg.as_dict().values())))
-    default = _flat(next(iter(Config().as_dict().values())))
+    default = _flat(next(iter(type(cfg)().as_dict().values())))
     unused = tuple(f"DATASET.{name}." for name in cfg.DATASET.SOURCES if name not in cfg.TRAIN.WHICH_USE)
     changes = {}
     for key, value in new.items():

@@ -14,7 +14,6 @@ import cv2
 import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
 
-from lib.datasets.dataset import Sample
 from lib.distributed import World, available_cpus, die_with_parent
 from lib.errors import UserError
 
@@ -50,7 +49,7 @@ def advice(workers: int, *, world: World, formats: Mapping[str, str]) -> str:
 class DevicePrefetcher:
     """An iterator over batches on the device that measures the time the device spends waiting for them."""
 
-    def __init__(self, dataset: Dataset[Sample], batches: Iterable[list[int]], *, workers: int,
+    def __init__(self, dataset: Dataset[Any], batches: Iterable[list[int]], *, workers: int,
                  device: torch.device, timeout: int) -> None:
         """Start the loader processes; a batch that takes longer than `timeout` seconds is an error (0: never)."""
         cuda = device.type == "cuda"
@@ -67,10 +66,10 @@ class DevicePrefetcher:
         self._iterator: Iterator[Any] = iter(loader)  # starts the loader processes
         self._processes = [child for child in multiprocessing.active_children() if child not in others]
 
-    def __iter__(self) -> Iterator[Sample]:
+    def __iter__(self) -> Iterator[Any]:
         return self
 
-    def __next__(self) -> Sample:
+    def __next__(self) -> Any:
         start, before = time.perf_counter(), self._mark()
         batch = self._move(self._fetch())
         self._waited += time.perf_counter() - start
@@ -78,7 +77,7 @@ class DevicePrefetcher:
             self._gaps.append((before, self._mark()))
         return batch
 
-    def _fetch(self) -> Sample:
+    def _fetch(self) -> Any:
         """Return the loader's next batch; a dying or hanging worker becomes a UserError."""
         try:
             batch = next(self._iterator)
@@ -102,7 +101,6 @@ class DevicePrefetcher:
             raise
         if isinstance(batch, UserError):
             raise batch
-        assert isinstance(batch, Sample)
         return batch
 
     def _mark(self) -> Any:
@@ -113,7 +111,7 @@ class DevicePrefetcher:
         event.record(torch.cuda.current_stream(self._device))
         return event
 
-    def _move(self, batch: Sample) -> Sample:
+    def _move(self, batch: Any) -> Any:
         """Return the batch on the device; on a GPU the copy overlaps with the step that is still running."""
         if self._side is None:
             return batch
@@ -155,23 +153,23 @@ def _worker_died(text: str) -> UserError:
     return UserError(f"data: {text}; out of memory? lower WORKERS, or start again with --resume auto")
 
 
-def _collate(samples: Sequence[Sample | UserError]) -> Sample | UserError:
+def _collate(samples: Sequence[Any]) -> Any:
     """Return the samples as a batch, or the first error among them."""
     for sample in samples:
         if isinstance(sample, UserError):
             return sample
     # default_collate writes a worker's batch straight into memory that the trainer sees.
-    columns = list(zip(*samples, strict=True))
-    return Sample._make([*(default_collate(column) for column in columns[:-1]), sum(columns[-1], ())])
+    columns: list[Any] = list(zip(*samples, strict=True))
+    return type(samples[0])(*(default_collate(column) for column in columns[:-1]), sum(columns[-1], ()))
 
 
 class _ErrorsAsValues(Dataset[Any]):
     """The data set with its UserErrors as values, so that a worker hands them on in one line and not as a traceback."""
 
-    def __init__(self, dataset: Dataset[Sample]) -> None:
+    def __init__(self, dataset: Dataset[Any]) -> None:
         self._dataset = dataset
 
-    def __getitem__(self, number: int) -> Sample | UserError:
+    def __getitem__(self, number: int) -> Any:
         try:
             return self._dataset[number]
         except UserError as error:

@@ -1,4 +1,4 @@
-"""The command `train`: from a YAML file to a run that goes on or begins; the loop itself is `Trainer.run`.
+"""The commands `train` and `pretrain`: from a YAML file to a run that begins or goes on (`Trainer.run`).
 
 Exit codes: 0 done, 2 a user's error (told in one line), 75 stopped by SIGTERM or SIGINT with a checkpoint written,
 1 anything else.
@@ -17,32 +17,38 @@ from typing import Any
 import torch
 
 from lib import distributed
-from lib.checkpoint import find_weights, import_pretrained, load_weights, read_checkpoint, where_else
+from lib.checkpoint import find_weights, import_pretrained, load_weights, pixels_of, read_checkpoint, where_else
 from lib.cli import as_argv
-from lib.config import Config, load_config
-from lib.datasets.dataset import build_dataset
+from lib.config import Config, PretrainConfig, load_config
 from lib.distributed import EXIT_STOPPED, StopRequest, World, on_main
 from lib.errors import EXIT_USER_ERROR, UserError
 from lib.log import RunLog, new_run_folder, old_run_folder
-from lib.models.models import Ocean, build_model
-from lib.models.pretrained import TORCHVISION
+from lib.models.pretrained import TORCHVISION, Pixels
 from lib.options import TrainOptions
 from lib.training import checkpoints
 from lib.training.checkpoints import Progress
-from lib.training.schedule import check_schedule
+from lib.training.stage import check_schedule
+from lib.training.tasks import Classification, Task, Tracking
 from lib.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
 
-ROOT = Path(__file__).resolve().parents[2]
-SCRIPT = ROOT / "tracking" / "train_ocean.py"
 _LOST = re.compile(r"Connection (closed|reset|refused)|Broken pipe|gloo|NCCL", re.IGNORECASE)
 
 
 def main(options: TrainOptions) -> int:
     """Return the exit code of `tracking/train_ocean.py`; started by torchrun, or starting it for several processes."""
+    return _reporting(options, Tracking, Config)
+
+
+def pretrain(options: TrainOptions) -> int:
+    """Return the exit code of `tracking/pretrain.py`, as `main`."""
+    return _reporting(options, Classification, PretrainConfig)
+
+
+def _reporting(options: TrainOptions, task: type[Tracking] | type[Classification], kind: type[Config]) -> int:
     try:
-        return _run(options)
+        return _run(options, task, kind)
     except UserError:
         if distributed.reports_errors():
             raise
@@ -56,11 +62,11 @@ def main(options: TrainOptions) -> int:
         return distributed.EXIT_FAILED
 
 
-def _run(options: TrainOptions) -> int:
-    cfg = load_config(options.cfg, overrides=[*options.overrides, *_as_overrides(options)])
+def _run(options: TrainOptions, task: type[Tracking] | type[Classification], kind: type[Config]) -> int:
+    cfg = load_config(options.cfg, overrides=[*options.overrides, *_as_overrides(options)], kind=kind)
     place = str(options.cfg)
     check_schedule(cfg.TRAIN, place=place)
-    _check_start(cfg, place=place)
+    _check_start(cfg, place=place, frozen_start=task.frozen_start)
     gpus = cfg.gpu_numbers()
     if options.gpus is not None:
         place = "--gpus"
@@ -69,29 +75,30 @@ def _run(options: TrainOptions) -> int:
             distributed.check_gpus(gpus, place=place, several="--nproc N")
         processes = options.nproc or (len(gpus) if options.gpus is not None else 1)
         if processes > 1:
-            return distributed.launch(SCRIPT, as_argv(options), processes=processes, max_restarts=options.max_restarts)
+            return distributed.launch(task.script, as_argv(options), processes=processes,
+                                      max_restarts=options.max_restarts)
     world = distributed.join(gpus, place=place)
-    code = train(cfg, world)
+    code = train(cfg, world, task)
     distributed.leave()
     return code
 
 
-def train(cfg: Config, world: World) -> int:
+def train(cfg: Config, world: World, task: Any = Tracking) -> int:
     """Return 0 after training to END_EPOCH, EXIT_STOPPED after a stop on request; every process of the job calls it."""
     with RunLog(main=world.is_main) as run_log, ExitStack() as stack:
         _log_devices(cfg, world)
         _set_determinism(cfg)
-        dataset = build_dataset(cfg)
+        work: Task = task(cfg)
         torch.manual_seed(cfg.TRAIN.SEED)
-        model = build_model(**cfg.model_options())
+        model = work.build()
         snapshot = Path(cfg.CHECKPOINT_DIR)
         on_main(lambda: stack.enter_context(checkpoints.sole_writer(snapshot)), world)
         source = on_main(lambda: _resume_path(cfg.TRAIN.RESUME, snapshot), world)
         checkpoint = checkpoints.read_resumable(source) if source else None
-        progress = _load_start(model, cfg, checkpoint, pairs=len(dataset), source=str(source),
+        progress = _load_start(model, cfg, checkpoint, pairs=len(work.dataset), source=str(source),
                                pairs_per_step=cfg.TRAIN.BATCH * cfg.TRAIN.ACCUMULATE * world.size)
         folder = on_main(lambda: _open_run(cfg, run_log, checkpoint), world)
-        trainer = Trainer(cfg, world, model, dataset, progress=progress, folder=folder, checkpoint=checkpoint)
+        trainer = Trainer(cfg, world, work, model, progress=progress, folder=folder, checkpoint=checkpoint)
         stack.callback(trainer.close)
         on_main(lambda: checkpoints.set_aside(snapshot, after=checkpoints.place_of(checkpoint)), world)
         if progress.step >= trainer.total:
@@ -106,11 +113,11 @@ def train(cfg: Config, world: World) -> int:
         skipped, replaced = trainer.skipped, len(trainer.monitor.unreadable)
         log.info("done: %d epochs, %d steps%s%s", cfg.TRAIN.END_EPOCH, progress.step,
                  f", {skipped} of them skipped as not finite" if skipped else "",
-                 f", {replaced} unreadable crops replaced" if replaced else "")
+                 f", {replaced} unreadable pictures replaced" if replaced else "")
         return 0
 
 
-def _load_start(model: Ocean, cfg: Config, checkpoint: dict[str, Any] | None, *, pairs: int, pairs_per_step: int,
+def _load_start(model: Any, cfg: Config, checkpoint: dict[str, Any] | None, *, pairs: int, pairs_per_step: int,
                 source: str) -> Progress:
     """Fill the model from the checkpoint (whose file is `source`) or from PRETRAIN; return where training begins.
 
@@ -127,7 +134,9 @@ def _load_start(model: Ocean, cfg: Config, checkpoint: dict[str, Any] | None, *,
                  *divmod(progress.step, progress.steps_per_epoch))
     elif train.PRETRAIN:
         path = _pretrained_path(str(train.PRETRAIN))
-        log.info("%s", import_pretrained(model, read_checkpoint(path)["state_dict"], source=str(path)))
+        content, given = read_checkpoint(path), train.PRETRAIN_INPUT
+        pixels = Pixels(given.ORDER, given.MEAN, given.STD) if given else pixels_of(content, source=str(path))
+        log.info("%s", import_pretrained(model, content["state_dict"], source=str(path), pixels=pixels))
     return progress
 
 
@@ -140,7 +149,7 @@ def _pretrained_path(name: str) -> Path:
                     f"the file there, or set TRAIN.PRETRAIN=False to begin with random weights")
 
 
-def _check_start(cfg: Config, *, place: str) -> None:
+def _check_start(cfg: Config, *, place: str, frozen_start: bool = True) -> None:
     """Raise UserError, before any work, when the weights to begin with or the checkpoint to go on from are not there.
 
     A trunk that is frozen at first must have weights, unless RANDOM_TRUNK says otherwise.
@@ -152,7 +161,7 @@ def _check_start(cfg: Config, *, place: str) -> None:
         return
     elif train.PRETRAIN:
         _pretrained_path(str(train.PRETRAIN))
-    elif train.UNFIX_EPOCH > train.START_EPOCH and not train.RANDOM_TRUNK:
+    elif frozen_start and train.UNFIX_EPOCH > train.START_EPOCH and not train.RANDOM_TRUNK:
         name = TORCHVISION.get(train.BACKBONE)
         remedy = "name pretrained weights in TRAIN.PRETRAIN" if name is None else (
             f"fetch ImageNet's once by `mkdir -p pretrain && python -c \"import torch, torchvision as tv; torch.save("

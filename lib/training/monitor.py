@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
-from lib.datasets.dataset import Sample
 from lib.distributed import World, gather, gather_texts
 from lib.errors import UserError
 from lib.files import atomic_write
@@ -136,15 +135,15 @@ def values_text(row: Sequence[float], names: Iterable[str]) -> str:
     return ", ".join(f"{name} {value:.4g}" for name, value in zip(names, row, strict=True))
 
 
-def dump_batch(path: Path, dataset: Dataset[Sample], numbers: Sequence[int]) -> str:
+def dump_batch(path: Path, dataset: Dataset[Any], numbers: Sequence[int]) -> str:
     """Return where a batch was written for inspection: its samples made anew from their numbers, as an .npz file.
 
-    The file holds `numbers` and each field of Sample with the batch first. Instead of raising, says why it could not.
+    The file holds `numbers` and each field of the samples, the batch first. Instead of raising, says why it could not.
     """
     try:
         rows = [dataset[number] for number in numbers]
         fields: dict[str, Any] = {name: np.stack([np.asarray(getattr(row, name)) for row in rows])
-                                  for name in Sample._fields[:-1]}
+                                  for name in rows[0]._fields[:-1]}
         with atomic_write(path, mode="wb") as file:
             np.savez(file, **fields, numbers=np.asarray(numbers))
     except UserError as error:

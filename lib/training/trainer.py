@@ -7,34 +7,26 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import yaml
-from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.utils import clip_grads_with_norm_, get_total_norm
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 from tqdm import tqdm
 
 from lib.config import Config
-from lib.crops import cells_to_px
-from lib.datasets.dataset import OceanDataset, Sample
 from lib.datasets.mixing import StreamSampler
 from lib.distributed import StopRequest, World, available_cpus, from_main, gather
 from lib.errors import UserError
-from lib.log import PROGRESS, Board, duration, training_picture
-from lib.models.losses import ocean_loss
-from lib.models.models import Ocean
-from lib.models.ocean import OceanOutput
+from lib.log import PROGRESS, Board, duration
 from lib.training.checkpoints import Progress, check_finite, write_checkpoint
 from lib.training.loader import DevicePrefetcher, advice, worker_share
 from lib.training.monitor import GRAD_NORM, StepMonitor, StepSummary, dump_batch, first_bad_step, values_text
-from lib.training.schedule import learning_rate
-from lib.training.stage import build_stage, prepare_model
+from lib.training.stage import build_stage, learning_rate, prepare_model
+from lib.training.tasks import Task
 
 log = logging.getLogger(__name__)
 
-PICTURED = 4  # pairs in the picture of an epoch
 MAX_SKIPPED_IN_A_ROW = 100  # steps without a usable gradient after which NONFINITE skip gives up
 _AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -42,14 +34,15 @@ _AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
 class Trainer:
     """A run: the model, its data and how far it is. `run` trains; `close` ends the loader processes and the log."""
 
-    def __init__(self, cfg: Config, world: World, model: Ocean, dataset: OceanDataset, *, progress: Progress,
+    def __init__(self, cfg: Config, world: World, task: Task, model: nn.Module, *, progress: Progress,
                  folder: Path, checkpoint: Mapping[str, Any] | None = None) -> None:
         """Begin at `progress` with the state of `checkpoint`, whose weights `model` has already.
 
-        folder: of the run, for TensorBoard; rank 0 writes to it, and its name is the run's.
+        task: what is learned, and from what. folder: of the run, for TensorBoard; rank 0 writes to it, and its name is
+        the run's.
         """
         train = cfg.TRAIN
-        self.cfg, self.world, self.dataset, self.progress, self.run_name = cfg, world, dataset, progress, folder.name
+        self.cfg, self.world, self.task, self.progress, self.run_name = cfg, world, task, progress, folder.name
         self.total = train.END_EPOCH * progress.steps_per_epoch
         self.model = prepare_model(model, cfg, world)
         self.stage = build_stage(self.model, train, epoch=progress.epoch, world=world)
@@ -58,18 +51,19 @@ class Trainer:
             self.stage.load_optimizer(checkpoint["optimizer"], checkpoint["optimizer_names"])
             self.scaler.load_state_dict(checkpoint["scaler"])
         workers = worker_share(cfg.WORKERS, world=world)
-        log.info("%d pairs an epoch in %d steps of %d", len(dataset), progress.steps_per_epoch, progress.pairs_per_step)
+        log.info("%d %s an epoch in %d steps of %d", len(task.dataset), task.unit, progress.steps_per_epoch,
+                 progress.pairs_per_step)
         log.info("loader processes: %d for each training process (WORKERS is %d for all %d; this machine has %d CPUs)",
                  workers, cfg.WORKERS, world.local_size, len(available_cpus()))
         self.folder = folder if world.is_main else None
         self.board = Board(self.folder, first_step=progress.step)
         self.board.text("config", yaml.safe_dump(cfg.as_dict(), sort_keys=False), progress.step)
         self.board.compare_by(cfg.summary() | {"pairs per step": progress.pairs_per_step})
-        self.batches = DevicePrefetcher(dataset, self._sampler(world.rank, progress.step, self.total), workers=workers,
-                                        device=world.device, timeout=train.DATA_TIMEOUT)
+        self.batches = DevicePrefetcher(task.dataset, self._sampler(world.rank, progress.step, self.total),
+                                        workers=workers, device=world.device, timeout=train.DATA_TIMEOUT)
         self.bar = tqdm(total=self.total, initial=progress.step, unit="step", dynamic_ncols=True,
                         disable=None if world.is_main else True)
-        self.monitor = StepMonitor(world, max_unreadable=cfg.DATASET.MAX_UNREADABLE, pairs_per_epoch=len(dataset),
+        self.monitor = StepMonitor(world, max_unreadable=cfg.DATASET.MAX_UNREADABLE, pairs_per_epoch=len(task.dataset),
                                    pairs_per_step=progress.pairs_per_step)
         self.ema = {name: value.clone() for name, value in self.model.state_dict().items()} if train.EMA else {}
         if checkpoint is not None:
@@ -100,7 +94,7 @@ class Trainer:
                 if saving or progress.step % self.cfg.PRINT_FREQ == 0:
                     self.report()
                 if progress.step == end:
-                    self.draw(batches[-1], output)
+                    self.end_epoch(batches[-1], output)
                 if saving:
                     self.save(required=stopping)
                 if stopping and progress.step < self.total:
@@ -117,7 +111,7 @@ class Trainer:
         self.monitor.restart_clock()
         return epoch
 
-    def take_step(self, batches: Sequence[Sample]) -> OceanOutput:
+    def take_step(self, batches: Sequence[Any]) -> Any:
         """Take one step of the optimizer on the mean loss of batches on the device; return the output for the last.
 
         The statistics of BatchNorm and the mean over positive cells are those of each batch: where they matter, several
@@ -132,9 +126,8 @@ class Trainer:
         for batch in batches:
             with stage.accumulating(len(found) < parts - 1):
                 with torch.autocast(world.device.type, dtype=_AMP.get(train.AMP), enabled=train.AMP in _AMP):
-                    output = stage.module(self._pixels(batch.template), self._pixels(batch.search))
-                losses = ocean_loss(output, cls_target=batch.cls_target, ltrb_target=batch.ltrb_target,
-                                    weight=batch.weight)
+                    output = self.task.predict(stage.module, batch, self._pixels)
+                losses = self.task.losses(output, batch)
                 self.scaler.scale(losses["total"] / parts).backward()
             found.append({name: loss.detach() for name, loss in losses.items()})
         self.scaler.unscale_(stage.optimizer)
@@ -195,22 +188,22 @@ class Trainer:
         left = duration((self.total - progress.step) * self.seconds_per_step)
         parts = " ".join(f"{name} {value:.4f}" for name, value in means.items() if name != "total")
         text = (f"loss {means['total']:.4f} ({parts})  grad {norm:.3g}  rate {max(rates.values()):.3g}  "
-                f"{pairs:.1f} pairs/s  data {100 * summary.data_wait:.0f}%")
+                f"{pairs:.1f} {self.task.unit}/s  data {100 * summary.data_wait:.0f}%")
         epoch, step = divmod(progress.step - 1, progress.steps_per_epoch)
         place = f"epoch {epoch + 1}/{self.cfg.TRAIN.END_EPOCH}  step {step + 1}/{progress.steps_per_epoch}"
         PROGRESS.info("%s  %s  left %s", place, text, left)
         self.bar.set_postfix_str(f"{place}  {text}", refresh=False)
         self.bar.update(progress.step - self.bar.n)
 
-    def draw(self, batch: Sample, output: OceanOutput) -> None:
-        """Write the epoch's picture: the first pairs of its last batch with boxes and score map. Rank 0 only."""
-        if not self.world.is_main:
-            return
-        score = output.cls[:PICTURED, 0].detach().float().sigmoid().cpu().numpy()
-        ltrb = output.ltrb[:PICTURED].detach().float().cpu().numpy()
-        template, search, box = (t[:PICTURED].cpu().numpy() for t in (batch.template, batch.search, batch.box_xyxy))
-        picture = training_picture(template, search, box, best_boxes(ltrb, score, search.shape[-1]), score)
-        self.board.picture("pairs", picture, self.progress.step)
+    def end_epoch(self, batch: Any, output: Any) -> None:
+        """Write the epoch's picture, of its last batch, and what the task measures of the weights that are saved."""
+        if self.world.is_main and (picture := self.task.picture(batch, output)) is not None:
+            self.board.picture(self.task.unit, picture, self.progress.step)
+        scores = self.task.evaluate(self.model, self.ema, self.world, self._pixels)
+        if scores and self.world.is_main:
+            self.board.scalars({f"val/{name}": value for name, value in scores.items()}, self.progress.step)
+            log.info("epoch %d/%d: %s", self.progress.epoch, self.cfg.TRAIN.END_EPOCH,
+                     "  ".join(f"{name} {value:.4f}" for name, value in scores.items()))
 
     def save(self, *, required: bool = False) -> None:
         """Write a checkpoint; call `report` before it. When it cannot be written the one before stays.
@@ -243,6 +236,7 @@ class Trainer:
             "epoch": progress.epoch, "arch": self.cfg.TRAIN.MODEL,
             "state_dict": self.ema or self.model.state_dict(), "optimizer": self.stage.optimizer.state_dict(),
             "optimizer_names": list(self.stage.names), "scaler": self.scaler.state_dict(), "model": self.model.spec,
+            **self.task.record(),
             "config": self.cfg.as_dict(), "step": progress.step, "steps_per_epoch": progress.steps_per_epoch,
             "pairs_per_step": progress.pairs_per_step, "samples": progress.samples, "run": self.run_name,
             "torch": str(torch.__version__), **({"raw_state_dict": self.model.state_dict()} if self.ema else {}),
@@ -304,16 +298,5 @@ class Trainer:
         assert self.folder is not None
         path = self.folder / f"not_finite_e{step // self.progress.steps_per_epoch + 1}_s{step + 1}_rank{rank}.npz"
         numbers = [number for batch in self._sampler(rank, step, step + 1) for number in batch]
-        return dump_batch(path, self.dataset, numbers)
+        return dump_batch(path, self.task.dataset, numbers)
 
-
-def best_boxes(ltrb: NDArray[Any], score: NDArray[Any], search: int) -> NDArray[Any]:
-    """Return the boxes_xyxy (B, 4) in search px predicted at each map's highest score.
-
-    ltrb (B, 4, S, S) px, score (B, S, S), search: the crop's side.
-    """
-    side = score.shape[-1]
-    cells = score.reshape(len(score), -1).argmax(1)
-    left, top, right, bottom = ltrb.reshape(len(ltrb), 4, -1)[np.arange(len(ltrb)), :, cells].T
-    grid_x, grid_y = (cells_to_px(cell, side=side, search_size=search) for cell in (cells % side, cells // side))
-    return np.stack([grid_x - left, grid_y - top, grid_x + right, grid_y + bottom], axis=1)

@@ -32,11 +32,11 @@ def coco_tasks(root: Path, *, split: str = "", annotation: str = "", pictures: s
     one JSON at the root beside `images/`; `annotation` and `pictures` (paths below the root) name others. Raises
     UserError if they are not found or not in COCO's form.
     """
-    json_path, folder, before = _locate_coco(root, split=split, annotation=annotation, pictures=pictures)
+    json_path, folder, before = locate_coco(root, split=split, annotation=annotation, pictures=pictures)
     data = read_json(json_path, max_bytes=_MAX_JSON)
     if not isinstance(data, dict) or not all(isinstance(data.get(k), list) for k in ("images", "annotations")):
         raise UserError(f"{json_path}: not in COCO's form; expected an object with lists 'images' and 'annotations'")
-    names = _picture_names(data["images"], json_path)
+    names = picture_names(data["images"], json_path)
     boxes: dict[Any, list[Box]] = {}
     dropped: dict[Any, Counter[str]] = {}
     for number, entry in enumerate(data["annotations"]):
@@ -65,7 +65,8 @@ def _video_names(pictures: dict[Any, str]) -> dict[Any, str]:
     return videos
 
 
-def _picture_names(images: Sequence[Any], path: Path) -> dict[Any, str]:
+def picture_names(images: Sequence[Any], path: Path) -> dict[Any, str]:
+    """Return each picture's file name by its id; raise UserError for one that lacks either, or has another's id."""
     names: dict[Any, str] = {}
     for number, image in enumerate(images):
         try:
@@ -89,7 +90,7 @@ def _coco_box(entry: dict[str, Any], *, track: int) -> tuple[Box | None, str]:
     return Box(track, (x, y, x + w, y + h)), ""
 
 
-def _locate_coco(root: Path, *, split: str, annotation: str, pictures: str) -> tuple[Path, Path, str]:
+def locate_coco(root: Path, *, split: str, annotation: str, pictures: str) -> tuple[Path, Path, str]:
     """Return the annotation file, the folder of the pictures and what stands before them in the crop folder."""
     before = f"{split}/" if split else ""
     official = root / "annotations" / f"instances_{split or 'train2017'}.json"

@@ -1,14 +1,50 @@
-"""BoTNet-50 as an image classifier, made of the tracker's blocks: where the attention experiments began.
+"""Image classifiers of the tracker's parts, whose training gives a tracker its base model; and BoTNet-50 itself.
 
-Source: Bottleneck Transformers for Visual Recognition (Srinivas et al., CVPR 2021), table 1: ResNet-50 whose last stage
-attends, 20.8 M parameters at 224 px. Positions are a learned table per map here instead of relative ones.
+Source of BoTNet: Bottleneck Transformers for Visual Recognition (Srinivas et al., CVPR 2021), table 1: ResNet-50 whose
+last stage attends, 20.8 M parameters at 224 px. Positions are a learned table per map here instead of relative ones.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from torch import Tensor, nn
 
+from lib.models.models import build_trunk
 from lib.models.modules import EXPANSION, Bottleneck, Bottleneck_MHSA, init_convs
+
+
+class Classifier(nn.Module):
+    """A tracker's trunk with its last block, a mean over the cells, and one linear layer.
+
+    Maps pictures (B, 3, H, H) BGR 0..255, float32, to logits (B, num_classes). The names of the trunk are those of the
+    tracker, which takes the weights as they are.
+    """
+
+    def __init__(self, *, backbone: str, backbone_options: Mapping[str, Any], num_classes: int) -> None:
+        super().__init__()
+        self.spec = {"arch": "Classifier", "backbone": backbone, "backbone_options": dict(backbone_options),
+                     "num_classes": num_classes}
+        if backbone == "BoTNet50":
+            self.features: nn.Module = BoTNet50(num_classes=num_classes, **backbone_options)
+            return
+        parts = build_trunk(backbone, backbone_options)
+        self.features = parts.features
+        self.features_single, self.features_mhsa = parts.single, parts.mhsa
+        self.classifier = nn.Linear(parts.channels, num_classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the logits of the classes."""
+        if isinstance(self.features, BoTNet50):
+            return self.features(x)
+        _, deep = self.features(x)
+        tail = self.features_single or self.features_mhsa
+        return self.classifier((deep if tail is None else tail(deep)).mean((2, 3)))
+
+    def trunk_layers(self) -> dict[str, nn.Module]:
+        """Return nothing: all of a classifier is new and trains from the first epoch."""
+        return {}
 
 
 class BoTNet50(nn.Module):

@@ -1,0 +1,122 @@
+"""Trunks of timm: the tracker's grid, weights of other projects, and a whole way from training to ONNX."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from tracker_stubs import write_squares
+from train_helpers import snapshot, tiny_yaml
+
+from lib import commands
+from lib.checkpoint import import_pretrained, load_model, save_checkpoint
+from lib.errors import UserError
+from lib.models.models import build_model
+
+timm = pytest.importorskip("timm", reason="the package timm is not here")
+SMALL = {"name": "mobilenetv3_small_050"}
+
+
+def trunk(**options: object) -> torch.nn.Module:
+    return build_model(backbone="timm", backbone_options=options, channels=8, towernum=1, align=False).features.eval()
+
+
+def picture(side: int) -> torch.Tensor:
+    return torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0)) * 255
+
+
+@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "mobilenetv3_small_050", "resnet18"])
+def test_cells_lie_on_the_trackers_grid(name: str) -> None:
+    """A crop moved by a cell moves the map of stride 8 by one cell, one moved by 16 px also that of stride 16."""
+    net, large = trunk(name=name, strides=[8, 16]), picture(303)
+    with torch.no_grad():
+        for size, side in ((127, 15), (255, 31), (271, 33), (287, 35)):
+            assert net(large[..., :size, :size])[1].shape[-2:] == (side, side)
+        maps = {shift: net(large[..., shift : shift + 255, :255]) for shift in (0, 8, 16)}
+        fine = net.features.feature_info[net.stages[0]]["num_chs"]
+        first, eight, sixteen = (maps[shift][1] for shift in (0, 8, 16))
+
+    def difference(one: torch.Tensor, rows: slice, other: torch.Tensor) -> float:
+        return float((one[..., rows, 8:23] - other[..., 8:22, 8:23]).abs().mean())
+
+    wrong = difference(first[:, :fine], slice(8, 22), eight[:, :fine])
+    assert difference(first[:, :fine], slice(9, 23), eight[:, :fine]) < 0.05 * wrong
+    wrong = difference(first, slice(8, 22), sixteen)
+    assert difference(first, slice(10, 24), sixteen) < 0.35 * wrong  # what a stride of 16 sees reaches to the border
+
+
+def test_it_computes_what_timm_computes() -> None:
+    """The map of stride 8 is that of timm's whole net for the same picture, normalised and padded by hand."""
+    net = trunk(name="resnet18", strides=[8])
+    whole = timm.create_model("resnet18").eval()
+    whole.load_state_dict(net.features.state_dict(), strict=False)
+    rgb = (picture(255).flip(1) / 255 - torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)) / torch.tensor(
+        [0.229, 0.224, 0.225]).view(1, 3, 1, 1)
+    with torch.no_grad():
+        expected = whole.forward_intermediates(torch.nn.functional.pad(rgb, (1, 1, 1, 1)), indices=[2],
+                                               intermediates_only=True)[0]
+        torch.testing.assert_close(net(picture(255))[1], expected[..., 1:-1, 1:-1], rtol=1e-4, atol=1e-4)
+
+
+def test_weights_in_the_names_of_efficientnet_pytorch() -> None:
+    """The same layers in the same order under other names, and pixels of another scale."""
+    own = timm.create_model("tf_efficientnet_lite0").state_dict()
+    foreign = {f"_conv_stem.{index}" if index else "_conv_stem.weight": tensor + 1
+               for index, tensor in enumerate(own.values())}
+    model = build_model(backbone="timm", backbone_options={"name": "tf_efficientnet_lite0"}, channels=8, towernum=1)
+    import_pretrained(model, foreign, source="lite0.pth")
+    for name, tensor in model.features.features.state_dict().items():
+        torch.testing.assert_close(tensor, own[name] + 1)
+    assert model.features.mean.flatten().tolist() == [127.0] * 3
+    assert model.features.std.flatten().tolist() == [128.0] * 3
+
+
+def test_weights_of_another_net_are_refused() -> None:
+    model = build_model(backbone="timm", backbone_options=SMALL, channels=8, towernum=1)
+    with pytest.raises(UserError, match=r"lite0\.pth.*missing"):
+        import_pretrained(model, timm.create_model("tf_efficientnet_lite0").state_dict(), source="lite0.pth")
+
+
+@pytest.mark.parametrize(("options", "words"), [
+    ({"name": "mobilenetv3_smal_050"}, ["mobilenetv3_smal_050", "did you mean", "mobilenetv3_small_050"]),
+    ({"name": "vit_tiny_patch16_224"}, ["vit_tiny_patch16_224", "expected [8] or [8, 16]"]),
+    ({"name": "convnext_atto"}, ["convnext_atto", "expected 33"]),
+    ({"name": "mobilenetv3_small_050", "strides": [16]}, ["strides [16]", "expected [8]"]),
+], ids=["misspelt", "no stride 8", "another grid", "without stride 8"])
+def test_what_cannot_be_a_trunk_is_one_line(options: dict[str, object], words: list[str]) -> None:
+    with pytest.raises(UserError) as error:
+        build_model(backbone="timm", backbone_options=options)
+    assert all(word in str(error.value) for word in words)
+    assert "\n" not in str(error.value)
+
+
+def test_without_the_package_it_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(__import__("sys").modules, "timm", None)
+    with pytest.raises(UserError, match="pip install timm"):
+        build_model(backbone="timm", backbone_options=SMALL)
+
+
+def test_training_freezes_and_frees_it_and_the_checkpoint_loads(tmp_path: Path) -> None:
+    weights = tmp_path / "net.pth"
+    torch.save(timm.create_model(SMALL["name"]).state_dict(), weights)
+    cfg = tiny_yaml(tmp_path, BACKBONE="timm", BACKBONE_OPTIONS=SMALL, PRETRAIN=str(weights), UNFIX_EPOCH=1,
+                    TRAINABLE_LAYER=["blocks.2"], END_EPOCH=2)
+    assert commands.call("train", ["--cfg", str(cfg)]) == 0
+    before = torch.load(weights, weights_only=True)
+    after = snapshot(tmp_path, "checkpoint_e2.pth")["state_dict"]
+    moved = {name for name, tensor in before.items()
+             if f"features.features.{name}" in after and not torch.equal(tensor, after[f"features.features.{name}"])}
+    assert moved
+    assert all(name.startswith("blocks.2.") for name in moved)
+    model = load_model(tmp_path / "snapshot" / "checkpoint_e2.pth")
+    assert model(picture(127), picture(255)).cls.shape == (1, 1, 25, 25)
+
+
+def test_it_exports_to_onnx(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    model = build_model(backbone="timm", backbone_options=SMALL, channels=8, towernum=1, align=False).eval()
+    save_checkpoint(tmp_path / "tiny.pth", {"state_dict": model.state_dict(), "model": model.spec})
+    write_squares(tmp_path / "squares", {"A": 6, "B": 6})
+    words = ["--dataset", "squares", "--dataset_dir", str(tmp_path / "squares"), "--crops", "4", "--frames", "2",
+             "--score", "False"]
+    assert commands.call("export", [str(tmp_path / "tiny.pth"), "--out", str(tmp_path / "export"), *words]) == 0
+    assert (tmp_path / "export" / "fp32" / "export.json").is_file()
