@@ -229,11 +229,12 @@ def import_pretrained(model: Ocean, state_dict: Mapping[str, Any], *, source: st
     """Fill the trunk (or the whole model) from pretrained weights in any known form and return the report.
 
     Known forms, told apart by their names: torchvision's ResNet-50 and VisionTransformer (or nets that call the
-    downsample branch `shortcut`); a net of timm for a trunk of timm; a classifier of `tracking/pretrain.py`; a trunk in
-    the names used here, with or without `features.` in front (the reference's ImageNet file); a whole Ocean. Parts that
-    are new to the file (neck and head, attention, the object-aware branch) stay as they are. Position tables are
-    resampled. pixels: what the net was trained on, folded into the first layer; by default ImageNet's for torchvision's
-    forms, BGR 0..255 for the others. Raises UserError where the trunk is not filled.
+    downsample branch `shortcut`); timm's VisionTransformer for a ViT; a net of timm for a trunk of timm; a classifier
+    of `tracking/pretrain.py`; a trunk in the names used here, with or without `features.` in front (the reference's
+    ImageNet file); a whole Ocean. Parts that are new to the file (neck and head, attention, the object-aware branch)
+    stay as they are. Position tables are resampled. pixels: what the net was trained on, folded into the first layer;
+    by default ImageNet's for torchvision's forms, BGR 0..255 for the others. Raises UserError where the trunk is not
+    filled.
     """
     weights, prefixes = _strip(state_dict, source=source)
     if any(name.startswith("connect_model.") for name in weights):
@@ -247,7 +248,7 @@ def import_pretrained(model: Ocean, state_dict: Mapping[str, Any], *, source: st
     downsample = plain.get("layer3.0.downsample.0.weight")
     if isinstance(model.features, TimmTrunk):
         inner = {f"features.{name}": tensor for name, tensor in model.features.import_names(plain).items()}
-    elif "encoder.pos_embedding" in plain:
+    elif "encoder.pos_embedding" in plain or "patch_embed.proj.weight" in plain:
         inner = {f"features.{name}": tensor for name, tensor in torchvision_vit(plain, pixels or IMAGENET).items()}
     elif downsample is not None and downsample.shape[-1] == 1:
         inner = {f"features.features.{name}": tensor

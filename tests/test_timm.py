@@ -11,6 +11,7 @@ from lib import commands
 from lib.checkpoint import import_pretrained, load_model, save_checkpoint
 from lib.errors import UserError
 from lib.models.models import build_model
+from lib.models.pretrained import IMAGENET
 
 timm = pytest.importorskip("timm", reason="the package timm is not here")
 SMALL = {"name": "mobilenetv3_small_050"}
@@ -80,8 +81,9 @@ def test_weights_of_another_net_are_refused() -> None:
     ({"name": "mobilenetv3_smal_050"}, ["mobilenetv3_smal_050", "did you mean", "mobilenetv3_small_050"]),
     ({"name": "vit_tiny_patch16_224"}, ["vit_tiny_patch16_224", "expected [8] or [8, 16]"]),
     ({"name": "convnext_atto"}, ["convnext_atto", "expected 33"]),
+    ({"name": "botnet26t_256"}, ["botnet26t_256", "257"]),
     ({"name": "mobilenetv3_small_050", "strides": [16]}, ["strides [16]", "expected [8]"]),
-], ids=["misspelt", "no stride 8", "another grid", "without stride 8"])
+], ids=["misspelt", "no stride 8", "another grid", "one size only", "without stride 8"])
 def test_what_cannot_be_a_trunk_is_one_line(options: dict[str, object], words: list[str]) -> None:
     with pytest.raises(UserError) as error:
         build_model(backbone="timm", backbone_options=options)
@@ -120,3 +122,36 @@ def test_it_exports_to_onnx(tmp_path: Path) -> None:
              "--score", "False"]
     assert commands.call("export", [str(tmp_path / "tiny.pth"), "--out", str(tmp_path / "export"), *words]) == 0
     assert (tmp_path / "export" / "fp32" / "export.json").is_file()
+
+
+@pytest.mark.parametrize(("patch", "scale", "registers"), [(16, None, 0), (16, 0.3, 4), (8, None, 0)],
+                         ids=["MAE, DINO", "DINOv2", "patches of 8 px"])
+def test_timms_transformers_compute_the_same_in_the_trackers_trunk(patch: int, scale: float | None,
+                                                                    registers: int) -> None:
+    """Block by block, on the same tokens: names, scales and normalisation are brought over exactly."""
+    torch.manual_seed(0)
+    theirs = timm.models.VisionTransformer(img_size=64, patch_size=patch, embed_dim=16, depth=2, num_heads=2,
+                                           init_values=scale, reg_tokens=registers, num_classes=3).eval()
+    for parameter in theirs.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    model = build_model(backbone="ViT", backbone_options={"dim": 16, "depth": 2, "heads": 2}, channels=8).eval()
+    report = import_pretrained(model, theirs.state_dict(), source="vit.pth")
+    ours = model.features
+    assert report.loaded == len(ours.state_dict())
+    assert "features.heads.head.weight" in report.skipped
+    tokens = torch.randn(1, 49, 16)
+    with torch.no_grad():
+        expected = theirs.norm(theirs.blocks(tokens))
+        for block in ours.blocks:
+            tokens = block(tokens)
+        torch.testing.assert_close(ours.ln(tokens), expected, rtol=1e-4, atol=1e-4)
+        if patch == 16:
+            bgr = picture(255)
+            mean, std = (torch.tensor(value).view(1, 3, 1, 1) for value in (IMAGENET.mean, IMAGENET.std))
+            padded = torch.nn.functional.pad((bgr.flip(1) - mean) / std, (0, 1, 0, 1), mode="replicate")
+            patches = ours.embed(bgr) - ours.positions.of_side(31)
+            torch.testing.assert_close(patches[..., ::2, ::2], theirs.patch_embed.proj(padded), rtol=1e-3, atol=1e-3)
+    side = 64 // patch
+    table = theirs.pos_embed[:, -side * side:].transpose(1, 2).unflatten(2, (side, side))
+    expected = torch.nn.functional.interpolate(table, size=(31, 31), mode="bicubic")
+    torch.testing.assert_close(ours.positions.table, expected)

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import importlib
+import math
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -82,17 +84,50 @@ def torchvision_vit(state_dict: Mapping[str, Tensor], pixels: Pixels = IMAGENET)
     """Return torchvision's VisionTransformer weights under the names of `lib.models.vit.ViT`, for BGR crops in 0..255.
 
     Normalisation is folded into the patches' convolution, exactly: repeating the border's pixels commutes with it.
-    The position table, 14 x 14 for 224 px, is interpolated (bicubic) to 31 x 31, and the class token's dropped.
+    The position table, 14 x 14 for 224 px, is interpolated (bicubic) to 31 x 31, and the class token's dropped. timm's
+    VisionTransformers (MAE, DINO, DINOv2) are known by their names too.
     """
+    if "patch_embed.proj.weight" in state_dict:
+        state_dict = _timm_vit(state_dict)
     weights = {}
     for name, tensor in state_dict.items():
         name = name.removeprefix("encoder.").replace("layers.encoder_layer_", "blocks.")
         weights[name.replace("mlp.linear_1.", "mlp.0.").replace("mlp.linear_2.", "mlp.3.")] = tensor
     weights = fold_stem(weights, pixels)
-    table = weights.pop("pos_embedding")[:, 1:]  # (1, N, D); the first is the class token's
-    side = round(table.shape[1] ** 0.5)
-    grid = table.transpose(1, 2).unflatten(2, (side, side))
+    table = weights.pop("pos_embedding")  # (1, N, D); the first may be those of class and register tokens
+    side = math.isqrt(table.shape[1])
+    grid = table[:, -side * side:].transpose(1, 2).unflatten(2, (side, side))
     weights["positions.table"] = F.interpolate(grid, size=(POSITIONS, POSITIONS), mode="bicubic", align_corners=False)
+    return weights
+
+
+_TIMM_VIT = (("patch_embed.proj.", "conv_proj."), ("pos_embed", "pos_embedding"), (".norm1.", ".ln_1."),
+             (".norm2.", ".ln_2."), (".attn.qkv.", ".self_attention.in_proj_"), (".mlp.fc1.", ".mlp.0."),
+             (".attn.proj.", ".self_attention.out_proj."), (".mlp.fc2.", ".mlp.3."))
+_TIMM_VIT_STARTS = {"norm.": "ln.", "fc_norm.": "ln.", "head.": "heads.head.", "cls_token": "class_token",
+                    "reg_token": "class_token.register", "mask_token": "class_token.mask"}
+
+
+def _timm_vit(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the weights of timm's VisionTransformer under torchvision's names.
+
+    DINOv2's scale of each branch goes into the branch's last layer, exactly; patches of another size than 16 px are
+    resampled as FlexiViT does (timm's function).
+    """
+    weights = {}
+    for name, tensor in state_dict.items():
+        for theirs, ours in _TIMM_VIT:
+            name = name.replace(theirs, ours)
+        start = next((start for start in _TIMM_VIT_STARTS if name.startswith(start)), "")
+        weights[_TIMM_VIT_STARTS.get(start, "") + name.removeprefix(start)] = tensor
+    for name in [name for name in weights if name.endswith((".ls1.gamma", ".ls2.gamma"))]:
+        scale = weights.pop(name)
+        layer = name.replace("ls1.gamma", "self_attention.out_proj").replace("ls2.gamma", "mlp.3")
+        weights[f"{layer}.weight"] = weights[f"{layer}.weight"] * scale[:, None]
+        weights[f"{layer}.bias"] = weights[f"{layer}.bias"] * scale
+    if weights["conv_proj.weight"].shape[-1] != 16:
+        resample: Any = importlib.import_module("timm.layers").resample_patch_embed
+        weights["conv_proj.weight"] = resample(weights["conv_proj.weight"], [16, 16])
     return weights
 
 

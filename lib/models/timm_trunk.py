@@ -43,7 +43,10 @@ class TimmTrunk(nn.Module):
         self.out_channels = sum(net.feature_info[stage]["num_chs"] for stage in self.stages)
         for key in ("mean", "std"):
             self.register_buffer(key, 255 * torch.tensor(net.pretrained_cfg[key]).view(1, 3, 1, 1))
-        sides = [m.shape[-1] for m in self._maps(torch.zeros(1, 3, 257, 257))]
+        try:
+            sides = [m.shape[-1] for m in self._maps(torch.zeros(1, 3, 257, 257))]
+        except Exception as error:  # attention whose tables are made for one size, say
+            raise ValueError(f"{name}: takes no picture of 257 px ({error!s:.80})") from error
         if sides != [33, 17][:len(sides)]:
             raise ValueError(f"{name}: its maps of 257 px have sides of {sides} cells; expected 33 at stride 8, 17 at "
                              f"16, as of nets whose strided convolutions pad both sides")
