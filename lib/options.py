@@ -49,9 +49,11 @@ class BenchmarkOptions(ModelOptions, DatasetOptions):
 
 @dataclass(frozen=True, kw_only=True)
 class TestOptions(BenchmarkOptions):
-    """Test one checkpoint on a test set."""
+    """Test one checkpoint, or a tracker of other people's, on a test set."""
 
-    resume: Path = flag(_CHECKPOINT)
+    resume: Path | None = flag(_CHECKPOINT, None)
+    tracker: str = flag("one of your own, FILE.py:NAME, or of OpenCV, opencv:MIL, in place of --arch; --resume is its "
+                        "model, if it takes one", "", metavar="FILE.py:NAME")
     online: bool = flag("True is refused: there is no online branch", False)
     epoch_test: bool = flag("True: results go to <arch>_checkpoint_eN", False)
     video: str = flag("one sequence, by name; default: all", "")

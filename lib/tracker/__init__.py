@@ -4,11 +4,14 @@
     state = tracker.track(state, next_image)     # state.box_xywh, state.score
 
 All that is known of a target lies in its state, so that one tracker follows any number of targets. A tracker in the
-plain form of most research code, `init(image, box)` and `box = track(image)`, becomes one by `PlainTracker(MyTracker)`.
+plain form of most research code, `init(image, box)` and `box = track(image)`, becomes one by `PlainTracker(MyTracker)`;
+`track` may give `(box, score)`. One of the got10k toolkit, `init(image, box)` and `box = update(image)`, gets PIL's RGB
+images.
 """
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -17,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lib.boxes import Boxes
+from lib.errors import UserError
 
 
 class TrackState(Protocol):
@@ -71,9 +75,23 @@ class PlainTracker:
     def init(self, image: NDArray[Any], box_xywh: Boxes) -> PlainState:
         """Return the state of a target given by its box in its first image."""
         tracker = self.make()
-        tracker.init(image, box_xywh)
+        tracker.init(_for(tracker, image), box_xywh)
         return PlainState(np.asarray(box_xywh, np.float64), tracker)
 
     def track(self, state: PlainState, image: NDArray[Any]) -> PlainState:
         """Return the state after the next image; the one before it is used up."""
-        return PlainState(np.asarray(state.tracker.track(image), np.float64), state.tracker)
+        tracker = state.tracker
+        found = tracker.track(image) if hasattr(tracker, "track") else tracker.update(_for(tracker, image))
+        box, score = found if isinstance(found, tuple) and len(found) == 2 else (found, 1.0)
+        box_xywh = np.asarray(box, np.float64)
+        if box_xywh.shape != (4,):
+            raise UserError(f"{type(tracker).__name__} gave {found!r:.60}; expected a box x, y, width, height, or "
+                            f"(box, score)")
+        return PlainState(box_xywh, tracker, float(score))
+
+
+def _for(tracker: Any, image: NDArray[Any]) -> Any:
+    """Return the image as the tracker takes it: BGR, or PIL's RGB for one of got10k, which has no `track`."""
+    if hasattr(tracker, "track"):
+        return image
+    return importlib.import_module("PIL.Image").fromarray(np.ascontiguousarray(image[..., ::-1]))
