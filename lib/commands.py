@@ -50,6 +50,8 @@ COMMANDS = {
     "onekey": Command(options.OnekeyOptions, "lib.tools.onekey:main", "tracking/onekey.py", (
         "--cfg experiments/train/Ocean.yaml TEST.ISTRUE=True",
         "--cfg experiments/train/Ocean.yaml TRAIN.ISTRUE=False")),
+    "study": Command(options.StudyOptions, "lib.tools.study:main", "tracking/study.py", (
+        "--cfg experiments/study/Botnet_sample.yaml", "--cfg experiments/study/Botnet.yaml")),
     "demo": Command(options.DemoOptions, "lib.tools.demo:main", "tracking/demo.py", ("", "--fresh")),
     "release": Command(options.ReleaseOptions, "lib.tools.export:release", "tracking/release.py", (
         "snapshot/checkpoint_e20.pth --name OceanNew", "snapshot/checkpoint_e20.pth --name OceanNew --out weights")),

@@ -226,6 +226,13 @@ class OnekeyOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class StudyOptions:
+    """Pretrain, train and test several arms with several seeds, and compare them in one table."""
+
+    cfg: Path = flag("YAML of the study: RUNS, TESTS, SEEDS", metavar="FILE")
+
+
+@dataclass(frozen=True, kw_only=True)
 class DemoOptions:
     """Train, test, score and show a small Ocean."""
 
