@@ -43,6 +43,10 @@ WEIGHTS_ROOT = Path(__file__).resolve().parents[1] / "experiments" / "weights"
 EXPORTED_PARAMS = "tracker.yaml"
 _COUNTER = "num_batches_tracked"  # of a BatchNorm: no weight, only old checkpoints and ours for use lack it
 NEW_PARTS = (ALIGN_PREFIX, "features_mhsa.", "features_mhsa_z.")  # what may be added to a trained Ocean
+# What makes plain numpy numbers, as numpy 1 and 2 call it: the reference's optimizer keeps its rates as np.float64.
+_SCALAR = np.float64(0).__reduce__()[0]
+_NUMBERS: list[Any] = [*((_SCALAR, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")), np.dtype,
+                       *(type(np.dtype(kind)) for kind in (np.float64, np.float32, np.int64))]
 
 
 @dataclass(frozen=True)
@@ -107,7 +111,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     if path.suffix == ".safetensors":
         return {"state_dict": _read_safetensors(path)}
     try:
-        with torch.serialization.safe_globals(_numpy_scalars()), warnings.catch_warnings():
+        with torch.serialization.safe_globals(_NUMBERS), warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # of old pickle protocols: read or refused all the same
             content = torch.load(path, map_location="cpu", weights_only=True)
     except OSError as error:
@@ -156,13 +160,6 @@ def _unreadable(path: Path) -> UserError:
                      f"copy it again or take another epoch's")
 
 
-def _numpy_scalars() -> list[Any]:
-    """Return the constructors of plain numpy numbers: the reference's optimizer keeps its rates as np.float64."""
-    scalar = np.float64(0).__reduce__()[0]
-    names = [(scalar, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")]  # numpy 1 and 2
-    return [*names, np.dtype, *(type(np.dtype(kind)) for kind in (np.float64, np.float32, np.int64))]
-
-
 def load_weights(model: nn.Module, state_dict: Mapping[str, Any], *, source: str,
                  ignore: Sequence[str] = (), optional: Sequence[str] = ()) -> LoadReport:
     """Copy `state_dict` into `model` and return the report; strict, except for BatchNorm's counters.
@@ -187,7 +184,10 @@ def load_weights(model: nn.Module, state_dict: Mapping[str, Any], *, source: str
         text = "; ".join(f"{what}: {_few(names)}" for what, names in problems.items() if names)
         raise UserError(f"{source}: weights of another architecture; {text}")
     usable = {name: tensor for name, tensor in weights.items() if name in own}
-    _check_finite(usable, source=source)
+    # A model with such values predicts nonsense without a word.
+    if broken := [name for name, tensor in usable.items() if not bool(torch.isfinite(tensor).all())]:
+        raise UserError(f"{source}: values that are not finite in {_few(broken)}; the training that made it diverged, "
+                        f"take an earlier checkpoint")
     model.load_state_dict(usable, strict=False)
     return LoadReport(source, len(usable), missing, skipped, prefixes)
 
@@ -214,14 +214,10 @@ def load_model(path: str | Path, *, align: bool | None = None, device: str | tor
         model = build_model(**options)
     except (UserError, TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"{path}: {error}") from error
-    model.load_report = load_weights(model, checkpoint["state_dict"], source=str(path), ignore=_unwanted(model))
+    unwanted = () if model.align_head is not None else (ALIGN_PREFIX,)
+    model.load_report = load_weights(model, checkpoint["state_dict"], source=str(path), ignore=unwanted)
     model.params_file = params_beside(path)
     return model.to(device).eval()
-
-
-def _unwanted(model: Ocean) -> tuple[str, ...]:
-    """Return the prefixes of the names that `model` can do without: the branch's when it has none."""
-    return () if model.align_head is not None else (ALIGN_PREFIX,)
 
 
 def import_pretrained(model: Ocean, state_dict: Mapping[str, Any], *, source: str,
@@ -240,24 +236,25 @@ def import_pretrained(model: Ocean, state_dict: Mapping[str, Any], *, source: st
     if any(name.startswith("connect_model.") for name in weights):
         whole = split_last_block(weights) if model.features_single is not None else weights
         new = tuple(part for part in NEW_PARTS if not any(name.startswith(part) for name in whole))
-        unwanted = _unwanted(model) if model.features_mhsa is None else (*_unwanted(model), LAST_BLOCK)
-        report = load_weights(model, whole, source=source, ignore=unwanted, optional=new)
+        unwanted = {ALIGN_PREFIX: model.align_head is None, LAST_BLOCK: model.features_mhsa is not None}
+        report = load_weights(model, whole, source=source, ignore=[part for part in unwanted if unwanted[part]],
+                              optional=new)
         return replace(report, prefixes=prefixes)
     plain = {re.sub(r"^(features\.)+", "", name).replace(".shortcut.", ".downsample."): tensor
              for name, tensor in weights.items()}
     downsample = plain.get("layer3.0.downsample.0.weight")
     if isinstance(model.features, TimmTrunk):
-        inner = {f"features.{name}": tensor for name, tensor in model.features.import_names(plain).items()}
+        front, inner = "features.", model.features.import_names(plain)
     elif "encoder.pos_embedding" in plain or "patch_embed.proj.weight" in plain:
-        inner = {f"features.{name}": tensor for name, tensor in torchvision_vit(plain, pixels or IMAGENET).items()}
+        front, inner = "features.", torchvision_vit(plain, pixels or IMAGENET)
     elif downsample is not None and downsample.shape[-1] == 1:
-        inner = {f"features.features.{name}": tensor
-                 for name, tensor in torchvision_resnet(plain, pixels or IMAGENET).items()}
+        front, inner = "features.features.", torchvision_resnet(plain, pixels or IMAGENET)
+    elif "classifier.weight" in weights:
+        front, inner = "", fold_stem(weights, pixels or OURS)
     else:
-        inner = weights if "classifier.weight" in weights else {
-            f"features.features.{name}": tensor for name, tensor in plain.items()}
-        inner = fold_stem(inner, pixels or OURS)
-    return replace(_fill_trunk(model, inner, source=source), prefixes=prefixes)
+        front, inner = "features.features.", fold_stem(plain, pixels or OURS)
+    named = {front + name: tensor for name, tensor in inner.items()}
+    return replace(_fill_trunk(model, named, source=source), prefixes=prefixes)
 
 
 def pixels_of(checkpoint: Mapping[str, Any], *, source: str) -> Pixels | None:
@@ -307,14 +304,6 @@ def _strip(state_dict: Any, *, source: str) -> tuple[dict[str, Tensor], tuple[st
             name = name.removeprefix(prefix)
         weights[name] = tensor
     return weights, tuple(found)
-
-
-def _check_finite(weights: Mapping[str, Tensor], *, source: str) -> None:
-    """Raise UserError when a value is not a number or infinite: such a model predicts nonsense without a word."""
-    broken = [name for name, tensor in weights.items() if not bool(torch.isfinite(tensor).all())]
-    if broken:
-        raise UserError(f"{source}: values that are not finite in {_few(broken)}; the training that made it diverged, "
-                        f"take an earlier checkpoint")
 
 
 def _few(names: Sequence[str], *, shown: int = 3) -> str:

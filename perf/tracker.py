@@ -37,7 +37,7 @@ def measure(tracker: OceanTracker, states: list[TrackerState], image: np.ndarray
         laps = [time.perf_counter()]
         crops = [search_crop(state, image) for state in states]
         laps.append(time.perf_counter())
-        prediction = tracker.predict(states, crops).result()
+        prediction = tracker.predict(states, crops)()
         laps.append(time.perf_counter())
         tracker.update(states, crops, prediction)
         laps.append(time.perf_counter())

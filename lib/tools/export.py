@@ -10,7 +10,7 @@ import logging
 import shutil
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -152,7 +152,7 @@ def _judge(found: Difference, options: ExportOptions, precision: str) -> None:
 
 def _write_record(folder: Path, record: ExportRecord) -> None:
     with atomic_write(folder / RECORD) as file:
-        json.dump(record.as_json(), file, indent=1)
+        json.dump(asdict(record), file, indent=1)
 
 
 def _made_by() -> str:

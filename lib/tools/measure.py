@@ -118,7 +118,7 @@ class FrameTimer:
         None where the system does not tell. Weights that give no finite numbers are fine here.
         """
         for _ in range(WARM_UP_FRAMES):
-            self.tracker.predict([self.state], [search_crop(self.state, self.image)]).result()
+            self.tracker.predict([self.state], [search_crop(self.state, self.image)])()
         if self.tracker.device.type == "cuda":
             return torch.cuda.max_memory_allocated(self.tracker.device)
         most = most_memory()
@@ -297,7 +297,7 @@ def look_at(tracker: OceanTracker, video: Video, *, every: int = 1) -> Iterator[
         states = [replace(first, centre_xy=box[:2] + box[2:] / 2, size_wh=box[2:]) for box in boxes]
         crops = [search_crop(state, read_image(video.frames[index]))
                  for state, index in zip(states, seen[start:start + _BATCH], strict=True)]
-        maps = tracker.predict(states, crops).result().score
+        maps = tracker.predict(states, crops)().score
         for box, crop, score in zip(boxes, crops, maps, strict=True):
             yield _judge(score, crop.pixels, box[2:] * crop.scale)
 

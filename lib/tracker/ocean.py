@@ -62,20 +62,6 @@ class SearchCrop(NamedTuple):
     image_wh: tuple[int, int]
 
 
-class Pending(NamedTuple):
-    """A network's answer on its way to the host. On a GPU the host is free until `result` is asked for."""
-
-    maps: torch.Tensor  # (B, 5, S, S) float32 on the host: score, then ltrb
-    ready: Any  # torch.cuda.Event or None
-
-    def result(self) -> Prediction:
-        """Return the answer, waiting for it if need be."""
-        if self.ready is not None:
-            self.ready.synchronize()
-        maps = self.maps.numpy()
-        return Prediction(maps[:, 0], maps[:, 1:])
-
-
 def search_crop(state: TrackerState, image: Image) -> SearchCrop:
     """Return the sub-window a target is looked for in, around where it was last (section 5, step 1)."""
     side_z = context_side(state.size_wh)
@@ -141,8 +127,8 @@ class OceanTracker:
 
     The model is moved to `device` and put in eval mode. `amp` is the network's number format ("none": float32);
     everything else is float64. `compiled` hands the network to torch.compile: slow at first, one compilation for each
-    search and batch size. `channels_last` lays pixels out as NHWC, which is
-    faster on a GPU (so None takes it there) and no faster on a CPU.
+    search and batch size. `channels_last` lays pixels out as NHWC, which is faster on a GPU (so None takes it there)
+    and no faster on a CPU.
     """
 
     def __init__(
@@ -228,9 +214,9 @@ class OceanTracker:
 
         def finish() -> list[TrackerState]:
             new = list(states)
-            for rows, some, crops, pending in calls:
+            for rows, some, crops, answer in calls:
                 try:
-                    updated = self.update(some, crops, pending.result())
+                    updated = self.update(some, crops, answer())
                 except NonFiniteOutput as error:
                     raise NonFiniteOutput([rows[row] for row in error.rows]) from error
                 for row, state in zip(rows, updated, strict=True):
@@ -239,25 +225,29 @@ class OceanTracker:
 
         return finish
 
-    def predict(self, states: Sequence[TrackerState], crops: Sequence[SearchCrop]) -> Pending:
-        """Return the network's answer for B crops of one search size (section 5, step 2); does not wait for a GPU."""
+    def predict(self, states: Sequence[TrackerState], crops: Sequence[SearchCrop]) -> Callable[[], Prediction]:
+        """Ask the network about B crops of one search size (section 5, step 2); return what waits for its answer."""
         with self._precision():
             output = self._track(self._pixels([crop.pixels for crop in crops]), self._templates(states))
             score = torch.sigmoid(output.cls.float())
             if output.cls_aligned is not None:
                 aligned = torch.sigmoid(output.cls_aligned.float())
                 score = self.params.ratio * score + (1 - self.params.ratio) * aligned
-            # One copy to the host for all maps: (B, 5, S, S).
-            return self._to_host(torch.cat([score, output.ltrb.float()], dim=1))
+            maps = torch.cat([score, output.ltrb.float()], dim=1)  # (B, 5, S, S): one copy to the host for all
+            ready: Any = None
+            if self.device.type == "cuda":
+                host = torch.empty(maps.shape, dtype=maps.dtype, pin_memory=True)
+                maps = host.copy_(maps, non_blocking=True)
+                ready = torch.cuda.Event()
+                ready.record(torch.cuda.current_stream(self.device))
 
-    def _to_host(self, maps: torch.Tensor) -> Pending:
-        if self.device.type != "cuda":
-            return Pending(maps.cpu(), None)
-        host = torch.empty(maps.shape, dtype=maps.dtype, pin_memory=True)
-        host.copy_(maps, non_blocking=True)
-        ready = torch.cuda.Event()
-        ready.record(torch.cuda.current_stream(self.device))
-        return Pending(host, ready)
+        def answer() -> Prediction:
+            if ready is not None:
+                ready.synchronize()
+            on_host = maps.cpu().numpy()
+            return Prediction(on_host[:, 0], on_host[:, 1:])
+
+        return answer
 
     def update(
         self, states: Sequence[TrackerState], crops: Sequence[SearchCrop], prediction: Prediction

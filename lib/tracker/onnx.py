@@ -7,7 +7,7 @@ says what they were made from. Written by `lib.tools.export`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,6 @@ Layout = Mapping[str, int | None]
 ALONE = -1  # in a layout: the field is a tensor, not a tuple of them
 GRAPHS = ("template", "search")
 CROP, SEARCH = "template_crop", "search_crop"  # names of the graphs' inputs
-_MISSING = "ONNX Runtime is not installed; pip install -e '.[export]' (and onnxruntime-gpu in its place for a GPU)"
 
 
 @dataclass(frozen=True)
@@ -41,10 +40,6 @@ class ExportRecord:
     graphs: Mapping[str, str]  # sha256 of template.onnx and search.onnx
     made_by: str  # versions
     differences: Mapping[str, float]  # largest, from PyTorch, on real crops
-
-    def as_json(self) -> dict[str, Any]:
-        """Return the content of export.json."""
-        return asdict(self)
 
 
 def record_file(path: str | Path) -> Path:
@@ -104,7 +99,6 @@ class OnnxModel(Ocean_):
         self.record = record
         self.spec = {**record.model, "align": align}
         self.align = align
-        self.folder = folder
         self.load_report = f"{folder}: {record.precision} of {record.checkpoint}"
         self._template = _session(folder / "template.onnx", providers, threads)
         self._search = _session(folder / "search.onnx", providers, threads)
@@ -194,5 +188,6 @@ def _runtime() -> Any:
     try:
         import onnxruntime
     except ImportError as error:
-        raise UserError(_MISSING) from error
+        raise UserError("ONNX Runtime is not installed; pip install -e '.[export]' (and onnxruntime-gpu in its place "
+                        "for a GPU)") from error
     return onnxruntime

@@ -97,8 +97,8 @@ _SAME_VIDEOS = {"OTB100": "OTB2015", "OTB2015": "OTB100", "OTB2013": "OTB2015", 
 def find_tracker_params(benchmark: str, *, root: Path = PARAMS_ROOT, arch: str = "Ocean") -> tuple[TrackerParams, str]:
     """Return the hyper-parameters for a benchmark and where they come from.
 
-    Looked for in `root/<benchmark>/<arch>.yaml`, then in that of the benchmark with the
-    same videos; otherwise the defaults, and the second value says so.
+    Looked for in `root/<benchmark>/<arch>.yaml`, then in that of the benchmark with the same videos; otherwise the
+    defaults, and the second value says so.
     """
     for name in (benchmark, _key(benchmark), _SAME_VIDEOS.get(_key(benchmark), benchmark)):
         path = root / name / f"{arch}.yaml"
