@@ -21,7 +21,7 @@ from lib.tools.export_graph import Check, Difference, as_input, difference, larg
 from lib.tools.measure import Speed, calibrate_bn, load_videos
 from lib.tools.quantize import kept_in_float
 from lib.tracker.ocean import OceanTracker
-from lib.tracker.onnx import build_features, feature_names, features_layout, flat_features, load_onnx, read_record
+from lib.tracker.onnx import build_features, features_layout, load_onnx, named_features, read_record
 from lib.tracker.params import TrackerParams
 
 pytest.importorskip("onnx", reason="the extra 'export' is not installed")
@@ -198,17 +198,20 @@ def test_the_branch_needs_an_opset_that_has_deformable_convolution(exported: Exp
         write_graphs(exported.model, tmp_path, opset=18)
 
 
-@pytest.mark.parametrize("features", [
-    TemplateFeatures(torch.zeros(1), (torch.ones(1), torch.ones(2)), (torch.ones(3),), None),
-    TemplateFeatures(None, (), (), torch.zeros(4)),
+@pytest.mark.parametrize(("features", "names"), [
+    (TemplateFeatures(torch.zeros(1), (torch.ones(1), torch.ones(2)), (torch.ones(3),), None),
+     ["zf", "cls_0", "cls_1", "reg_0"]),
+    (TemplateFeatures(None, (), (), torch.zeros(4)), ["raw"]),
 ])
-def test_template_features_survive_being_flattened(features: TemplateFeatures) -> None:
+def test_template_features_survive_being_flattened(features: TemplateFeatures, names: list[str]) -> None:
     layout = json.loads(json.dumps(features_layout(features)))
-    flat = flat_features(features)
-    assert len(feature_names(layout)) == len(set(feature_names(layout))) == len(flat)
-    rebuilt = build_features(flat, layout)
+    flat = named_features(features)
+    assert list(flat) == names
+    rebuilt = build_features(list(flat.values()), layout)
     assert [type(part) for part in rebuilt] == [type(part) for part in features]
-    assert all(a is b for a, b in zip(flat_features(rebuilt), flat, strict=True))
+    again = named_features(rebuilt)
+    assert list(again) == names
+    assert all(again[name] is flat[name] for name in names)
 
 
 def test_a_difference_counts_the_cells_that_matter_and_never_hides_a_nan() -> None:

@@ -23,16 +23,7 @@ from lib.errors import UserError, one_line
 from lib.images import read_image
 from lib.models.ocean import Ocean_, OceanOutput, TemplateFeatures
 from lib.tracker.ocean import TrackerState, search_crop
-from lib.tracker.onnx import (
-    CROP,
-    GRAPHS,
-    SEARCH,
-    Layout,
-    build_features,
-    feature_names,
-    features_layout,
-    flat_features,
-)
+from lib.tracker.onnx import CROP, GRAPHS, SEARCH, Layout, build_features, features_layout, named_features
 
 DEFORM_OPSET = 19  # the first with DeformConv, which the object-aware branch is made of
 EXAMPLE_SIDE = 271  # px of the search crop that the graph is traced with; its size stays free
@@ -49,7 +40,7 @@ class _Template(nn.Module):
         self.model = model
 
     def forward(self, z: Tensor) -> tuple[Tensor, ...]:
-        return tuple(flat_features(self.model.template(z)))
+        return tuple(named_features(self.model.template(z)).values())
 
 
 class _Search(nn.Module):
@@ -85,8 +76,8 @@ def write_graphs(model: Ocean_, folder: Path, *, opset: int) -> Graphs:
     with torch.no_grad():
         template = model.template(z)
     layout = features_layout(template)
-    parts = flat_features(template)
-    names = feature_names(layout)
+    named = named_features(template)
+    names, parts = list(named), list(named.values())
     outputs = ["cls", "ltrb", *(["cls_aligned"] if model.align_head is not None else [])]
     free = {2: torch.export.Dim.DYNAMIC, 3: torch.export.Dim.DYNAMIC}
     _export(_Template(model), (z,), folder / "template.onnx", opset=opset, inputs=[CROP], outputs=names)
@@ -221,8 +212,7 @@ def calibration_feeds(model: Ocean_, pairs: Sequence[Pair]) -> dict[str, list[Fe
         for pair in pairs:
             z, x = as_input(pair.template), as_input(pair.search)
             template = model.template(z)
-            names = feature_names(features_layout(template))
-            parts = {name: part.numpy() for name, part in zip(names, flat_features(template), strict=True)}
+            parts = {name: part.numpy() for name, part in named_features(template).items()}
             feeds["template"].append({CROP: z.numpy()})
             feeds["search"].append({SEARCH: x.numpy(), **parts})
     return feeds

@@ -70,39 +70,16 @@ def default_device() -> str:
     return "cuda" if "CUDAExecutionProvider" in _runtime().get_available_providers() else "cpu"
 
 
-def providers_for(device: str, *, tensorrt: bool, cache: Path) -> list[Any]:
-    """Return ONNX Runtime's providers for "cpu", "cuda" or "cuda:N"; with `tensorrt` its engines, kept in `cache`.
-
-    Raises UserError naming what to install when the runtime here has no such provider.
-    """
-    there = _runtime().get_available_providers()
-    number = {"device_id": int(device.partition(":")[2] or 0)}
-    wanted: list[tuple[str, dict[str, Any]]] = []
-    if tensorrt:
-        wanted.append(("TensorrtExecutionProvider", {**number, "trt_engine_cache_enable": True,
-                                                     "trt_engine_cache_path": str(cache), "trt_fp16_enable": True}))
-    if device.startswith("cuda"):
-        wanted.append(("CUDAExecutionProvider", number))
-    for name, _ in wanted:
-        if name not in there:
-            raise UserError(f"ONNX Runtime here has no {name} (it has {', '.join(there)}); pip install onnxruntime-gpu"
-                            f"{' and TensorRT' if tensorrt else ''}, or use --device cpu with --arch OceanONNX")
-    return [*wanted, "CPUExecutionProvider"]
-
-
 class OnnxModel(Ocean_):
     """An exported model in the place of a PyTorch one: float32 tensors on the CPU in and out, crops one by one."""
 
-    def __init__(self, folder: Path, record: ExportRecord, *, providers: list[Any], threads: int = 0,
-                 align: bool = False) -> None:
+    def __init__(self, folder: Path, record: ExportRecord, *, providers: list[Any], align: bool) -> None:
         super().__init__()
         self.record = record
         self.spec = {**record.model, "align": align}
         self.align = align
         self.load_report = f"{folder}: {record.precision} of {record.checkpoint}"
-        self._template = _session(folder / "template.onnx", providers, threads)
-        self._search = _session(folder / "search.onnx", providers, threads)
-        self._inputs = [entry.name for entry in self._search.get_inputs()]
+        self._template, self._search = (_session(folder / f"{graph}.onnx", providers) for graph in GRAPHS)
 
     def template(self, z: Tensor) -> TemplateFeatures:
         """Return what template crops (B, 3, 127, 127), float32 BGR 0..255, contribute to every frame."""
@@ -112,21 +89,22 @@ class OnnxModel(Ocean_):
 
     def track(self, x: Tensor, template: TemplateFeatures) -> OceanOutput:
         """Return the predictions for search crops (B, 3, H, H), float32 BGR 0..255, with one template row each."""
-        known = dict(zip(feature_names(self.record.features), map(_arrays, flat_features(template)), strict=True))
+        inputs = [entry.name for entry in self._search.get_inputs()]  # a graph has only those that it uses
+        known = {name: _arrays(part) for name, part in named_features(template).items() if name in inputs}
         rows = []
         for index, crop in enumerate(_arrays(x)):
-            feed = {name: array[index:index + 1] for name, array in known.items() if name in self._inputs}
+            feed = {name: array[index:index + 1] for name, array in known.items()}
             rows.append(self._search.run(None, {SEARCH: crop[None], **feed}))
         cls, ltrb, *aligned = (torch.from_numpy(np.concatenate(parts)) for parts in zip(*rows, strict=True))
         return OceanOutput(ltrb, cls, aligned[0] if self.align else None)
 
 
-def load_onnx(path: str | Path, *, align: bool | None = None, device: str = "cpu", tensorrt: bool = False,
-              threads: int = 0) -> OnnxModel:
+def load_onnx(path: str | Path, *, align: bool | None = None, device: str = "cpu", tensorrt: bool = False) -> OnnxModel:
     """Return the exported model in a folder, to be handed to `OceanTracker` as any other.
 
-    device: where ONNX Runtime computes, "cpu", "cuda" or "cuda:N". align: True requires the object-aware branch, False
-    leaves its score out. threads: 0 is torch's number, so that OMP_NUM_THREADS counts. Raises UserError.
+    device: where ONNX Runtime computes, "cpu", "cuda" or "cuda:N"; with `tensorrt` by TensorRT's engines, kept in the
+    folder. align: True requires the object-aware branch, False leaves its score out. It takes as many threads as torch,
+    so that OMP_NUM_THREADS counts. Raises UserError, naming what to install, where the runtime here cannot.
     """
     folder = record_file(path).parent
     record = read_record(folder)
@@ -134,14 +112,32 @@ def load_onnx(path: str | Path, *, align: bool | None = None, device: str = "cpu
     if align and not has_branch:
         raise UserError(f"{folder}: exported without the object-aware branch, so --align True cannot be; use --align "
                         f"False, or export a checkpoint trained with ALIGN: True")
-    providers = providers_for(device, tensorrt=tensorrt, cache=folder / "tensorrt")
-    return OnnxModel(folder, record, providers=providers, threads=threads, align=has_branch and align is not False)
+    there = _runtime().get_available_providers()
+    number = {"device_id": int(device.partition(":")[2] or 0)}
+    wanted: list[tuple[str, dict[str, Any]]] = []
+    if tensorrt:
+        wanted.append(("TensorrtExecutionProvider", {
+            **number, "trt_engine_cache_enable": True, "trt_engine_cache_path": str(folder / "tensorrt"),
+            "trt_fp16_enable": True}))
+    if device.startswith("cuda"):
+        wanted.append(("CUDAExecutionProvider", number))
+    for name, _ in wanted:
+        if name not in there:
+            raise UserError(f"ONNX Runtime here has no {name} (it has {', '.join(there)}); pip install onnxruntime-gpu"
+                            f"{' and TensorRT' if tensorrt else ''}, or use --device cpu with --arch OceanONNX")
+    return OnnxModel(folder, record, providers=[*wanted, "CPUExecutionProvider"],
+                     align=has_branch and align is not False)
 
 
-def flat_features(template: TemplateFeatures) -> list[Tensor]:
-    """Return all tensors of template features in the order of `feature_names`."""
-    return [tensor for value in template if value is not None
-            for tensor in ([value] if isinstance(value, Tensor) else value)]
+def named_features(template: TemplateFeatures) -> dict[str, Tensor]:
+    """Return all tensors of template features, in order, by their names in the graphs: zf, cls_0, cls_1 ..."""
+    named: dict[str, Tensor] = {}
+    for name, value in zip(template._fields, template, strict=True):
+        if isinstance(value, Tensor):
+            named[name] = value
+        else:
+            named |= {f"{name}_{index}": tensor for index, tensor in enumerate(value or ())}
+    return named
 
 
 def features_layout(template: TemplateFeatures) -> Layout:
@@ -151,14 +147,8 @@ def features_layout(template: TemplateFeatures) -> Layout:
             for name, value in values.items()}
 
 
-def feature_names(layout: Layout) -> list[str]:
-    """Return the names of the graphs' template tensors: zf, cls_0, cls_1 ..."""
-    return [name if count == ALONE else f"{name}_{index}" for name, count in layout.items() if count is not None
-            for index in range(1 if count == ALONE else count)]
-
-
 def build_features(tensors: Sequence[Tensor], layout: Layout) -> TemplateFeatures:
-    """Return the template features of a flat list of tensors: the inverse of `flat_features`."""
+    """Return the template features of their tensors in the order of `named_features`."""
     rest = iter(tensors)
     values: dict[str, Any] = {}
     for name, count in layout.items():
@@ -171,11 +161,11 @@ def _arrays(tensor: Tensor) -> NDArray[np.float32]:
     return np.ascontiguousarray(tensor.detach().float().cpu().numpy())
 
 
-def _session(path: Path, providers: list[Any], threads: int) -> Any:
+def _session(path: Path, providers: list[Any]) -> Any:
     """Return ONNX Runtime's session of a graph; UserError when this version of it cannot run the graph."""
     runtime = _runtime()
     options = runtime.SessionOptions()
-    options.intra_op_num_threads = threads or torch.get_num_threads()  # left alone it takes all cores
+    options.intra_op_num_threads = torch.get_num_threads()  # left alone it takes all cores
     options.log_severity_level = 3  # errors only: its warnings are about the placement of single nodes
     try:
         return runtime.InferenceSession(str(path), options, providers=providers)
