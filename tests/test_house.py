@@ -136,7 +136,7 @@ def test_files_and_functions_are_short_and_annotated() -> None:
 
 # What the whole may weigh, as of the last capability that came in (classifiers and nets of timm). Between two of them
 # these go down only: before something grows, something else becomes smaller.
-MOST_LINES, MOST_FILES, MOST_FILES_IN_A_FOLDER = 18_650, 105, 15
+MOST_LINES, MOST_FILES, MOST_FILES_IN_A_FOLDER = 18_600, 105, 15
 
 
 def test_the_house_does_not_grow() -> None:
