@@ -38,9 +38,10 @@ ORDER = ("prepare", "prepare check", "prepare pack", "train", "tune", "test", "s
 SHORTER = {"tune": ["--trials", "4"], "onekey": ["--trials", "4"], "compare": ["--frames", "1"]}
 # What stands for something of the reader's own.
 STAND_IN = {"CKPT": "snapshot/checkpoint_e20.pth", "../shared/data/OTB_sample": "dataset/OTB2015",
-            "../shared/data/raw_results/OTB2015": "raw_results/OTB2015"}
+            "../shared/data/raw_results/OTB2015": "raw_results/OTB2015", "MY_VIDEOS": "dataset/OTB2015"}
 # What names something that is not here.
-ELSEWHERE = re.compile(r"rtsp:|--show|train_sample|int8|Skiing|NAME|[{$]")
+ELSEWHERE = re.compile(r"rtsp:|--show|train_sample|int8|Skiing|NAME|[{$]|held_out|Nano|snapshot/OceanLite|"
+                       r"snapshot/pretrain|^VIDEO")
 NAMES = ("Deer", "Man")
 
 
@@ -118,9 +119,11 @@ def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         if path.stem != "Ocean":
             small["OCEAN"]["CHECKPOINT_DIR"] = f"snapshot/{path.stem}"
         (tmp_path / "experiments" / "train" / path.name).write_text(yaml.safe_dump(small))
+    (tmp_path / "my_file.py").write_text("class MyTracker:\n    def init(self, image, box):\n        self.box = box\n"
+                                         "    def track(self, image):\n        return self.box\n")
     (tmp_path / "pretrain").mkdir()
     model = build_model(**load_config(tmp_path / "experiments" / "train" / "Ocean.yaml").model_options())
-    for name in ("resnet50.pth", "vit_b_16.pth"):
+    for name in ("resnet50.pth", "vit_b_16.pth", "efficientnet-lite0-57934424.pth"):
         torch.save(model.features.state_dict(), tmp_path / "pretrain" / name)
     published = tmp_path / "raw_results" / "OTB2015"
     for tracker in ("SiamBAN", "MDNet", "KCF", "STRUCK"):

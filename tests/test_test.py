@@ -82,7 +82,7 @@ def test_flags_are_real_booleans() -> None:
     with pytest.raises(UserError, match="online branch is not part"):
         main([*COMMAND, "--online", "True"])
     with pytest.raises(UserError, match="--resume"):
-        parse("test", ["--arch", "Ocean"])
+        main(["--arch", "Ocean"])
 
 
 def test_names_of_result_folders() -> None:
