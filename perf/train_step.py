@@ -19,7 +19,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from lib.config import Config, load_config
+from lib.config import Config
+from lib.config_file import load_config
 from lib.datasets.dataset import Sample
 from lib.distributed import World
 from lib.tools.measure import commit, load, machine

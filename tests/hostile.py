@@ -23,7 +23,7 @@ from tracker_stubs import small_checkpoint
 from lib.benchmarks import load_benchmark, read_result
 from lib.benchmarks.vot import read_trajectory
 from lib.checkpoint import load_model
-from lib.config import load_config
+from lib.config_file import load_config
 from lib.datasets import UnreadableCrop
 from lib.datasets.index import build_index, load_index
 from lib.datasets.prepare.stills import coco_tasks, read_objects

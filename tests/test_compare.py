@@ -12,7 +12,7 @@ from torch import nn
 from lib.benchmarks import Benchmark, load_benchmark, write_result
 from lib.checkpoint import find_weights, save_checkpoint
 from lib.commands import call
-from lib.config import load_config
+from lib.config_file import load_config
 from lib.errors import UserError
 from lib.models.models import build_model
 from lib.tools.compare import Entry, Figures, Score, find_score, read_entry, table

@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lib.config import Config, load_config
+from lib.config import Config
+from lib.config_file import load_config
 from lib.errors import UserError
 from lib.files import read_yaml
 from lib.tracker.params import TrackerParams, find_tracker_params, load_tracker_params

@@ -25,7 +25,7 @@ from vot_trees import make_video, square
 
 from lib import commands
 from lib.benchmarks.layouts import LAYOUTS
-from lib.config import load_config
+from lib.config_file import load_config
 from lib.datasets.synthetic import write_otb
 from lib.errors import UserError
 from lib.models.models import build_model

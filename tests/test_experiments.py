@@ -13,7 +13,8 @@ import torch
 from lib import commands
 from lib.benchmarks import load_benchmark
 from lib.checkpoint import load_model, read_checkpoint
-from lib.config import Config, load_config
+from lib.config import Config
+from lib.config_file import load_config
 from lib.datasets.synthetic import write_otb
 from lib.distributed import World
 from lib.models.losses import ocean_loss

@@ -19,7 +19,8 @@ from lib import commands
 from lib.benchmarks import LAYOUTS, Layout, load_benchmark, write_result
 from lib.benchmarks.readers import Video
 from lib.checkpoint import load_model, save_checkpoint
-from lib.config import SourceConfig, load_config
+from lib.config import SourceConfig
+from lib.config_file import load_config
 from lib.crops import CROP_SIZE, box_in_crop511, score_side
 from lib.datasets import Crop, FramePair
 from lib.datasets.dataset import FORMATS

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from tracker_stubs import write_squares
 
 from lib.benchmarks import load_benchmark
-from lib.config import load_config
+from lib.config_file import load_config
 from lib.errors import UserError
 from lib.images import read_image
 

@@ -23,7 +23,7 @@ import lib.tools.onekey as onekey
 import lib.tools.tune
 import lib.training.loop
 from lib.commands import call
-from lib.config import load_config
+from lib.config_file import load_config
 from lib.errors import UserError
 from lib.options import OnekeyOptions
 from lib.tracker.params import load_tracker_params

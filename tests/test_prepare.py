@@ -19,7 +19,7 @@ import pytest
 from raw_trees import COCO_DROPPED, coco_tree, picture, write_picture
 
 from lib import commands
-from lib.config import load_config
+from lib.config_file import load_config
 from lib.crops import crop511
 from lib.datasets.dataset import build_dataset
 from lib.datasets.index import load_index

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from raw_trees import picture, write_cmyk, write_picture
 
-from lib.config import load_config
+from lib.config_file import load_config
 from lib.datasets.dataset import build_dataset
 from lib.datasets.prepare.__main__ import main
 

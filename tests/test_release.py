@@ -10,7 +10,7 @@ from tracker_stubs import small_checkpoint
 from lib.boxes import iou_xywh
 from lib.checkpoint import find_weights, load_model, read_checkpoint
 from lib.commands import call
-from lib.config import load_config
+from lib.config_file import load_config
 from lib.datasets.synthetic import held_out_scene
 from lib.errors import UserError
 from lib.files import sha256_of

@@ -12,7 +12,7 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from train_helpers import DISK_FULL, repeatable, same, small_disk, snapshot, tiny_yaml, train_processes
 
-from lib.config import load_config
+from lib.config_file import load_config
 from lib.distributed import EXIT_STOPPED
 from lib.errors import UserError
 from lib.training import checkpoints as resume

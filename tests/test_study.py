@@ -72,7 +72,8 @@ def test_a_study_that_cannot_be_is_refused_before_anything_is_done(tmp_path: Pat
 @pytest.mark.parametrize("path", sorted((Path(__file__).resolve().parents[1] / "experiments" / "study").glob("*.yaml")),
                          ids=lambda path: path.stem)
 def test_the_studies_that_come_along_name_files_that_load(path: Path) -> None:
-    from lib.config import Config, PretrainConfig, load_config
+    from lib.config import Config, PretrainConfig
+    from lib.config_file import load_config
     from lib.models.models import build_trunk
     from lib.tools.study import Study
 

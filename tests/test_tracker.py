@@ -25,7 +25,7 @@ from tracker_stubs import (
 )
 
 from lib.boxes import iou_xywh
-from lib.config import load_config
+from lib.config_file import load_config
 from lib.crops import grid_points, score_side
 from lib.errors import UserError
 from lib.images import decode_ahead, read_image

@@ -18,7 +18,7 @@ from train_helpers import CheapPairs, same, snapshot, tiny_yaml
 import lib.training.loop
 from lib import commands
 from lib.checkpoint import load_model, read_checkpoint
-from lib.config import load_config
+from lib.config_file import load_config
 from lib.datasets.dataset import Sample
 from lib.distributed import World
 from lib.errors import UserError

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from lib.benchmarks import RUN_FILE, Benchmark, canonical_name, load_benchmark, result_folder
 from lib.checkpoint import find_weights, load_model
-from lib.config import load_config
+from lib.config_file import load_config
 from lib.errors import UserError
 from lib.eval_toolkit.protocols import score_results
 from lib.eval_toolkit.tables import Cell, Table, markdown_table

@@ -20,7 +20,8 @@ import lib.testing.sweep
 import lib.training.loop
 from lib.benchmarks import load_benchmark, result_file, write_result
 from lib.checkpoint import checkpoint_name, read_checkpoint, save_checkpoint
-from lib.config import Config, load_config
+from lib.config import Config
+from lib.config_file import load_config
 from lib.datasets.synthetic import write_otb
 from lib.errors import UserError
 from lib.log import RunLog

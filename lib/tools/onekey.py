@@ -20,7 +20,8 @@ import lib.testing.sweep
 import lib.tools.tune
 import lib.training.loop
 from lib.benchmarks import RUN_FILE, canonical_name, load_benchmark, result_folder
-from lib.config import Config, load_config
+from lib.config import Config
+from lib.config_file import load_config
 from lib.distributed import available_cpus
 from lib.errors import UserError
 from lib.eval_toolkit.protocols import check_scored_here, is_one_pass

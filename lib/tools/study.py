@@ -19,7 +19,8 @@ import lib.testing.run
 import lib.training.loop
 from lib.benchmarks import load_benchmark, result_folder
 from lib.checkpoint import checkpoint_name
-from lib.config import Config, PretrainConfig, load_config
+from lib.config import Config, PretrainConfig
+from lib.config_file import load_config
 from lib.errors import UserError
 from lib.eval_toolkit.bootstrap import paired_differences
 from lib.eval_toolkit.protocols import ScoreSummary, score_results

@@ -27,7 +27,7 @@ from tqdm import tqdm
 from lib.benchmarks import Benchmark
 from lib.benchmarks import Sequence as Video
 from lib.cli import as_argv
-from lib.config import load_config
+from lib.config_file import load_config
 from lib.errors import UserError
 from lib.eval_toolkit.protocols import check_scored_here
 from lib.eval_toolkit.tables import Cell, Table, markdown_table

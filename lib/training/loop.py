@@ -19,7 +19,8 @@ import torch
 from lib import distributed
 from lib.checkpoint import find_weights, import_pretrained, load_weights, pixels_of, read_checkpoint, where_else
 from lib.cli import as_argv
-from lib.config import Config, PretrainConfig, load_config
+from lib.config import Config, PretrainConfig
+from lib.config_file import load_config
 from lib.distributed import EXIT_STOPPED, StopRequest, World, on_main
 from lib.errors import EXIT_USER_ERROR, UserError
 from lib.log import RunLog, new_run_folder, old_run_folder
