@@ -74,7 +74,9 @@ def main(options: StudyOptions) -> int:
         for name, arm in study.RUNS.items():
             with RunLog(main=True):
                 _log.info("study %s: %s, seed %d", options.cfg.stem, name, seed)
-            if code := _run(study, folder / f"{name}_s{seed}", arm, seed, tracker=f"{options.cfg.stem}_{name}_s{seed}"):
+            first = next(key for key, other in study.RUNS.items() if other.PRETRAIN == arm.PRETRAIN)  # one base serves
+            if code := _run(study, folder / f"{name}_s{seed}", arm, seed, base=folder / f"{first}_s{seed}" / "base",
+                            tracker=f"{options.cfg.stem}_{name}_s{seed}"):
                 return code
     text = table(study, folder, name=options.cfg.stem)
     print(text)
@@ -83,18 +85,18 @@ def main(options: StudyOptions) -> int:
     return 0
 
 
-def _run(study: Study, folder: Path, arm: Arm, seed: int, *, tracker: str) -> int:
+def _run(study: Study, folder: Path, arm: Arm, seed: int, *, base: Path, tracker: str) -> int:
     """Return 0 once one arm with one seed is trained and tested, else the training's exit code."""
-    def given(words: Words, part: str) -> dict[str, Any]:
-        own = [f"TRAIN.SEED={seed}", f"CHECKPOINT_DIR={folder / part}", f"OUTPUT_DIR={folder / 'logs'}"]
+    def given(words: Words, place: Path) -> dict[str, Any]:
+        own = [f"TRAIN.SEED={seed}", f"CHECKPOINT_DIR={place}", f"OUTPUT_DIR={place.parent / 'logs'}"]
         return {"cfg": Path(words[0]), "overrides": (*words[1:], *own), "resume": "auto"}
 
-    base: Words = []
+    weights: Words = []
     if arm.PRETRAIN:
-        if code := lib.training.loop.pretrain(PretrainOptions(**given(arm.PRETRAIN, "base"))):
+        if code := lib.training.loop.pretrain(PretrainOptions(**given(arm.PRETRAIN, base))):
             return code
-        base = [f"TRAIN.PRETRAIN={folder / 'base' / _last(arm.PRETRAIN, PretrainConfig)}"]
-    if code := lib.training.loop.main(TrainOptions(**given([*arm.TRAIN, *base], "tracker"))):
+        weights = [f"TRAIN.PRETRAIN={base / _last(arm.PRETRAIN, PretrainConfig)}"]
+    if code := lib.training.loop.main(TrainOptions(**given([*arm.TRAIN, *weights], folder / "tracker"))):
         return code
     for dataset, place in study.TESTS.items():
         lib.testing.run.main(TestOptions(resume=folder / "tracker" / _last(arm.TRAIN, Config), dataset=dataset,
