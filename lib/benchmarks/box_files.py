@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import io
-import multiprocessing
 import re
 import warnings
 from collections import Counter
 from collections.abc import Iterable
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -20,11 +15,10 @@ from numpy.typing import NDArray
 from lib.benchmarks.facts import alias_key, otb_name
 from lib.boxes import Boxes
 from lib.errors import UserError
-from lib.files import atomic_write, read_json, read_regular
+from lib.files import atomic_write, read_json
 
 RUN_FILE = "run.json"
 """Lies in a tracker's folder where testing wrote it: checkpoint, settings and data set of its results."""
-MAX_BOX_BYTES = 32 * 2**20  # a million frames; the longest video of any test set here has 14,000
 _SEPARATORS = re.compile(r"[,;\s]+")
 _OF_NUMBERS = b"0123456789.+-eEnaNA"
 _RESULT_SUFFIXES = (".txt", ".mat")
@@ -105,7 +99,7 @@ def write_boxes(path: Path, boxes_xywh: Boxes) -> None:
 
 def _read_bytes(path: Path) -> bytes:
     try:
-        return read_regular(path, max_bytes=MAX_BOX_BYTES)
+        return path.read_bytes()
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error}); expected one line x,y,w,h per frame"
                         ) from error
@@ -204,11 +198,11 @@ def read_result_rows(path: str | Path) -> Boxes:
 
 def _read_mat(path: Path) -> Boxes:
     """Return the rows (N, 4) of a one-pass result of type "rect", `results{1}.res` of the OTB MATLAB toolkit."""
+    from scipy.io import loadmat
+
     try:
-        result = _mat_process().submit(_load_mat, read_regular(path, max_bytes=MAX_BOX_BYTES)).result()
+        result = loadmat(path, simplify_cells=True).get("results")
     except Exception as error:  # scipy raises a dozen unrelated types for a broken or a newer (HDF5) file
-        if isinstance(error, BrokenProcessPool):
-            _mat_process.cache_clear()
         why = f"{type(error).__name__}: {error!s:.400}"
         raise UserError(f"{path}: cannot be read as a MATLAB 5 file ({why})") from error
     if isinstance(result, np.ndarray | list) and len(result):
@@ -226,18 +220,6 @@ def _read_mat(path: Path) -> Boxes:
         raise UserError(f"{path}: results{{1}}.res has shape {rows.shape} and {int(np.isinf(rows).sum())} infinite "
                         "values; expected rows of four finite numbers x, y, w, h")
     return rows
-
-
-@lru_cache(maxsize=1)
-def _mat_process() -> ProcessPoolExecutor:
-    """Return a process that reads .mat files: a damaged one can crash scipy's compiled reader, and what it runs in."""
-    return ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
-
-
-def _load_mat(data: bytes) -> Any:
-    from scipy.io import loadmat
-
-    return loadmat(io.BytesIO(data), simplify_cells=True).get("results")
 
 
 def find_results(folder: str | Path, names: tuple[str, ...]) -> dict[str, Path]:

@@ -27,7 +27,7 @@ from lib.benchmarks import (
 from lib.boxes import Boxes
 from lib.errors import UserError
 from lib.eval_toolkit.ope import CONVENTIONS, Convention, Flags, LengthRule, broken_rows, invalid_rows, repair_boxes
-from lib.files import atomic_write, read_json, read_regular
+from lib.files import atomic_write, read_json
 
 SHOWN_NAMES = 5
 """How many names a message lists before it says how many more there are."""
@@ -93,7 +93,7 @@ def _content(folder: Path) -> frozenset[tuple[str, bytes]]:
     inside = folder.is_dir()
     files = folder.rglob("*") if inside else folder.parent.glob(f"*_{glob.escape(folder.name)}.*")
     base = folder if inside else folder.parent
-    return frozenset((path.relative_to(base).as_posix(), read_regular(path)) for path in files
+    return frozenset((path.relative_to(base).as_posix(), path.read_bytes()) for path in files
                      if path.suffix in (".txt", ".mat"))
 
 

@@ -9,7 +9,7 @@ import re
 import shlex
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,8 +20,7 @@ from lib.config import DatasetConfig, SourceConfig
 from lib.crops import Image, box_in_crop511, crop511, mean_colour
 from lib.datasets import UnreadableCrop
 from lib.datasets.index import load_index
-from lib.datasets.prepare import stills, videos
-from lib.datasets.prepare.records import Filters, Task, safe_name
+from lib.datasets.prepare import Task, safe_name, stills, videos
 from lib.datasets.prepare.work import Cutter, Journal, cut_all
 from lib.datasets.stores import crop_name, decode_crop, picture_path
 from lib.errors import UserError, did_you_mean
@@ -55,18 +54,15 @@ def main(options: PrepareOptions) -> int:
         raise UserError(f"{options.source}: no source of that name{near}")
     if not options.root.is_dir():
         raise UserError(f"{options.root}: no such folder; expected {source} as its archive unpacks")
-    filters = Filters(**{item.name: getattr(options, item.name) for item in fields(Filters)})
-    settings = {
-        "source": source, "root": str(options.root.resolve()), "split": options.split,
-        "annotation": options.annotation, "pictures": options.pictures, "origin": options.origin,
-        "quality": options.quality, "crops": not options.no_crops, **asdict(filters),
-    }
+    settings = {**asdict(options), "source": source, "root": str(options.root.resolve()), "crops": not options.no_crops}
+    for key in ("out", "jobs", "no_crops"):  # which do not change what a crop is
+        del settings[key]
     tasks = READERS[source](options)
     _check_names(tasks, options.root)
     out = options.out
     with Journal(out, settings) as journal:
         crops = None if options.no_crops else out / CROPS
-        cut_all(tasks, Cutter(options.root, crops, filters, options.quality), journal, jobs=options.jobs)
+        cut_all(tasks, Cutter(options, crops), journal, jobs=options.jobs)
         summary = finish(out, journal, settings)
         if not summary.crops:
             reasons = ", ".join(f"{count} {reason}" for reason, count in summary.dropped.most_common()) or "none"

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
+import signal
 import sqlite3
 import sys
-import threading
 import time
 import zlib
 from collections import Counter
@@ -24,16 +22,17 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from lib.crops import Image, crop511, mean_colour
-from lib.datasets.prepare.records import MISSING, UNREADABLE, Box, Filters, Frame, Task, Video
+from lib.datasets.prepare import ABSENT, MISSING, UNREADABLE, Box, Frame, Task, Video, unwanted
 from lib.datasets.stores import crop_name, pack_pictures
+from lib.distributed import available_cpus, die_with_parent
 from lib.errors import UserError
-from lib.files import MAX_PICTURE_BYTES, read_regular
 from lib.images import decode
+from lib.options import PrepareOptions
 
 In = TypeVar("In")
 Out = TypeVar("Out")
 
-JOURNAL, OLD_JOURNAL = "journal.db", "journal.jsonl"
+JOURNAL = "journal.db"
 _PATIENCE = 5.0  # s; the processes of a killed run hold the folder until they notice, in a second
 _COMMIT_EVERY = 0.2  # s; a record of its own for each of a million stills would wait for the disk a million times
 _AHEAD = 4  # tasks handed out per process, so that none waits for the next
@@ -66,14 +65,9 @@ class Journal:
         except OSError as error:
             raise UserError(f"{folder}: cannot be written ({error.strerror}); choose another --out") from error
         try:
-            old = _read_old(folder) if not self.path.exists() else None
             self._db = sqlite3.connect(self.path)
             self._run("CREATE TABLE IF NOT EXISTS settings (settings TEXT)")
             self._run("CREATE TABLE IF NOT EXISTS tasks (name TEXT PRIMARY KEY, crops INT, faults INT, record TEXT)")
-            if old is not None:
-                self._begin(old[0])
-                for record in old[1].values():
-                    self.add(record)
             self._check_settings(json.loads(json.dumps(dict(settings))))
             self._run("DELETE FROM tasks WHERE faults > 0")
             self._commit()
@@ -90,10 +84,6 @@ class Journal:
         except sqlite3.DatabaseError as error:
             raise UserError(f"{self.path}: damaged ({error}); delete the folder, or choose another --out") from error
 
-    def _begin(self, settings: Mapping[str, Any]) -> None:
-        self._run("DELETE FROM settings")
-        self._run("INSERT INTO settings VALUES (?)", json.dumps(settings, ensure_ascii=False))
-
     def _check_settings(self, wanted: dict[str, Any]) -> None:
         """Refuse other settings than those that the crops here were made with; a try without crops binds to nothing."""
         row = self._run("SELECT settings FROM settings").fetchone()
@@ -107,7 +97,8 @@ class Journal:
         if differing:
             self._run("DELETE FROM tasks")
         if differing or not row:
-            self._begin(wanted)
+            self._run("DELETE FROM settings")
+            self._run("INSERT INTO settings VALUES (?)", json.dumps(wanted, ensure_ascii=False))
 
     def add(self, record: Mapping[str, Any]) -> None:
         """Keep one finished task's record."""
@@ -140,28 +131,11 @@ class Journal:
             self._lock.release()
 
 
-def _read_old(folder: Path) -> tuple[dict[str, Any], dict[str, dict[str, Any]]] | None:
-    """Return what `read_journal` does of a folder begun by an older version, up to a line cut short; None without."""
-    lines: list[dict[str, Any]] = []
-    try:
-        with (folder / OLD_JOURNAL).open("rb") as file:
-            for line in file:
-                lines.append(json.loads(line))
-    except FileNotFoundError:
-        return None
-    except ValueError:
-        pass  # a kill leaves half a line, a power cut one of zeros; what follows it is done again
-    return (lines[0], {record["name"]: record for record in lines[1:]}) if lines else None
-
-
 def read_journal(folder: Path) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
     """Return the settings of a prepared folder and its records by task; UserError where there is no journal."""
     if not (folder / JOURNAL).is_file():
-        old = _read_old(folder)
-        if old is None:
-            raise UserError(f"{folder / JOURNAL}: no such file; expected a folder written by `python -m "
-                            "lib.datasets.prepare`")
-        return old
+        raise UserError(f"{folder / JOURNAL}: no such file; expected a folder written by `python -m "
+                        "lib.datasets.prepare`")
     try:
         db = sqlite3.connect(folder / JOURNAL)
         (settings,) = db.execute("SELECT settings FROM settings").fetchone()
@@ -180,10 +154,8 @@ class Cutter:
     """How tasks are cut; `out` None writes no crops (training from the raw pictures) but checks the pictures all the
     same, so that the index is the same."""
 
-    root: Path
+    options: PrepareOptions
     out: Path | None
-    filters: Filters
-    quality: int
 
     def cut(self, task: Task) -> dict[str, Any]:
         """Return the journal's record of a task whose crops are now written.
@@ -199,7 +171,10 @@ class Cutter:
         rows: list[tuple[int, int, list[float], int, str]] = []
         pictures: dict[int, str] = {}
         faults = list(video.faults)
-        for frame in (self.filters.seen(frame, dropped) for frame in video.frames):
+        for frame in video.frames:
+            if self.options.absent == "drop" and (absent := sum(box.absent for box in frame.boxes)):
+                dropped[ABSENT] += absent
+                frame = frame._replace(boxes=tuple(box for box in frame.boxes if not box.absent))
             if not frame.boxes:
                 continue
             try:
@@ -224,14 +199,14 @@ class Cutter:
 
     def _frame(self, frame: Frame, video: str, dropped: Counter[str]) -> list[tuple[int, int, list[float], int, str]]:
         """Return (track, frame, box, bytes, crc) of each box of a frame that is kept, its crop written."""
-        picture = decode(read_regular(self.root / frame.picture, max_bytes=MAX_PICTURE_BYTES))
+        picture = decode((self.options.root / frame.picture).read_bytes())
         height, width = picture.shape[:2]
         kept: list[Box] = []
         for box in frame.boxes:
             if frame.relative:
                 x1, y1, x2, y2 = box.xyxy
                 box = box._replace(xyxy=(x1 * width, y1 * height, x2 * width, y2 * height))
-            reason = self.filters.reason(box, width=width, height=height)
+            reason = unwanted(box, self.options, width=width, height=height)
             if reason is None:
                 kept.append(box)
             else:
@@ -242,7 +217,7 @@ class Cutter:
             size, crc = 0, ""
             rounded = [round(v, 2) for v in box.xyxy]
             if self.out is not None:
-                data = encode(crop511(picture, rounded, fill=fill), quality=self.quality)
+                data = encode(crop511(picture, rounded, fill=fill), quality=self.options.quality)
                 _write_crop(self.out / video / crop_name(frame.number, box.track), data)
                 size, crc = len(data), f"{zlib.crc32(data):08x}"
             rows.append((box.track, frame.number, rounded, size, crc))
@@ -302,7 +277,7 @@ def on_all_cores(
     """
     pace = 0.1 if sys.stderr.isatty() else 10.0  # s; a log file needs no bar ten times a second
     with tqdm(total=done + len(items), initial=done, unit=unit, smoothing=0.05, desc=title, mininterval=pace) as bar:
-        for result in _results(work, items, jobs=jobs or _cores()):
+        for result in _results(work, items, jobs=jobs or len(available_cpus())):
             yield result
             bar.update()
 
@@ -333,16 +308,4 @@ def _results(work: Callable[[In], Out], items: Sequence[In], *, jobs: int) -> It
 def _start_process() -> None:
     """Prepare a process of the pool: one thread of OpenCV, and an end when the parent has been killed."""
     cv2.setNumThreads(0)
-
-    def watch() -> None:
-        parent = multiprocessing.parent_process()
-        assert parent is not None, "a process of a pool has one, however it was started"
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-def _cores() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    die_with_parent(signal.SIGKILL)
