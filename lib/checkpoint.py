@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from lib.errors import UserError, did_you_mean
-from lib.files import atomic_write
+from lib.files import write_whole
 from lib.models.models import Ocean, build_model
 from lib.models.pretrained import (
     IMAGENET,
@@ -79,8 +79,7 @@ def save_checkpoint(path: str | Path, checkpoint: Mapping[str, Any]) -> None:
     """Write `checkpoint` to `path`, whole or not at all; raise UserError when it cannot be written (full disk)."""
     buffer = io.BytesIO()  # torch reports a failed write as an error of its archive; the system's own says why
     torch.save(dict(checkpoint), buffer)
-    with atomic_write(path, mode="wb") as file:
-        file.write(buffer.getbuffer())
+    write_whole(path, buffer.getbuffer())
 
 
 def find_weights(path: str | Path) -> Path:

@@ -47,6 +47,12 @@ def atomic_write(path: str | Path, *, mode: str = "w") -> Iterator[IO[Any]]:
                         f"that can be written; what stood there before is untouched") from error
 
 
+def write_whole(path: str | Path, content: str | bytes | memoryview) -> None:
+    """Write a file of this content as `atomic_write` does."""
+    with atomic_write(path, mode="w" if isinstance(content, str) else "wb") as file:
+        file.write(content)
+
+
 def _check_replaceable(path: Path) -> None:
     """Raise OSError where something else than a regular file stands: root's rename would replace /dev/null itself."""
     if path.exists() and not path.is_file():

@@ -152,54 +152,27 @@ def _warn_once(message: str) -> None:
 
 
 def natural_order(names: Sequence[str]) -> tuple[list[str], str]:
-    """Return file names in the order of the number that varies over them, and a note, '' unless it could be another.
+    """Return file names in the order of their number, and a note, '' unless the order could be another.
 
-    `frame_2` stands before `frame_10`; a number that is the same everywhere (`_720p`, `.mp4.jpg`), a hash and the like
-    do not count; `1583.25` is a time before `1583.5`. Where several numbers vary, one that counts up in even steps
-    decides, else all of them from left to right.
+    `frame_2` stands before `frame_10`; `1583.25` is a time before `1583.5`. Of a name's numbers the first or the last
+    decides, whichever counts up in even steps over the names, else the first of the two that tells all names apart,
+    else all numbers from left to right.
     """
     stems = [os.path.splitext(name)[0] for name in names]  # noqa: PTH122
-    if all(stem.isdecimal() for stem in stems):  # of any script, as all numbers here
-        return [name for _, name in sorted(zip(map(int, stems), names, strict=True))], ""
-    columns, unsure = _number_columns(stems)
-    if not columns:
-        ordered = [name for _, name in sorted(zip(map(_pieces, stems), names, strict=True))]
+    numbers = [_NUMBER.findall(stem) for stem in stems]
+    if not names or not all(numbers):
+        ordered = _by(list(map(_pieces, stems)), names)
         return ordered, _order_note(ordered, sorted(names))
-    distinct = [column for column in columns if len(set(column)) == len(column)]
-    counters = [column for column in distinct if _counts_up(column)]
-    keys: list[Any] = counters[0] if counters else list(zip(*columns, strict=True))
-    ordered = [name for _, name in sorted(zip(keys, names, strict=True))]
-    for column in [*(counters or distinct), *unsure]:
-        other = [name for _, name in sorted(zip(column, names, strict=True))]
-        if note := _order_note(ordered, other):
-            return ordered, note
-    return ordered, ""
+    readings = [_read_numbers([found[place] for found in numbers]) for place in (0, -1)]
+    distinct = [values for values, _ in readings if len(set(values)) == len(values)]
+    counters = [values for values in distinct if _counts_up(values)]
+    keys = [*(counters or distinct or [list(map(_pieces, stems))]), *(other for _, other in readings if other)]
+    ordered, *others = (_by(column, names) for column in keys)
+    return ordered, next(filter(None, (_order_note(ordered, other) for other in others)), "")
 
 
-def _number_columns(stems: Sequence[str]) -> tuple[list[list[Any]], list[list[Any]]]:
-    """Return the numbers that vary over the stems, a list for each place, and second readings of such lists.
-
-    A stem's fields are what stands between `_`, `-`, blanks and the like. Numbers count where a field has the same
-    letters around them in every name: a hash has not. Where the stems have different counts of fields, those are
-    compared that stand at the same place from the left or from the right.
-    """
-    split = [[field for field in re.split(r"(?:[^\w.]|_)+|\.(?!\d)|(?<!\d)\.", stem) if field] for stem in stems]
-    shared = min((len(fields) for fields in split), default=0)
-    places = [*range(shared), *range(-shared, 0)] if len({len(fields) for fields in split}) > 1 else range(shared)
-    columns: list[list[Any]] = []
-    unsure: list[list[Any]] = []
-    for place in places:
-        fields = [field[place] for field in split]
-        if len({_NUMBER.sub("#", field) for field in fields}) > 1:
-            continue
-        for texts in zip(*map(_NUMBER.findall, fields), strict=True):
-            numbers, other = _read_numbers(texts)
-            if len(set(numbers)) > 1:
-                columns.append(numbers)
-                unsure += [other] if other else []
-    if len(places) > shared:  # of names of different forms only a number that tells all of them apart is sure
-        columns = [column for column in columns if len(set(column)) == len(column)]
-    return columns, unsure
+def _by(keys: Sequence[Any], names: Sequence[str]) -> list[str]:
+    return [name for _, name in sorted(zip(keys, names, strict=True))]
 
 
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from lib.benchmarks.facts import alias_key, otb_name
 from lib.boxes import Boxes
 from lib.errors import UserError
-from lib.files import atomic_write, read_json
+from lib.files import read_json, write_whole
 
 RUN_FILE = "run.json"
 """Lies in a tracker's folder where testing wrote it: checkpoint, settings and data set of its results."""
@@ -93,8 +93,7 @@ def write_boxes(path: Path, boxes_xywh: Boxes) -> None:
     """Write rows (N, 4) as `x,y,w,h` with four decimals, whole or not at all."""
     assert boxes_xywh.shape == (len(boxes_xywh), 4), boxes_xywh.shape
     assert np.isfinite(boxes_xywh).all(), "a tracker's box must be finite"
-    with atomic_write(path) as file:
-        file.write("".join(f"{x:.4f},{y:.4f},{w:.4f},{h:.4f}\n" for x, y, w, h in boxes_xywh.tolist()))
+    write_whole(path, "".join(f"{x:.4f},{y:.4f},{w:.4f},{h:.4f}\n" for x, y, w, h in boxes_xywh.tolist()))
 
 
 def _read_bytes(path: Path) -> bytes:

@@ -20,7 +20,7 @@ from lib.benchmarks.records import Corners, VOTSequence
 from lib.benchmarks.regions import rectangle_corners
 from lib.boxes import Boxes, polygon_to_xywh
 from lib.errors import UserError
-from lib.files import atomic_write, read_text
+from lib.files import read_text, write_whole
 from lib.images import image_size
 
 UNKNOWN, INIT, FAILURE, REGION = 0, 1, 2, 3
@@ -145,5 +145,4 @@ def write_trajectory(path: Path, codes: NDArray[np.int8], boxes_xywh: Boxes) -> 
     assert np.isfinite(boxes_xywh[codes == REGION]).all(), "a tracker's box must be finite"
     lines = [",".join(f"{value:.4f}" for value in box) if code == REGION else str(code)
              for code, box in zip(codes.tolist(), boxes_xywh.tolist(), strict=True)]
-    with atomic_write(path) as file:
-        file.write("\n".join(lines) + "\n")
+    write_whole(path, "\n".join(lines) + "\n")

@@ -22,7 +22,7 @@ from lib.benchmarks import RUN_FILE, Sequence, VOTSequence, canonical_name, prot
 from lib.benchmarks.vot import trajectory_file, write_trajectory
 from lib.boxes import Boxes
 from lib.errors import UserError
-from lib.files import atomic_write, read_json, sha256_of
+from lib.files import atomic_write, read_json, sha256_of, write_whole
 from lib.tracker.params import TrackerParams
 
 RECEIPTS = ".run"
@@ -84,8 +84,7 @@ class ResultFolder:
         removed = self._remove_others() if difference else 0
         stamped = read_stamp(self.path) == self.record.params.tuned_on
         if difference or not stamped or not (self.path / RUN_FILE).is_file():
-            with atomic_write(self.path / RUN_FILE) as file:
-                json.dump(self.record.as_json(), file, indent=1)
+            write_whole(self.path / RUN_FILE, json.dumps(self.record.as_json(), indent=1))
         return f"{self.path}: {difference}; {removed} result(s) removed" if difference else ""
 
     def outdated(self, sequences: Iterable[Sequence]) -> str:

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from lib.eval_toolkit.protocols import LESS_IS_BETTER, ScoreSummary, is_one_pass, ranked, score_results
 from lib.eval_toolkit.report import difference_tables
 from lib.eval_toolkit.tables import Table, as_csv, as_markdown, as_text
-from lib.files import atomic_write, read_json
+from lib.files import read_json, write_whole
 from lib.log import Board
 from lib.testing.results import RECEIPTS
 from lib.testing.run import say_speed
@@ -106,8 +106,7 @@ class Scoreboard:
         board = Board(run)
         board.scalars({_tag(dataset, name): value for name, value in values.items()}, entry.epoch)
         board.close()
-        with atomic_write(path) as file:
-            json.dump(told, file)
+        write_whole(path, json.dumps(told))
 
     def rows(self) -> list[Scored]:
         """Return what the table holds, by epoch: the checkpoints of this sweep, and those of earlier ones."""
@@ -174,8 +173,7 @@ class Scoreboard:
                 if time.time() - half.stat().st_mtime > STALE_TABLE:
                     half.unlink()
         for suffix, text in texts.items():
-            with atomic_write(stem.with_name(stem.name + suffix)) as file:
-                file.write(text)
+            write_whole(stem.with_name(stem.name + suffix), text)
         return stem.with_name(f"{stem.name}.md")
 
     def _json(self, rows: list[Scored]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from lib.config_file import load_config
 from lib.errors import UserError
 from lib.eval_toolkit.protocols import score_results
 from lib.eval_toolkit.tables import Cell, Table, markdown_table
-from lib.files import atomic_write, check_output, read_json
+from lib.files import check_output, read_json, write_whole
 from lib.models.models import build_model
 from lib.options import Amp, CompareOptions
 from lib.testing.opening import pick_device
@@ -82,8 +82,7 @@ def main(options: CompareOptions) -> int:
                  where=f"{measure.machine(device, busy=busy)}; commit {measure.commit()}")
     print(text)
     if options.out:
-        with atomic_write(options.out) as file:
-            file.write(text + "\n")
+        write_whole(options.out, text + "\n")
     return 0
 
 

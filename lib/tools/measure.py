@@ -32,7 +32,7 @@ from lib.crops import TEMPLATE_SIZE, Image, grid_points
 from lib.errors import UserError, did_you_mean
 from lib.eval_toolkit.protocols import score_results
 from lib.eval_toolkit.tables import Table, as_text
-from lib.files import atomic_write, check_output
+from lib.files import check_output, write_whole
 from lib.images import read_image
 from lib.models.ocean import Ocean_
 from lib.options import MarginOptions
@@ -282,8 +282,7 @@ def margin(options: MarginOptions) -> int:
     print(as_text([Table(f"{options.resume} on {benchmark.name}", columns, tuple(rows))], []), end="")
     if options.out is not None:
         pictures = [picture for _, _, picture in sorted(worst, key=lambda item: item[0])]
-        with atomic_write(options.out, mode="wb") as file:
-            file.write(bytes(cv2.imencode(".png", contact_sheet(pictures))[1]))
+        write_whole(options.out, bytes(cv2.imencode(".png", contact_sheet(pictures))[1]))
     return 0
 
 

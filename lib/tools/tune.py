@@ -31,7 +31,7 @@ from lib.config_file import load_config
 from lib.errors import UserError
 from lib.eval_toolkit.protocols import check_scored_here
 from lib.eval_toolkit.tables import Cell, Table, markdown_table
-from lib.files import atomic_write, check_output
+from lib.files import atomic_write, check_output, write_whole
 from lib.log import RunLog
 from lib.options import TuneOptions
 from lib.testing.opening import open_tracker, weights_file
@@ -299,8 +299,7 @@ def _write(folder: Path, study: Any, task: Task, lines: Sequence[Line]) -> str:
         file.writelines(f"# {comment}\n" for comment in comments)
         yaml.safe_dump({"TEST": asdict(best.params)}, file, sort_keys=False)
     write_plots(folder / "study.html", study, title=f"Tuning of {made}")
-    with atomic_write(folder / "study.md") as file:
-        file.write(text + "\n")
+    write_whole(folder / "study.md", text + "\n")
     _log.info("%s: best.yaml (for --params), study.md, study.html, study.db", folder)
     return text
 

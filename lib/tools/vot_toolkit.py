@@ -29,7 +29,7 @@ from lib.checkpoint import find_weights, where_else
 from lib.cli import as_argv
 from lib.crops import Image
 from lib.errors import UserError, did_you_mean
-from lib.files import atomic_write, read_text, read_yaml
+from lib.files import atomic_write, read_text, read_yaml, write_whole
 from lib.images import read_image
 from lib.log import RunLog
 from lib.options import ModelOptions, VotTrackerOptions, VotWorkspaceOptions
@@ -219,8 +219,7 @@ def _write_dummy(folder: Path) -> None:
         raise UserError(f"--dummy: the toolkit is not installed here ({error}): {INSTALL}") from error
     rendered = Path(generate_dummy(DUMMY_FRAMES).frame(0).filename()).parents[1]
     shutil.copytree(rendered, folder / "dummy", dirs_exist_ok=True)
-    with atomic_write(folder / "list.txt") as file:
-        file.write("dummy\n")
+    write_whole(folder / "list.txt", "dummy\n")
 
 
 def write_config(folder: Path, *, stack: str, sequences: Path | None) -> None:
@@ -252,5 +251,4 @@ def register(path: Path, *, name: str, label: str, command: str) -> None:
                       {"label": label, "protocol": "trax", "command": command, "timeout": str(TIMEOUT)}.items()}
     text = io.StringIO()
     registry.write(text)
-    with atomic_write(path) as file:
-        file.write(text.getvalue())
+    write_whole(path, text.getvalue())

@@ -101,17 +101,15 @@ def safe_name(name: str, *, place: str) -> str:
 
 
 def find_below(base: Path, *endings: str, whole: bool = False) -> list[Path]:
-    """Return the files below a folder whose names end so (are so, if `whole`), sorted; links are followed once.
+    """Return the files below a folder whose names end so (are so, if `whole`), sorted; links are followed.
 
     A folder that holds such a whole name is not searched further: a video's folder has thousands of pictures. Hidden
     files (macOS' `._a.xml`) are none.
     """
     found: list[Path] = []
-    seen = {base.resolve()}
     for folder, below, names in os.walk(base, followlinks=True):
         hits = [name for name in names if name[0] != "." and (name in endings if whole else name.endswith(endings))]
         found += [Path(folder, name) for name in hits]
-        inner = {name: Path(folder, name).resolve() for name in below} if not (whole and hits) else {}
-        below[:] = [name for name, path in inner.items() if path not in seen]
-        seen |= set(inner.values())
+        if whole and hits:
+            below.clear()
     return sorted(found)

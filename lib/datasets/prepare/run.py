@@ -24,7 +24,7 @@ from lib.datasets.prepare import Task, safe_name, stills, videos
 from lib.datasets.prepare.work import Cutter, Journal, cut_all
 from lib.datasets.stores import crop_name, decode_crop, picture_path
 from lib.errors import UserError, did_you_mean
-from lib.files import atomic_write, sha256_of
+from lib.files import atomic_write, sha256_of, write_whole
 from lib.images import read_image
 from lib.options import PrepareOptions
 
@@ -165,8 +165,7 @@ def write_preview(folder: Path, journal: Journal, *, root: Path | None = None) -
         for k, cell in enumerate(cells):
             top, left = k // _SHEET[0] * _CELL, k % _SHEET[0] * _CELL
             sheet[top : top + _CELL, left : left + _CELL] = cell
-        with atomic_write(folder / PREVIEW, mode="wb") as file:
-            file.write(bytes(cv2.imencode(".png", sheet)[1]))
+        write_whole(folder / PREVIEW, bytes(cv2.imencode(".png", sheet)[1]))
 
 
 def _preview_cell(record: dict[str, Any], track: int, frame: int, *, crops: Path, root: Path | None) -> Image:

@@ -33,7 +33,7 @@ from lib.datasets.stores import (
     picture_path,
 )
 from lib.errors import UserError
-from lib.files import atomic_write, read_json, sha256_of
+from lib.files import atomic_write, read_json, sha256_of, write_whole
 from lib.images import read_image
 from lib.options import CheckOptions, ClassesOptions, PackOptions, SelectOptions
 
@@ -227,8 +227,7 @@ def select(options: SelectOptions) -> int:
               and not any(fnmatchcase(name, pattern) for pattern in options.without)}
     if not chosen:
         raise UserError(f"{index}: --without leaves none of its {len(videos)} videos")
-    with atomic_write(out) as file:
-        json.dump(chosen, file)
+    write_whole(out, json.dumps(chosen))
     print(f"{out}: {len(chosen)} of {len(videos)} videos")
     return 0
 
@@ -269,8 +268,7 @@ def classes_main(options: ClassesOptions) -> int:
         if picture != before:
             image, before = read_image(folder / names[picture]), picture
         path.parent.mkdir(parents=True, exist_ok=True)
-        with atomic_write(path, mode="wb") as file:
-            file.write(bytes(cv2.imencode(".jpg", _cut(image, box, side=options.side))[1]))
+        write_whole(path, bytes(cv2.imencode(".jpg", _cut(image, box, side=options.side))[1]))
     print(f"{options.out}: {written['train']} objects to train on and {written['val']} to validate on, "
           f"{sum(number >= options.least for number in count.values())} categories; left out: "
           f"{len(objects) - len(large)} too small, {len(large) - len(kept)} of rare categories")

@@ -6,7 +6,6 @@ import json
 import signal
 import sqlite3
 import sys
-import time
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -34,7 +33,6 @@ Out = TypeVar("Out")
 
 JOURNAL = "journal.db"
 _PATIENCE = 5.0  # s; the processes of a killed run hold the folder until they notice, in a second
-_COMMIT_EVERY = 0.2  # s; a record of its own for each of a million stills would wait for the disk a million times
 _AHEAD = 4  # tasks handed out per process, so that none waits for the next
 _BLOCK = 16  # px of a block with chroma at half the resolution, OpenCV's default
 _GOES_ON = "free some space and run the same command again: it goes on where it stopped"
@@ -46,16 +44,13 @@ _GOES_ON = "free some space and run the same command again: it goes on where it 
 class Journal:
     """The open journal of a folder, an SQLite file with one record per finished task; the folder is this run's alone.
 
-    Records reach the disk a few times a second: a kill costs what was cut since then. Tasks with faults are to be done
-    again: broken pictures or annotations may have been mended. UserError if another run has the folder, or other
-    settings made its crops.
+    Tasks with faults are to be done again: broken pictures or annotations may have been mended. UserError if another
+    run has the folder, or other settings made its crops.
     """
 
     def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
         self.path = folder / JOURNAL
         self._lock = FileLock(folder / "journal.lock", timeout=_PATIENCE)
-        self._next_commit = 0.0
-        self.done: set[str] = set()
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._lock.acquire()
@@ -65,16 +60,18 @@ class Journal:
         except OSError as error:
             raise UserError(f"{folder}: cannot be written ({error.strerror}); choose another --out") from error
         try:
-            self._db = sqlite3.connect(self.path)
+            self._db = sqlite3.connect(self.path, isolation_level=None)
+            # Written at once but not waited for: a million stills would wait for the disk a million times.
+            self._run("PRAGMA journal_mode = WAL")
+            self._run("PRAGMA synchronous = NORMAL")
             self._run("CREATE TABLE IF NOT EXISTS settings (settings TEXT)")
             self._run("CREATE TABLE IF NOT EXISTS tasks (name TEXT PRIMARY KEY, crops INT, faults INT, record TEXT)")
             self._check_settings(json.loads(json.dumps(dict(settings))))
             self._run("DELETE FROM tasks WHERE faults > 0")
-            self._commit()
         except BaseException:
             self._lock.release()
             raise
-        self.done = {name for (name,) in self._run("SELECT name FROM tasks")}
+        self.done: set[str] = {name for (name,) in self._run("SELECT name FROM tasks")}
 
     def _run(self, command: str, *values: Any) -> sqlite3.Cursor:
         try:
@@ -105,13 +102,6 @@ class Journal:
         self._run("INSERT OR REPLACE INTO tasks VALUES (?, ?, ?, ?)", record["name"], record["crops"],
                   len(record["faults"]), json.dumps(record, ensure_ascii=False, separators=(",", ":")))
         self.done.add(record["name"])
-        if time.monotonic() > self._next_commit:
-            self._commit()
-
-    def _commit(self) -> None:
-        if self._db.in_transaction:
-            self._run("COMMIT")
-        self._next_commit = time.monotonic() + _COMMIT_EVERY
 
     def records(self, names: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
         """Return an iterator over the records of the given tasks, by default of all, ordered by name."""
@@ -124,11 +114,9 @@ class Journal:
         return self
 
     def __exit__(self, *_error: object) -> None:
-        try:
-            self._commit()
-        finally:
-            self._db.close()
-            self._lock.release()
+        self._db.execute("PRAGMA journal_mode = DELETE")  # one file, that is read from a disk without writing too
+        self._db.close()
+        self._lock.release()
 
 
 def read_journal(folder: Path) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
