@@ -306,7 +306,6 @@ def _strip(state_dict: Any, *, source: str) -> tuple[dict[str, Tensor], tuple[st
 
 
 def _few(names: Sequence[str], *, shown: int = 3) -> str:
-    """Return the first names and the number of all."""
     rest = f" ... ({len(names)} in all)" if len(names) > shown else ""
     return ", ".join(names[:shown]) + rest
 

@@ -116,7 +116,6 @@ class ClassDataset(Dataset[Labelled]):
         self._transform = create(settings.SIZE, is_training=train, mean=(0, 0, 0), std=(1, 1, 1), **change)
 
     def __len__(self) -> int:
-        """Return the number of pictures, an epoch's."""
         return len(self.pictures.labels)
 
     def __getitem__(self, n: int) -> Labelled:

@@ -88,7 +88,6 @@ class TrackIndex:
 
     @property
     def num_tracks(self) -> int:
-        """Return the number of tracks."""
         return len(self.video_of_track)
 
     def video(self, track: int) -> str:
@@ -97,16 +96,13 @@ class TrackIndex:
         return bytes(self.name_bytes[self.name_starts[video] : self.name_starts[video + 1]]).decode()
 
     def videos(self) -> list[str]:
-        """Return the names of all videos, in order."""
         names = self.name_bytes.tobytes()
         return [names[first:end].decode() for first, end in pairwise(self.name_starts.tolist())]
 
     def rows(self, track: int) -> tuple[int, int]:
-        """Return the first row of a track and the one after its last."""
         return int(self.starts[track]), int(self.starts[track + 1])
 
     def track_of(self, row: int) -> int:
-        """Return the track that a row belongs to."""
         return int(np.searchsorted(self.starts, row, side="right")) - 1
 
     def size_wh(self, row: int) -> NDArray[np.float64]:

@@ -37,7 +37,6 @@ class CropStore(Protocol):
 
     def read(self, index: TrackIndex, row: int, view_xyxy: Boxes | None = None, /) -> Crop:
         """Return the crop of one row of an index, at least the view; raise UnreadableCrop if it cannot be used."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -51,7 +50,6 @@ class IndexedSource:
 
     @property
     def num_tracks(self) -> int:
-        """Return the number of tracks."""
         return self.index.num_tracks
 
     def pair(self, track: int, rng: np.random.Generator) -> FramePair:

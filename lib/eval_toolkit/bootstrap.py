@@ -25,11 +25,9 @@ class Difference(NamedTuple):
     second: str
     metric: str
     value: float
-    low: float | None
-    """None where the sequences are fewer than `FEWEST`, and so is `high`."""
+    low: float | None  # None where the sequences are fewer than `FEWEST`, and so is `high`
     high: float | None
-    sequences: int
-    """Number of sequences that both were scored on, which the difference is taken over."""
+    sequences: int  # number of sequences that both were scored on, which the difference is taken over
 
     @property
     def is_clear(self) -> bool:

@@ -34,12 +34,9 @@ from lib.benchmarks.vot import INIT, REGION, Trajectory, read_trajectory
 Floats = NDArray[np.float64]
 Overlap = Literal["counted", "exact"]
 
-BURN_IN = 10
-"""Frames after a start, itself included, that accuracy leaves out."""
-SKIPPED = 5
-"""Frames between a failure and the next start."""
-TAGS = ("all", *ATTRIBUTES, "empty", "no_attribute")
-"""What EAO is given for; "all" is the EAO of the benchmark."""
+BURN_IN = 10  # frames after a start, itself included, that accuracy leaves out
+SKIPPED = 5  # frames between a failure and the next start
+TAGS = ("all", *ATTRIBUTES, "empty", "no_attribute")  # what EAO is given for; "all" is the EAO of the benchmark
 SUSPECT_SHARE = 0.1
 """Share of a video's boxes beside the ground truth, without a failure, above which the result is called suspect: the
 protocol stops at the first such box, so this is a result of other images or other ground truth."""

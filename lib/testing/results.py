@@ -55,7 +55,6 @@ class RunRecord:
         return _digest(self.identity)
 
     def as_json(self) -> dict[str, Any]:
-        """Return the content of run.json."""
         return {"identity": self.identity, "checkpoint": str(self.checkpoint), "data": str(self.data_source),
                 "tracker_from": self.params_source, "tuned_on": self.params.tuned_on, "training": self.training}
 

@@ -254,7 +254,6 @@ class Sweep:
         return spec, training
 
     def folder(self, entry: Entry) -> ResultFolder:
-        """Return the folder of a checkpoint's results."""
         return self._folders[entry]
 
     def unfinished(self, entry: Entry) -> list[Sequence]:

@@ -54,7 +54,6 @@ class Scoreboard:
         self._own.add((folder, sequence))
 
     def look(self) -> None:
-        """Look for new checkpoints and new results."""
         self._sweep.refresh()
         self.update()
 
@@ -153,7 +152,6 @@ class Scoreboard:
         return said
 
     def text(self) -> str:
-        """Return the tables for a terminal."""
         return as_text(self.tables(), self.remarks())
 
     def write(self) -> Path:

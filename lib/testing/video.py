@@ -72,7 +72,6 @@ class BoxVideo:
                             f"writable, and does this OpenCV have a video encoder?")
 
     def close(self) -> None:
-        """Finish the file. Without a frame nothing is written."""
         if self._writer is not None:
             self._writer.release()
             self._part.replace(self.path)
@@ -96,7 +95,6 @@ class SequenceVideos:
         video.write(image, boxes, caption=f"{name} {index + 1}/{len(truth)}  {said}")
 
     def close(self, name: str) -> None:
-        """Finish a sequence's video."""
         if (video := self._open.pop(name, None)) is not None:
             video.close()
 

@@ -120,7 +120,6 @@ def measure_all(entries: Sequence[Entry], *, search_size: int, device: str, amp:
 
 
 def _ask(entry: Entry, pool: ProcessPoolExecutor, function: Any, *arguments: Any) -> Any:
-    """Return what the model's process answers."""
     try:
         return pool.submit(function, *arguments).result()
     except (BrokenProcessPool, torch.OutOfMemoryError) as error:

@@ -134,7 +134,6 @@ def export(graphs: Graphs, options: ExportOptions, precision: str, calibration: 
 
 
 def _write_format(graphs: Graphs, folder: Path, precision: str, calibration: Sequence[Pair]) -> None:
-    """Write both graphs in one number format."""
     feeds = calibration_feeds(graphs.model, calibration) if precision == "int8" else {}
     for graph in GRAPHS:
         path = Path(shutil.copy(graphs.folder / f"{graph}.onnx", folder))

@@ -334,7 +334,6 @@ def write_plots(path: Path, study: Any, *, title: str) -> None:
 
 
 def _figures(study: Any, visualization: Any) -> Mapping[str, Any]:
-    """Return the plots that the study has enough trials for."""
     optuna = _optuna()
     complete = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
     figures = {"Score by trial": visualization.plot_optimization_history(study),

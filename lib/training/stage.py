@@ -51,17 +51,14 @@ class Stage:
             group["lr"] = rate * group["factor"]
 
     def rates(self) -> dict[str, float]:
-        """Return the current learning rate of each group, by the group's name."""
         return {group["name"]: float(group["lr"]) for group in self.optimizer.param_groups}
 
     def describe(self) -> str:
-        """Return one line on what trains."""
         groups = self.optimizer.param_groups
         sizes = " + ".join(f"{group['name']} {sum(p.numel() for p in group['params']):,}" for group in groups)
         return f"training {sizes} parameters" + ("" if self.thawed else "; the backbone's trunk is frozen")
 
     def parameters(self) -> list[nn.Parameter]:
-        """Return the parameters that train, in the optimizer's order."""
         return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
 
     def load_optimizer(self, state: Mapping[str, Any], names: list[str]) -> None:

@@ -60,11 +60,9 @@ class Task(Protocol):
     @property
     def name(self) -> str:
         """Return the video's name."""
-        ...
 
     def read(self) -> Video:
         """Return the annotation; raise UserError naming file and line if it is not in the source's form."""
-        ...
 
 
 def unwanted(box: Box, options: PrepareOptions, *, width: int, height: int) -> str | None:

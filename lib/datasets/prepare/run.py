@@ -94,7 +94,6 @@ class Summary:
     faults: list[str] = field(default_factory=list)
 
     def add(self, record: dict[str, Any]) -> None:
-        """Count one record of the journal."""
         self.videos += bool(record["tracks"])
         self.tracks += len(record["tracks"])
         self.frames += len(set().union(*record["tracks"].values()))
@@ -169,7 +168,6 @@ def write_preview(folder: Path, journal: Journal, *, root: Path | None = None) -
 
 
 def _preview_cell(record: dict[str, Any], track: int, frame: int, *, crops: Path, root: Path | None) -> Image:
-    """Return a small picture (_CELL, _CELL, 3) of a crop with its box."""
     box = record["tracks"][f"{track:02d}"][f"{frame:06d}"]
     size = np.array([box[2] - box[0], box[3] - box[1]])
     if root is None:

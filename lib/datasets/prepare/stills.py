@@ -240,7 +240,6 @@ class YoutubeTask:
 
     @property
     def name(self) -> str:
-        """Return the video's name."""
         return f"{self.split}/{self.video}"
 
     def read(self) -> Video:

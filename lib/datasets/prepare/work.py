@@ -98,7 +98,6 @@ class Journal:
             self._run("INSERT INTO settings VALUES (?)", json.dumps(wanted, ensure_ascii=False))
 
     def add(self, record: Mapping[str, Any]) -> None:
-        """Keep one finished task's record."""
         self._run("INSERT OR REPLACE INTO tasks VALUES (?, ?, ?, ?)", record["name"], record["crops"],
                   len(record["faults"]), json.dumps(record, ensure_ascii=False, separators=(",", ":")))
         self.done.add(record["name"])
