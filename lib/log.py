@@ -23,9 +23,9 @@ _FORMAT = logging.Formatter("%(asctime)s %(message)s", datefmt="%Y-%m-%d %H:%M:%
 _log = logging.getLogger(__name__)
 
 
-def new_run_folder(output_dir: str | Path, model: str, *, now: datetime | None = None) -> Path:
+def new_run_folder(output_dir: str | Path, model: str) -> Path:
     """Return a new folder `output_dir/model/model_YYYY-MM-DD-HH-MM`, made; with `_2`, ... when the minute is taken."""
-    stamp = (now or datetime.now()).strftime("%Y-%m-%d-%H-%M")
+    stamp = datetime.now().strftime("%Y-%m-%d-%H-%M")
     folder = first = Path(output_dir) / model / f"{model}_{stamp}"
     for number in itertools.count(2):
         try:

@@ -111,9 +111,9 @@ def _declared_size(folder: Path) -> tuple[int, int] | None:
     return (int(values["width"]), int(values["height"])) if len(values) == 2 else None
 
 
-def trajectory_file(folder: Path, name: str, *, repetition: int = 1) -> Path:
+def trajectory_file(folder: Path, name: str) -> Path:
     """Return where a tracker's result on a video stands: <tracker>/baseline/<video>/<video>_001.txt."""
-    return folder / "baseline" / name / f"{name}_{repetition:03d}.txt"
+    return folder / "baseline" / name / f"{name}_001.txt"
 
 
 def find_trajectories(folder: Path, name: str) -> list[Path]:

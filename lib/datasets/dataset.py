@@ -197,13 +197,17 @@ def _warn_of_range(index: TrackIndex, frame_range: int, *, place: str) -> None:
 def build_dataset(config: Config) -> OceanDataset:
     """Return the data set of a configuration, its sources checked: those of TRAIN.WHICH_USE, in that order.
 
-    Raises UserError for a missing crop folder, a missing or faulty index.
+    Pairs per epoch of a source are USE times WEIGHT, scaled to add up to PAIRS unless that is 0. Raises UserError for a
+    missing crop folder, a missing or faulty index.
     """
     _check_presence(config)
     settings, place = config.DATASET, f"{config.NAME}.DATASET"
     chosen = {name: settings.SOURCES[name] for name in config.TRAIN.WHICH_USE}
     sources = [build_source(name, source, place=f"{place}.{name}") for name, source in chosen.items()]
-    use = pairs_of(settings, list(chosen.values()), place=place)
+    weights = [source.USE * source.WEIGHT for source in chosen.values()]
+    if settings.PAIRS and len(chosen) > settings.PAIRS:
+        raise UserError(f"{place}.PAIRS is {settings.PAIRS}; expected at least one for each of {len(chosen)} sources")
+    use = shares(settings.PAIRS, weights) if settings.PAIRS else [max(1, round(weight)) for weight in weights]
     for source, pairs in zip(sources, use, strict=True):
         logger.info("%s: %d tracks, %d pairs per epoch", source.name, source.num_tracks, pairs)
     return OceanDataset(sources, use, settings, seed=config.TRAIN.SEED, search_size=config.TRAIN.SEARCH_SIZE)
@@ -224,16 +228,3 @@ def _check_presence(config: Config) -> None:
         "try the renderer with TRAIN.WHICH_USE=[SYN] 'DATASET.SYN={FORMAT: synthetic, USE: 10000}'")
     raise UserError(f"{key}: {len(lost)} of {len(config.TRAIN.WHICH_USE)} sources are not there: {', '.join(lost)}; "
                     f"prepare them (`python -m lib.datasets.prepare`), or {remedy}")
-
-
-def pairs_of(settings: DatasetConfig, sources: Sequence[SourceConfig], *, place: str) -> list[int]:
-    """Return the pairs per epoch of each source: USE times WEIGHT, scaled to add up to PAIRS unless that is 0.
-
-    Raises UserError if PAIRS has not one for each source.
-    """
-    weights = [source.USE * source.WEIGHT for source in sources]
-    if not settings.PAIRS:
-        return [max(1, round(weight)) for weight in weights]
-    if len(sources) > settings.PAIRS:
-        raise UserError(f"{place}.PAIRS is {settings.PAIRS}; expected at least one for each of {len(sources)} sources")
-    return shares(settings.PAIRS, weights)

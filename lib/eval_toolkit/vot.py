@@ -66,11 +66,11 @@ def overlaps(
     return out
 
 
-def after_burn_in(overlap: Floats, codes: NDArray[np.int8], *, burn_in: int = BURN_IN) -> Floats:
-    """Return the overlaps (n,) with the first `burn_in` frames after each start set to NaN."""
+def after_burn_in(overlap: Floats, codes: NDArray[np.int8]) -> Floats:
+    """Return the overlaps (n,) with the first 10 frames after each start set to NaN."""
     out = overlap.copy()
     for start in np.flatnonzero(codes[: len(out)] == INIT):
-        out[start : start + burn_in] = np.nan
+        out[start : start + BURN_IN] = np.nan
     return out
 
 

@@ -58,7 +58,10 @@ def main(options: PrepareOptions) -> int:
     for key in ("out", "jobs", "no_crops"):  # which do not change what a crop is
         del settings[key]
     tasks = READERS[source](options)
-    _check_names(tasks, options.root)
+    for name, count in Counter(task.name for task in tasks).items():
+        safe_name(name, place=str(options.root))
+        if count > 1:
+            raise UserError(f"{options.root}: {count} videos are called '{name}'; rename all but one")
     out = options.out
     with Journal(out, settings) as journal:
         crops = None if options.no_crops else out / CROPS
@@ -71,14 +74,6 @@ def main(options: PrepareOptions) -> int:
         write_preview(out, journal, root=options.root if options.no_crops else None)
     _report(summary, options)
     return 0
-
-
-def _check_names(tasks: Sequence[Task], root: Path) -> None:
-    """Refuse names that would lead out of the folder of crops, or that two tasks share."""
-    for name, count in Counter(task.name for task in tasks).items():
-        safe_name(name, place=str(root))
-        if count > 1:
-            raise UserError(f"{root}: {count} videos are called '{name}'; rename all but one")
 
 
 @dataclass

@@ -163,18 +163,14 @@ class XmlTask:
                 dropped[_BAD_XML] += 1
                 continue
             dropped.update({"no box": lost} if lost else {})
-            picture = _picture(self.root, f"{self.pictures}/{PurePosixPath(file).with_suffix('')}")
+            stem = f"{self.pictures}/{PurePosixPath(file).with_suffix('')}"
+            picture = next((stem + ending for ending in ENDINGS if (self.root / (stem + ending)).is_file()), None)
             if picture is None:
                 dropped[MISSING] += len(boxes)
                 faults.append(f"{path}: no picture of this name in {self.pictures}")
             else:
                 frames.append(Frame(picture, 0 if self.still else int(path.stem), boxes))
         return Video(self.name, tuple(frames), dropped, tuple(faults))
-
-
-def _picture(root: Path, stem: str) -> str | None:
-    """Return the picture whose path but for the ending is `stem`, None if there is none."""
-    return next((stem + ending for ending in ENDINGS if (root / (stem + ending)).is_file()), None)
 
 
 def vid_tasks(root: Path, *, split: str = "") -> list[XmlTask]:
