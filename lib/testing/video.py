@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import logging
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -144,18 +143,12 @@ def find_encoder() -> tuple[str, str]:
 
 
 def _writer(path: Path, code: str, rate: float, size: tuple[int, int]) -> Any:
-    with _silence():
-        return cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*code), rate, size)
-
-
-@contextlib.contextmanager
-def _silence() -> Iterator[None]:
-    """Keep what FFmpeg says of encoders that are not there from standard error, to which it writes by itself."""
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    """Return a writer. FFmpeg's words about encoders that are not there, on standard error itself, are not shown."""
+    kept = os.dup(2)
     try:
-        os.dup2(nowhere, 2)
-        yield
+        with open(os.devnull, "wb") as nowhere:  # noqa: PTH123
+            os.dup2(nowhere.fileno(), 2)
+        return cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*code), rate, size)
     finally:
         os.dup2(kept, 2)
         os.close(kept)
-        os.close(nowhere)

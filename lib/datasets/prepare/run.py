@@ -21,14 +21,14 @@ from lib.crops import Image, box_in_crop511, crop511, mean_colour
 from lib.datasets import UnreadableCrop
 from lib.datasets.index import load_index
 from lib.datasets.prepare import Task, safe_name, stills, videos
-from lib.datasets.prepare.work import Cutter, Journal, cut_all
+from lib.datasets.prepare.work import CROPS, Journal, cut_all
 from lib.datasets.stores import crop_name, decode_crop, picture_path
 from lib.errors import UserError, did_you_mean
 from lib.files import atomic_write, sha256_of, write_whole
 from lib.images import read_image
 from lib.options import PrepareOptions
 
-INDEX, PICTURES, MANIFEST, PREVIEW, CROPS = "train.json", "pictures.json", "manifest.json", "preview.png", "crop511"
+INDEX, PICTURES, MANIFEST, PREVIEW = "train.json", "pictures.json", "manifest.json", "preview.png"
 _SHEET = (6, 4)  # crops in a row, rows
 _CELL = 256  # px
 
@@ -64,8 +64,7 @@ def main(options: PrepareOptions) -> int:
             raise UserError(f"{options.root}: {count} videos are called '{name}'; rename all but one")
     out = options.out
     with Journal(out, settings) as journal:
-        crops = None if options.no_crops else out / CROPS
-        cut_all(tasks, Cutter(options, crops), journal, jobs=options.jobs)
+        cut_all(tasks, options, journal)
         summary = finish(out, journal, settings)
         if not summary.crops:
             reasons = ", ".join(f"{count} {reason}" for reason, count in summary.dropped.most_common()) or "none"

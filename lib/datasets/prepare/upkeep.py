@@ -19,9 +19,9 @@ from lib.crops import Image
 from lib.datasets import UnreadableCrop
 from lib.datasets.index import TrackIndex, load_index, read_arrays, write_arrays
 from lib.datasets.prepare import safe_name
-from lib.datasets.prepare.run import CROPS, INDEX, MANIFEST
+from lib.datasets.prepare.run import INDEX, MANIFEST
 from lib.datasets.prepare.stills import locate_coco, picture_names
-from lib.datasets.prepare.work import JOURNAL, Journal, on_all_cores, read_journal
+from lib.datasets.prepare.work import CROPS, JOURNAL, Journal, on_all_cores, read_journal
 from lib.datasets.stores import (
     TABLE,
     PackedCrops,

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -21,7 +21,7 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from lib.crops import Image, crop511, mean_colour
-from lib.datasets.prepare import ABSENT, MISSING, UNREADABLE, Box, Frame, Task, Video, unwanted
+from lib.datasets.prepare import ABSENT, MISSING, UNREADABLE, Frame, Task, Video, unwanted
 from lib.datasets.stores import crop_name, pack_pictures
 from lib.distributed import available_cpus, die_with_parent
 from lib.errors import UserError
@@ -31,7 +31,7 @@ from lib.options import PrepareOptions
 In = TypeVar("In")
 Out = TypeVar("Out")
 
-JOURNAL = "journal.db"
+JOURNAL, CROPS = "journal.db", "crop511"
 _PATIENCE = 5.0  # s; the processes of a killed run hold the folder until they notice, in a second
 _AHEAD = 4  # tasks handed out per process, so that none waits for the next
 _BLOCK = 16  # px of a block with chroma at half the resolution, OpenCV's default
@@ -136,79 +136,70 @@ def read_journal(folder: Path) -> tuple[dict[str, Any], dict[str, dict[str, Any]
 # ---- cutting
 
 
-@dataclass(frozen=True)
-class Cutter:
-    """How tasks are cut; `out` None writes no crops (training from the raw pictures) but checks the pictures all the
-    same, so that the index is the same."""
+def cut(options: PrepareOptions, task: Task) -> dict[str, Any]:
+    """Return the journal's record of a task whose crops are now written, unless options say that there be none.
 
-    options: PrepareOptions
-    out: Path | None
-
-    def cut(self, task: Task) -> dict[str, Any]:
-        """Return the journal's record of a task whose crops are now written.
-
-        Keys: name; tracks {track: {frame: box}}; pictures, the frame's paths; crops and bytes, counts; crc, 8 hex
-        digits of each crop's CRC-32 in the order of `tracks`; dropped {reason: boxes}; faults, pictures not usable.
-        """
+    Keys: name; tracks {track: {frame: box}}; pictures, the frame's paths; crops and bytes, counts; crc, 8 hex
+    digits of each crop's CRC-32 in the order of `tracks`; dropped {reason: boxes}; faults, pictures not usable.
+    """
+    try:
+        video = task.read()
+    except UserError as error:  # one broken annotation among thousands does not end the work
+        video = Video(task.name, (), {}, (str(error),))
+    dropped: Counter[str] = Counter(video.dropped)
+    rows: list[tuple[int, int, list[float], int, str]] = []
+    pictures: dict[int, str] = {}
+    faults = list(video.faults)
+    for frame in video.frames:
+        if options.absent == "drop" and (absent := sum(box.absent for box in frame.boxes)):
+            dropped[ABSENT] += absent
+            frame = frame._replace(boxes=tuple(box for box in frame.boxes if not box.absent))
+        if not frame.boxes:
+            continue
         try:
-            video = task.read()
-        except UserError as error:  # one broken annotation among thousands does not end the work
-            video = Video(task.name, (), {}, (str(error),))
-        dropped: Counter[str] = Counter(video.dropped)
-        rows: list[tuple[int, int, list[float], int, str]] = []
-        pictures: dict[int, str] = {}
-        faults = list(video.faults)
-        for frame in video.frames:
-            if self.options.absent == "drop" and (absent := sum(box.absent for box in frame.boxes)):
-                dropped[ABSENT] += absent
-                frame = frame._replace(boxes=tuple(box for box in frame.boxes if not box.absent))
-            if not frame.boxes:
-                continue
-            try:
-                kept = self._frame(frame, video.name, dropped)
-            except (OSError, ValueError) as error:
-                missing = isinstance(error, FileNotFoundError)
-                dropped[MISSING if missing else UNREADABLE] += len(frame.boxes)
-                faults.append(f"{frame.picture}: {'no such file' if missing else error}")
-                continue
-            rows += kept
-            if kept:
-                pictures[frame.number] = frame.picture
-        rows.sort(key=lambda row: row[:2])
-        tracks: dict[str, dict[str, list[float]]] = {}
-        for track, number, box, _, _ in rows:
-            tracks.setdefault(f"{track:02d}", {})[f"{number:06d}"] = box
-        return {
-            "name": video.name, "tracks": tracks, "pictures": pack_pictures(pictures), "crops": len(rows),
-            "bytes": sum(row[3] for row in rows), "crc": "".join(row[4] for row in rows), "dropped": dropped,
-            "faults": faults,
-        }
+            kept = _cut_frame(options, frame, video.name, dropped)
+        except (OSError, ValueError) as error:
+            missing = isinstance(error, FileNotFoundError)
+            dropped[MISSING if missing else UNREADABLE] += len(frame.boxes)
+            faults.append(f"{frame.picture}: {'no such file' if missing else error}")
+            continue
+        rows += kept
+        if kept:
+            pictures[frame.number] = frame.picture
+    rows.sort(key=lambda row: row[:2])
+    tracks: dict[str, dict[str, list[float]]] = {}
+    for track, number, box, _, _ in rows:
+        tracks.setdefault(f"{track:02d}", {})[f"{number:06d}"] = box
+    return {
+        "name": video.name, "tracks": tracks, "pictures": pack_pictures(pictures), "crops": len(rows),
+        "bytes": sum(row[3] for row in rows), "crc": "".join(row[4] for row in rows), "dropped": dropped,
+        "faults": faults,
+    }
 
-    def _frame(self, frame: Frame, video: str, dropped: Counter[str]) -> list[tuple[int, int, list[float], int, str]]:
-        """Return (track, frame, box, bytes, crc) of each box of a frame that is kept, its crop written."""
-        picture = decode((self.options.root / frame.picture).read_bytes())
-        height, width = picture.shape[:2]
-        kept: list[Box] = []
-        for box in frame.boxes:
-            if frame.relative:
-                x1, y1, x2, y2 = box.xyxy
-                box = box._replace(xyxy=(x1 * width, y1 * height, x2 * width, y2 * height))
-            reason = unwanted(box, self.options, width=width, height=height)
-            if reason is None:
-                kept.append(box)
-            else:
-                dropped[reason] += 1
-        fill = mean_colour(picture) if kept else (0.0, 0.0, 0.0)
-        rows = []
-        for box in kept:
-            size, crc = 0, ""
-            rounded = [round(v, 2) for v in box.xyxy]
-            if self.out is not None:
-                data = encode(crop511(picture, rounded, fill=fill), quality=self.options.quality)
-                _write_crop(self.out / video / crop_name(frame.number, box.track), data)
-                size, crc = len(data), f"{zlib.crc32(data):08x}"
-            rows.append((box.track, frame.number, rounded, size, crc))
-        return rows
+
+def _cut_frame(
+    options: PrepareOptions, frame: Frame, video: str, dropped: Counter[str]
+) -> list[tuple[int, int, list[float], int, str]]:
+    """Return (track, frame, box, bytes, crc) of each box of a frame that is kept, its crop written."""
+    picture = decode((options.root / frame.picture).read_bytes())
+    height, width = picture.shape[:2]
+    fill = mean_colour(picture)
+    rows = []
+    for box in frame.boxes:
+        if frame.relative:
+            x1, y1, x2, y2 = box.xyxy
+            box = box._replace(xyxy=(x1 * width, y1 * height, x2 * width, y2 * height))
+        if reason := unwanted(box, options, width=width, height=height):
+            dropped[reason] += 1
+            continue
+        size, crc = 0, ""
+        rounded = [round(v, 2) for v in box.xyxy]
+        if not options.no_crops:
+            data = encode(crop511(picture, rounded, fill=fill), quality=options.quality)
+            _write_crop(options.out / CROPS / video / crop_name(frame.number, box.track), data)
+            size, crc = len(data), f"{zlib.crc32(data):08x}"
+        rows.append((box.track, frame.number, rounded, size, crc))
+    return rows
 
 
 def encode(image: Image, *, quality: int) -> bytes:
@@ -241,13 +232,13 @@ def _write_crop(path: Path, data: bytes) -> None:
         raise UserError(f"{path}: cannot be written ({error.strerror}); {_GOES_ON}") from error
 
 
-def cut_all(tasks: Sequence[Task], cutter: Cutter, journal: Journal, *, jobs: int | None) -> None:
-    """Cut all tasks that the journal does not hold, on `jobs` processes; the journal grows by one record for each.
+def cut_all(tasks: Sequence[Task], options: PrepareOptions, journal: Journal) -> None:
+    """Cut all tasks that the journal does not hold, on all cores; the journal grows by one record for each.
 
     Raises UserError if a process is killed or the disk is full; what is done stays done.
     """
     todo = [task for task in tasks if task.name not in journal.done]
-    for record in on_all_cores(cutter.cut, todo, jobs=jobs, title="cutting", unit=" tasks",
+    for record in on_all_cores(partial(cut, options), todo, jobs=options.jobs, title="cutting", unit=" tasks",
                                done=len(tasks) - len(todo)):
         journal.add(record)
 
