@@ -26,7 +26,7 @@ from lib.images import image_size
 UNKNOWN, INIT, FAILURE, REGION = 0, 1, 2, 3
 """What a row of a result file says: a skipped frame, a (re)start, a failure (the numbers that stand in the file), or,
 as a code of ours, that there is a box or polygon."""
-
+SKIPPED = 5  # frames from a failure to the next start
 _TAG_SUFFIXES = (".tag", ".label")
 
 

@@ -43,10 +43,6 @@ class Sample(NamedTuple):
     box_xyxy: Any  # float32 (4,), the true box in search px; NaN in a negative pair (the object is not in the search)
     unreadable: tuple[str, ...] = ()  # crops that had to be replaced to make this sample (or batch): "path: reason"
 
-    def to(self, device: Any) -> Sample:
-        """Return the batch on `device`, copied while the host goes on when it lies in pinned memory."""
-        return Sample._make([*(field.to(device, non_blocking=True) for field in self[:-1]), self.unreadable])
-
 
 class OceanDataset(Dataset[Sample]):
     """Samples by number. Sample n is a function of (seed, n) alone, not of the worker, the rank or any other sample."""
@@ -123,28 +119,22 @@ def _too_many(unreadable: Sequence[str]) -> UserError:
 # ---- from the configuration
 
 
-# FORMAT of a source with an index -> what opens its crops, and what the folder PATH holds.
-_STORES: dict[str, tuple[Callable[[SourceConfig, TrackIndex], CropStore], str]] = {
-    "crop511": (lambda config, _: CropFiles(Path(config.PATH)),
-                "crops of the source, as `python -m lib.datasets.prepare` writes them"),
-    "packed": (lambda config, index: PackedCrops(Path(config.PATH), index),
-               "archives of crops that `python -m lib.datasets.prepare pack` writes"),
-    "raw": (lambda config, index: load_pictures(
-                Path(config.PATH), Path(config.ANNOTATION).with_name("pictures.json"), index),
-            "original pictures, the --root that was given to `python -m lib.datasets.prepare`"),
+# FORMAT of a source with an index -> what opens its crops.
+_STORES: dict[str, Callable[[SourceConfig, TrackIndex], CropStore]] = {
+    "crop511": lambda config, _: CropFiles(Path(config.PATH)),
+    "packed": lambda config, index: PackedCrops(Path(config.PATH), index),
+    "raw": lambda config, index: load_pictures(
+        Path(config.PATH), Path(config.ANNOTATION).with_name("pictures.json"), index),
 }
 
 
 def _indexed(name: str, config: SourceConfig, place: str) -> TrainingSource:
-    """Return the source of an index and a folder; raise UserError if one of them is missing or faulty."""
-    open_store, content = _STORES[config.FORMAT]
+    """Return the source of an index and a folder, which are there; raise UserError if one of them is faulty."""
     if config.OPTIONS:
         raise UserError(f"{place}.OPTIONS is {config.OPTIONS}; FORMAT {config.FORMAT} takes none")
-    if missing := _missing(config):
-        raise UserError(f"{place}.{missing}; expected the {content}, and their index")
     index = load_index(Path(config.ANNOTATION))
     _warn_of_range(index, config.RANGE, place=place)
-    return IndexedSource(name, index, open_store(config, index), config.RANGE)
+    return IndexedSource(name, index, _STORES[config.FORMAT](config, index), config.RANGE)
 
 
 def _synthetic(name: str, config: SourceConfig, place: str) -> TrainingSource:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from collections.abc import Sequence as Items
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ from lib.benchmarks.vot import find_trajectories
 from lib.errors import UserError
 from lib.eval_toolkit import ope, vot
 from lib.eval_toolkit.ope import PRECISION_AT, THRESHOLDS, Convention, Flags, Floats, LengthRule
-from lib.eval_toolkit.results import Mismatch, Rows, check_complete, first_box_notes, listed, read_rows, rules_of
+from lib.eval_toolkit.results import Mismatch, Rows, check_complete, first_box_notes, listed, read_rows
 
 LESS_IS_BETTER = {"robustness": 3, "lost_number": 1}
 """Scores that are no shares of 1, with the digits they are shown with."""
@@ -170,8 +170,8 @@ def score_results(
         fields = restart_fields(benchmark.name, scored, files, overlap or "counted")
     else:
         pooled = scoring is AVERAGE_OVERLAP
-        rules = rules_of("got10k" if pooled else convention or default_convention(benchmark.name),
-                         length="error" if pooled else length)
+        rules = ope.CONVENTIONS["got10k" if pooled else convention or default_convention(benchmark.name)]
+        rules = replace(rules, length="error" if pooled else length or rules.length)
         rows = read_rows(benchmark, folder, rules, origin=origin, allow_missing=allow_missing)
         scored = [sequence for sequence in benchmark.sequences if sequence.name in rows]
         own = [rows[sequence.name] for sequence in scored]

@@ -8,7 +8,6 @@ import glob
 import zipfile
 from collections.abc import Collection, Iterator
 from collections.abc import Sequence as Items
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,7 +25,7 @@ from lib.benchmarks import (
 )
 from lib.boxes import Boxes
 from lib.errors import UserError
-from lib.eval_toolkit.ope import CONVENTIONS, Convention, Flags, LengthRule, broken_rows, invalid_rows, repair_boxes
+from lib.eval_toolkit.ope import Convention, Flags, broken_rows, invalid_rows, repair_boxes
 from lib.files import atomic_write, read_json
 
 SHOWN_NAMES = 5  # how many names a message lists before it says how many more there are
@@ -114,12 +113,6 @@ def _has_results(folder: Path) -> bool:
     return not folder.is_dir() or any(
         path.suffix in (".txt", ".mat") or path.name == "baseline" or (path / f"{path.name}_001.txt").is_file()
         for path in folder.iterdir())
-
-
-def rules_of(convention: str, *, length: LengthRule | None = None) -> Convention:
-    """Return a convention by name, with another rule for results of another length where one is given."""
-    rules = CONVENTIONS[convention]
-    return rules if length is None else replace(rules, length=length)
 
 
 def read_rows(

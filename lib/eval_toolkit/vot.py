@@ -29,13 +29,12 @@ from numpy.typing import NDArray
 from lib.benchmarks import VOTSequence
 from lib.benchmarks.facts import VOT_ATTRIBUTES as ATTRIBUTES
 from lib.benchmarks.regions import Corners, counted_overlap, exact_overlap
-from lib.benchmarks.vot import INIT, REGION, Trajectory, read_trajectory
+from lib.benchmarks.vot import INIT, REGION, SKIPPED, Trajectory, read_trajectory
 
 Floats = NDArray[np.float64]
 Overlap = Literal["counted", "exact"]
 
 BURN_IN = 10  # frames after a start, itself included, that accuracy leaves out
-SKIPPED = 5  # frames between a failure and the next start
 TAGS = ("all", *ATTRIBUTES, "empty", "no_attribute")  # what EAO is given for; "all" is the EAO of the benchmark
 SUSPECT_SHARE = 0.1
 """Share of a video's boxes beside the ground truth, without a failure, above which the result is called suspect: the

@@ -14,10 +14,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from lib.benchmarks import load_benchmark
 from lib.cli import as_argv
@@ -78,7 +76,7 @@ def _run(given: SweepOptions, *, speaks: bool) -> int:
         if len(devices) > 1 and not sweep.is_finished():
             code = run_workers(given, devices, tick=scoreboard.look)
         else:
-            code = _work_here(sweep, scoreboard, bar, speaks=speaks)
+            code = _work_here(sweep, scoreboard, speaks=speaks)
     if speaks:
         scoreboard.look()
         print(scoreboard.text(), end="")
@@ -117,15 +115,11 @@ def _gpu_numbers(text: str) -> list[int]:
 # A worker
 
 
-def _work_here(sweep: Sweep, scoreboard: Scoreboard, bar: tqdm[Any], *, speaks: bool) -> int:
+def _work_here(sweep: Sweep, scoreboard: Scoreboard, *, speaks: bool) -> int:
     """Do the work in this process, alone or beside others, until every result is there, whoever made it; return 0.
 
     A sequence whose worker has died is taken over.
     """
-
-    def watch(job: Job, _index: int, _image: Any, _states: Any) -> None:
-        bar.set_postfix_str(job.name, refresh=False)
-        bar.update(len(job.trackers))
 
     tick = scoreboard.update if speaks else lambda: None
     with WorkLocks(stale_after=sweep.options.stale_after) as locks:
@@ -136,10 +130,8 @@ def _work_here(sweep: Sweep, scoreboard: Scoreboard, bar: tqdm[Any], *, speaks: 
             if group:  # checkpoints that share the decoded images
                 candidates = sweep.candidates(group)
                 for candidate, track in run_jobs(candidates, sweep.by_name, _taken(sweep, locks, candidates),
-                                                 batch=sweep.options.batch or 1, threads=sweep.options.threads or 0,
-                                                 watcher=watch):
+                                                 batch=sweep.options.batch or 1, threads=sweep.options.threads or 0):
                     locks.release(candidate.folder.lock_path(track.job.name))
-                    scoreboard.own(candidate.folder.path.name, track.job.name)
                     tick()
             elif sweep.is_finished():
                 return 0
@@ -157,8 +149,8 @@ def _taken(sweep: Sweep, locks: WorkLocks, candidates: list[Candidate]) -> Itera
                 continue
             if folder.is_done(sequence):  # by another worker, between the look and the lock
                 locks.release(path)
-                continue
-            mine.append(index)
+            else:
+                mine.append(index)
         if mine:
             yield job_of(sequence, trackers=tuple(mine))
 

@@ -45,13 +45,8 @@ class Scoreboard:
         self._bar = bar
         self._convention = convention
         self._seen: dict[Entry, dict[str, float]] = {}
-        self._own: set[tuple[str, str]] = set()
         self._scored: dict[Entry, Scored] = {}
         self._earlier: list[Entry] | None = None
-
-    def own(self, folder: str, sequence: str) -> None:
-        """Note a result of this process, whose frames the bar has counted one by one."""
-        self._own.add((folder, sequence))
 
     def look(self) -> None:
         self._sweep.refresh()
@@ -70,8 +65,7 @@ class Scoreboard:
                 seen[sequence.name] = seconds
                 if not first_look:
                     say_speed(entry.name, sequence.name, frames=len(sequence), seconds=seconds)
-                if (entry.name, sequence.name) not in self._own:
-                    self._bar.update(len(sequence))
+                self._bar.update(len(sequence))
             if first_look and seen:
                 _log.info("%s: %d of %d sequences are done already", entry.name, len(seen), len(self._sweep.sequences))
             if len(seen) == len(self._sweep.sequences):
