@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from lib.errors import UserError, did_you_mean
-from lib.files import atomic_write
+from lib.files import write_whole
 from lib.models.models import Ocean, build_model
 from lib.models.pretrained import (
     IMAGENET,
@@ -79,8 +79,7 @@ def save_checkpoint(path: str | Path, checkpoint: Mapping[str, Any]) -> None:
     """Write `checkpoint` to `path`, whole or not at all; raise UserError when it cannot be written (full disk)."""
     buffer = io.BytesIO()  # torch reports a failed write as an error of its archive; the system's own says why
     torch.save(dict(checkpoint), buffer)
-    with atomic_write(path, mode="wb") as file:
-        file.write(buffer.getbuffer())
+    write_whole(path, buffer.getbuffer())
 
 
 def find_weights(path: str | Path) -> Path:
@@ -192,8 +191,8 @@ def load_weights(model: nn.Module, state_dict: Mapping[str, Any], *, source: str
     return LoadReport(source, len(usable), missing, skipped, prefixes)
 
 
-def load_model(path: str | Path, *, align: bool | None = None, device: str | torch.device = "cpu") -> Ocean:
-    """Return the model of a checkpoint, or of the weights of that name, in eval mode on `device`.
+def load_model(path: str | Path, *, align: bool | None = None) -> Ocean:
+    """Return the model of a checkpoint, or of the weights of that name, in eval mode on the CPU.
 
     The architecture is what the checkpoint says (`model`); one of the reference code is Ocean on ResNet-50, with the
     object-aware branch when its weights are there. align: True requires the branch, False leaves it out, None takes
@@ -217,7 +216,7 @@ def load_model(path: str | Path, *, align: bool | None = None, device: str | tor
     unwanted = () if model.align_head is not None else (ALIGN_PREFIX,)
     model.load_report = load_weights(model, checkpoint["state_dict"], source=str(path), ignore=unwanted)
     model.params_file = params_beside(path)
-    return model.to(device).eval()
+    return model.eval()
 
 
 def import_pretrained(model: Ocean, state_dict: Mapping[str, Any], *, source: str,
@@ -306,10 +305,9 @@ def _strip(state_dict: Any, *, source: str) -> tuple[dict[str, Tensor], tuple[st
     return weights, tuple(found)
 
 
-def _few(names: Sequence[str], *, shown: int = 3) -> str:
-    """Return the first names and the number of all."""
-    rest = f" ... ({len(names)} in all)" if len(names) > shown else ""
-    return ", ".join(names[:shown]) + rest
+def _few(names: Sequence[str]) -> str:
+    rest = f" ... ({len(names)} in all)" if len(names) > 3 else ""
+    return ", ".join(names[:3]) + rest
 
 
 def _shape(tensor: Tensor) -> str:

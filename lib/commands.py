@@ -69,10 +69,10 @@ COMMANDS = {
     "prepare pack": Command(options.PackOptions, "lib.datasets.prepare.upkeep:pack_main",
                              "python -m lib.datasets.prepare pack", (
         "data/coco", "data/coco --out data/coco/packed")),
-    "prepare classes": Command(options.ClassesOptions, "lib.datasets.prepare.classes:main",
+    "prepare classes": Command(options.ClassesOptions, "lib.datasets.prepare.upkeep:classes_main",
                                "python -m lib.datasets.prepare classes", (
         "--root RAW/coco --out data/classes", "--root RAW/coco --out data/classes --least 100 --val 5")),
-    "prepare select": Command(options.SelectOptions, "lib.datasets.prepare.upkeep:select_main",
+    "prepare select": Command(options.SelectOptions, "lib.datasets.prepare.upkeep:select",
                               "python -m lib.datasets.prepare select", (
         "data/vid/train.json --out data/vid/some.json --only 'ILSVRC2015_train_0000*'",
         "data/vid/train.json --out data/vid/rest.json --without 'ILSVRC2015_train_0000*'")),

@@ -232,7 +232,6 @@ class Config(_Section):
         return self
 
     def gpu_numbers(self) -> tuple[int, ...]:
-        """Return the device numbers of GPUS."""
         return tuple(int(part) for part in self.GPUS.split(","))
 
     def model_options(self) -> dict[str, Any]:

@@ -33,7 +33,6 @@ def load_config(path: str | Path, *, overrides: Sequence[str] = (), kind: type[C
 
 
 def _override(tree: dict[str, Any], text: str, *, name: str) -> None:
-    """Set one `KEY=VALUE` in the tree in place."""
     key, equals, value = text.partition("=")
     parts = key.strip().split(".")
     if not equals or not all(parts):

@@ -65,39 +65,34 @@ def subwindow(
     return np.ascontiguousarray(patch)
 
 
-def crop_square(box_xyxy: ArrayLike, *, crop_size: int = CROP_SIZE) -> Boxes:
+def crop_square(box_xyxy: ArrayLike) -> Boxes:
     """Return the square (x1, y1, x2, y2), image px, that a training crop of an object's box shows.
 
-    Its side is s_x = s_z + (crop_size - 127) s_z / 127, around the box's centre (OCEAN section 4).
+    Its side is s_x = s_z + (511 - 127) s_z / 127, around the box's centre (OCEAN section 4).
     """
     box = np.asarray(box_xyxy, np.float64)
     centre = (box[:2] + box[2:]) / 2
-    half = context_side(box[2:] - box[:2]) * (1 + (crop_size - TEMPLATE_SIZE) / TEMPLATE_SIZE) / 2
+    half = context_side(box[2:] - box[:2]) * (1 + (CROP_SIZE - TEMPLATE_SIZE) / TEMPLATE_SIZE) / 2
     return np.concatenate([centre - half, centre + half])
 
 
-def crop511(
-    image: Image, box_xyxy: ArrayLike, *, fill: ArrayLike | None = None, crop_size: int = CROP_SIZE
-) -> NDArray[np.uint8]:
-    """Return the training crop (crop_size, crop_size, 3) centred on a box given in image px.
+def crop511(image: Image, box_xyxy: ArrayLike, *, fill: ArrayLike) -> NDArray[np.uint8]:
+    """Return the training crop (511, 511, 3) centred on a box given in image px.
 
-    The context square s_z becomes 127 px; px outside the image take `fill` (the image's mean colour if None).
+    The context square s_z becomes 127 px; px outside the image take `fill`.
     """
-    matrix = view_matrix(crop_square(box_xyxy, crop_size=crop_size), out_size=crop_size)
-    colour = mean_colour(image) if fill is None else np.asarray(fill, np.float64)
-    crop = cv2.warpAffine(
-        image, matrix, (crop_size, crop_size), borderMode=cv2.BORDER_CONSTANT, borderValue=[float(c) for c in colour]
-    )
+    matrix, colour = view_matrix(crop_square(box_xyxy), out_size=CROP_SIZE), np.asarray(fill, np.float64).tolist()
+    crop = cv2.warpAffine(image, matrix, (CROP_SIZE, CROP_SIZE), borderMode=cv2.BORDER_CONSTANT, borderValue=colour)
     return np.asarray(crop, np.uint8)
 
 
-def box_in_crop511(size_wh: ArrayLike, *, crop_size: int = CROP_SIZE) -> Boxes:
+def box_in_crop511(size_wh: ArrayLike) -> Boxes:
     """Return the box (x1, y1, x2, y2) of an object of size (w, h) image px in its own crop, in crop px.
 
-    The object is centred, so its size alone counts; it is scaled by 127 / s_z around crop_size // 2.
+    The object is centred, so its size alone counts; it is scaled by 127 / s_z around px 255.
     """
     width, height = (float(side) for side in np.asarray(size_wh, np.float64))
-    middle, half = crop_size // 2, TEMPLATE_SIZE / context_side(size_wh) / 2
+    middle, half = CROP_SIZE // 2, TEMPLATE_SIZE / context_side(size_wh) / 2
     return np.array([middle - width * half, middle - height * half, middle + width * half, middle + height * half])
 
 

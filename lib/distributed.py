@@ -170,8 +170,6 @@ class StopRequest:
     def __init__(self, world: World) -> None:
         self._world = world
         self._signal = 0
-        self._flag = torch.zeros(1)
-        self._work: Any = None
         self._before: dict[int, Any] = {}
 
     def __enter__(self) -> StopRequest:
@@ -190,31 +188,17 @@ class StopRequest:
 
     @property
     def asked(self) -> bool:
-        """Return whether this process has received the signal."""
         return bool(self._signal)
 
     def agreed(self) -> bool:
         """Return whether to stop after this step: the same answer in every rank; each must call once a step.
 
-        The flags are reduced on the CPU while the next step runs and looked at one call later.
+        The hosts meet on the CPU; the device goes on with the step.
         """
-        if self._world.size == 1:
-            return self.asked
-        stop = False
-        if self._work is not None:
-            self._work.wait()
-            stop = bool(self._flag[0] > 0)
-        self._work = None
-        if not stop:
-            self._flag = torch.tensor([float(self.asked)])
-            self._work = dist.all_reduce(self._flag, op=dist.ReduceOp.MAX, async_op=True)
-        return stop
-
-    def finish(self) -> None:
-        """Return when the last reduction is done; call before leaving the process group."""
-        if self._work is not None:
-            self._work.wait()
-            self._work = None
+        flag = torch.tensor([float(self.asked)])
+        if self._world.size > 1:
+            dist.all_reduce(flag, op=dist.ReduceOp.MAX)
+        return bool(flag[0] > 0)
 
 
 def launch(script: Path, arguments: Sequence[str], *, processes: int, max_restarts: int = 0) -> int:

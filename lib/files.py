@@ -8,7 +8,6 @@ import hashlib
 import json
 import os
 import re
-import stat
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
@@ -18,12 +17,6 @@ from typing import IO, Any
 import yaml
 
 from lib.errors import UserError
-
-MAX_TEXT_BYTES = 256 * 2**20
-MAX_PICTURE_BYTES = 256 * 2**20
-MAX_YAML_BYTES = 2**17  # the longest file here has 9,000; PyYAML reads some 100,000 a second
-
-_READ = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_BINARY", 0)
 
 
 @contextlib.contextmanager
@@ -54,54 +47,36 @@ def atomic_write(path: str | Path, *, mode: str = "w") -> Iterator[IO[Any]]:
                         f"that can be written; what stood there before is untouched") from error
 
 
+def write_whole(path: str | Path, content: str | bytes | memoryview) -> None:
+    """Write a file of this content as `atomic_write` does."""
+    with atomic_write(path, mode="w" if isinstance(content, str) else "wb") as file:
+        file.write(content)
+
+
 def _check_replaceable(path: Path) -> None:
     """Raise OSError where something else than a regular file stands: root's rename would replace /dev/null itself."""
     if path.exists() and not path.is_file():
         raise OSError(errno.EINVAL, f"it is {'a folder' if path.is_dir() else 'a device or the like'}; expected a file")
 
 
-def read_regular(path: str | Path, *, max_bytes: int = MAX_TEXT_BYTES) -> bytes:
-    """Return the bytes of a regular file of at most `max_bytes`; raise OSError for anything else.
-
-    Never waits (a named pipe) and never reads without end (a device), whatever a stranger's archive put there.
-    """
-    with open_regular(path) as file:
-        size = os.fstat(file.fileno()).st_size
-        if size > max_bytes:
-            raise OSError(errno.EFBIG, f"{size} bytes; at most {max_bytes} are expected of such a file")
-        return file.read(size or min(max_bytes, 2**20))  # a file under /proc says 0 bytes and holds more
-
-
-def open_regular(path: str | Path) -> IO[bytes]:
-    """Return a regular file open for reading; raise OSError for anything else, without waiting for a named pipe."""
-    handle = os.open(path, _READ)
-    if not stat.S_ISREG(os.fstat(handle).st_mode):
-        os.close(handle)
-        raise OSError(errno.EINVAL, "not a regular file")
-    return os.fdopen(handle, "rb")
-
-
-def read_text(path: str | Path, *, max_bytes: int = MAX_TEXT_BYTES) -> str:
-    """Return the UTF-8 text of a regular file of at most `max_bytes`; raise UserError for anything else."""
-    path = Path(path)
+def read_text(path: str | Path) -> str:
+    """Return the text of a UTF-8 file; raise UserError for anything else."""
     try:
-        return read_regular(path, max_bytes=max_bytes).decode("utf-8-sig")
+        return Path(path).read_bytes().decode("utf-8-sig")
     except FileNotFoundError as error:
         raise UserError(f"{path}: no such file; check the path") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 text (byte {error.start}); expected a text file") from error
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
-def read_json(
-    path: str | Path, *, max_bytes: int = MAX_TEXT_BYTES, object_pairs_hook: Callable[[list[Any]], Any] | None = None
-) -> Any:
+def read_json(path: str | Path, *, object_pairs_hook: Callable[[list[Any]], Any] | None = None) -> Any:
     """Return the value in a JSON file; raise UserError with line and column when it is not JSON.
 
     `object_pairs_hook` makes something else than a dict of each object's pairs, as json.loads has it.
     """
-    text = read_text(path, max_bytes=max_bytes)
+    text = read_text(path)
     try:
         return json.loads(text, object_pairs_hook=object_pairs_hook)
     except json.JSONDecodeError as error:
@@ -110,36 +85,17 @@ def read_json(
         raise UserError(f"{path}: not usable JSON ({error})") from error
 
 
-_MERGE = "tag:yaml.org,2002:merge"
-
-
 class _Loader(yaml.SafeLoader):
-    """SafeLoader that refuses doubled keys; of keys merged by `<<` the own value counts, then the first base's."""
+    """SafeLoader that refuses doubled keys."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node: yaml.MappingNode = super().compose_mapping_node(anchor)
         seen: set[str] = set()
-        for key, _ in node.value:
-            if isinstance(key, yaml.ScalarNode):
-                if key.value in seen:
-                    raise yaml.composer.ComposerError(None, None, f"the key '{key.value}' stands twice", key.start_mark)
-                seen.add(key.value)
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in seen:
+                raise yaml.composer.ComposerError(None, None, f"the key '{key.value}' stands twice", key.start_mark)
+            seen.add(key.value)
         return node
-
-    def flatten_mapping(self, node: yaml.MappingNode) -> None:
-        # PyYAML's own takes the last base's value of `<<: [*a, *b]`, against the YAML standard.
-        bases: list[yaml.Node] = []
-        for key, value in node.value:
-            if key.tag == _MERGE:
-                bases = value.value if isinstance(value, yaml.SequenceNode) else [value]
-        pairs: dict[Any, Any] = {}
-        for base in reversed(bases):
-            if not isinstance(base, yaml.MappingNode):
-                raise yaml.constructor.ConstructorError(None, None, "only keys can be merged by <<", base.start_mark)
-            self.flatten_mapping(base)
-            pairs |= {str(key.value): (key, value) for key, value in base.value}
-        pairs |= {str(key.value): (key, value) for key, value in node.value if key.tag != _MERGE}
-        node.value = list(pairs.values())
 
 
 # YAML 1.1 wants a dot in 1.0e-5; everyone writes 1e-5 and gets a text.
@@ -155,8 +111,8 @@ _Loader.yaml_implicit_resolvers["0"].insert(0, ("tag:yaml.org,2002:str", re.comp
 
 
 def read_yaml(path: str | Path) -> Any:
-    """Return the data of a YAML file of at most 128 KiB; raise UserError with line and column for anything else."""
-    data = parse_yaml(read_text(path, max_bytes=MAX_YAML_BYTES), place=str(path))
+    """Return the data of a YAML file; raise UserError with line and column for anything else."""
+    data = parse_yaml(read_text(path), place=str(path))
     if data is None:
         raise UserError(f"{path}: empty; expected a YAML file with keys (see experiments/train/Ocean.yaml)")
     return data
@@ -179,7 +135,7 @@ def sha256_of(path: str | Path) -> str:
     """Return the SHA-256 of a file's bytes as 64 hex digits; raise UserError when it cannot be read."""
     digest = hashlib.sha256()
     try:
-        with open_regular(path) as file:
+        with Path(path).open("rb") as file:
             while chunk := file.read(2**20):
                 digest.update(chunk)
     except OSError as error:

@@ -11,7 +11,6 @@ import functools
 import logging
 import os
 import re
-import struct
 from collections import deque
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,16 +22,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from lib.errors import UserError
-from lib.files import MAX_PICTURE_BYTES, read_regular
 
 if TYPE_CHECKING:
     from lib.crops import Image
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
-MAX_PIXELS = 2**27  # of a picture: 400 MB once decoded; a file of a few kilobytes can claim 4 thousand million
 _JPEG_START, _JPEG_END = b"\xff\xd8\xff", b"\xff\xd9"
-_APP1, _SCAN = 0xE1, 0xDA
-_ORIENTATION = 0x0112  # EXIF's tag
 _log = logging.getLogger(__name__)
 
 
@@ -56,32 +51,32 @@ def decode(data: bytes, *, reduce: int = 1) -> Image:
     its end do no harm. Gray pictures get three equal channels.
     """
     import cv2
+    import simplejpeg
 
-    if not data:
-        raise ValueError("an empty file")
-    flags = {1: cv2.IMREAD_COLOR, 2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4,
-             8: cv2.IMREAD_REDUCED_COLOR_8}[reduce]
-    orientation = 1
     if data[:3] == _JPEG_START:
-        start, orientation = _jpeg_header(data)
-        if data.rfind(_JPEG_END, start) < 0:  # a thumbnail in the header has an end mark of its own
-            raise ValueError("a JPEG that is cut short")
         try:
-            return _turned(_turbo(data, reduce), orientation)
+            height, width, _, _ = simplejpeg.decode_jpeg_header(data)
+            # The library picks the smallest scale that keeps both minima.
+            picture = simplejpeg.decode_jpeg(data, "BGR", min_height=-(-height // reduce),
+                                             min_width=-(-width // reduce), min_factor=1)
+            if not _may_be_turned(data):
+                return np.asarray(picture, np.uint8)
         except ValueError as error:
             # Stray bytes between segments do no harm, and other kinds of JPEG are OpenCV's; damaged pixels are refused.
-            if "Premature end" in str(error):
-                raise ValueError("a JPEG that is cut short") from error
-            if "Corrupt JPEG" in str(error) and "extraneous bytes" not in str(error):
-                raise ValueError(f"a damaged JPEG ({error})") from error
-        flags |= cv2.IMREAD_IGNORE_ORIENTATION
+            damaged = "Corrupt JPEG" in str(error) and "extraneous bytes" not in str(error)
+            if damaged or "Premature end" in str(error) or _JPEG_END not in data:
+                raise ValueError(f"a JPEG that is cut short or damaged ({error})") from error
+    flags = {1: cv2.IMREAD_COLOR, 2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4,
+             8: cv2.IMREAD_REDUCED_COLOR_8}[reduce]
     try:
-        picture = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    except cv2.error:  # larger than OPENCV_IO_MAX_IMAGE_PIXELS, which `lib` sets
-        picture = None
-    if picture is None:
-        raise ValueError("a damaged JPEG" if data[:3] == _JPEG_START else "not an image that can be decoded")
-    return _turned(np.asarray(picture, np.uint8), orientation)
+        return np.asarray(cv2.imdecode(np.frombuffer(data, np.uint8), flags), np.uint8)
+    except (cv2.error, TypeError) as error:  # None, which is no array of numbers, stands for no picture
+        raise ValueError("not an image that can be decoded") from error
+
+
+def _may_be_turned(data: bytes) -> bool:
+    """Return whether a JPEG's header has a block of EXIF, whose orientation mark OpenCV knows."""
+    return b"Exif\0\0" in data[: 2**16]
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -90,10 +85,8 @@ def image_size(path: Path) -> tuple[int, int]:
 
     data = _data_of(path)
     try:
-        if data[:3] == _JPEG_START:
-            height, width, _, _ = simplejpeg.decode_jpeg_header(data)
-            return (height, width) if _jpeg_header(data)[1] >= 5 else (width, height)
-        height, width, _ = decode(data).shape
+        turned = data[:3] != _JPEG_START or _may_be_turned(data)
+        height, width, *_ = decode(data).shape if turned else simplejpeg.decode_jpeg_header(data)
     except ValueError as error:
         raise _unreadable(path, error) from error
     return width, height
@@ -124,73 +117,13 @@ def decode_ahead(paths: Sequence[Path], pool: ThreadPoolExecutor, *, ahead: int 
 
 def _data_of(path: Path) -> bytes:
     try:
-        return read_regular(path, max_bytes=MAX_PICTURE_BYTES)
+        return path.read_bytes()
     except OSError as error:
         raise UserError(f"{path}: the image cannot be read ({error.strerror}); is the data set whole?") from error
 
 
 def _unreadable(path: Path, error: ValueError) -> UserError:
     return UserError(f"{path}: {error} ({path.stat().st_size} bytes); copy it again from the data set")
-
-
-def _turbo(data: bytes, reduce: int) -> Image:
-    import simplejpeg
-
-    height, width, _, _ = simplejpeg.decode_jpeg_header(data)
-    if height * width > MAX_PIXELS:
-        raise ValueError(f"Corrupt JPEG: {width} x {height} px, at most {MAX_PIXELS} px are read")
-    if reduce == 1:
-        return np.asarray(simplejpeg.decode_jpeg(data, "BGR"), np.uint8)
-    # The library picks the smallest scale that keeps both minima.
-    small = simplejpeg.decode_jpeg(
-        data, "BGR", min_height=-(-height // reduce), min_width=-(-width // reduce), min_factor=1
-    )
-    return np.asarray(small, np.uint8)
-
-
-def _jpeg_header(data: bytes) -> tuple[int, int]:
-    """Return where a JPEG's compressed data begins (0: not found) and its EXIF orientation, 1 (upright) to 8."""
-    at, orientation = 2, 1
-    while data[at : at + 1] == b"\xff":
-        kind, length = data[at + 1 : at + 2], int.from_bytes(data[at + 2 : at + 4], "big")
-        if kind == b"\xff":  # a fill byte
-            at += 1
-            continue
-        if kind == bytes([_SCAN]):
-            return at + 2 + length, orientation
-        if kind == bytes([_APP1]) and data[at + 4 : at + 10] == b"Exif\0\0":
-            orientation = _exif_orientation(data[at + 10 : at + 2 + length])
-        at += 2 + length
-    return 0, orientation
-
-
-def _exif_orientation(tiff: bytes) -> int:
-    """Return the orientation in a block of EXIF data, 1 where it says none."""
-    order = {b"II": "<", b"MM": ">"}.get(tiff[:2])
-    try:
-        if order is not None:
-            (start,) = struct.unpack_from(f"{order}I", tiff, 4)
-            (count,) = struct.unpack_from(f"{order}H", tiff, start)
-            for at in range(start + 2, start + 2 + 12 * count, 12):
-                tag, _, _, value = struct.unpack_from(f"{order}HHIH", tiff, at)
-                if tag == _ORIENTATION and 1 <= value <= 8:
-                    return int(value)
-    except struct.error:  # a block that breaks off
-        pass
-    return 1
-
-
-def _turned(image: Image, orientation: int) -> Image:
-    """Return a stored raster as EXIF wants it seen: 5 to 8 swap the sides, then rows or columns flip."""
-    if orientation == 1:
-        return image
-    if orientation >= 5:
-        image = image.transpose(1, 0, 2)
-    if orientation in (3, 4, 7, 8):
-        image = image[::-1]
-    if orientation in (2, 3, 6, 7):
-        image = image[:, ::-1]
-    return np.ascontiguousarray(image)
 
 
 # ---- folders
@@ -219,54 +152,27 @@ def _warn_once(message: str) -> None:
 
 
 def natural_order(names: Sequence[str]) -> tuple[list[str], str]:
-    """Return file names in the order of the number that varies over them, and a note, '' unless it could be another.
+    """Return file names in the order of their number, and a note, '' unless the order could be another.
 
-    `frame_2` stands before `frame_10`; a number that is the same everywhere (`_720p`, `.mp4.jpg`), a hash and the like
-    do not count; `1583.25` is a time before `1583.5`. Where several numbers vary, one that counts up in even steps
-    decides, else all of them from left to right.
+    `frame_2` stands before `frame_10`; `1583.25` is a time before `1583.5`. Of a name's numbers the first or the last
+    decides, whichever counts up in even steps over the names, else the first of the two that tells all names apart,
+    else all numbers from left to right.
     """
     stems = [os.path.splitext(name)[0] for name in names]  # noqa: PTH122
-    if all(stem.isdecimal() for stem in stems):  # of any script, as all numbers here
-        return [name for _, name in sorted(zip(map(int, stems), names, strict=True))], ""
-    columns, unsure = _number_columns(stems)
-    if not columns:
-        ordered = [name for _, name in sorted(zip(map(_pieces, stems), names, strict=True))]
+    numbers = [_NUMBER.findall(stem) for stem in stems]
+    if not names or not all(numbers):
+        ordered = _by(list(map(_pieces, stems)), names)
         return ordered, _order_note(ordered, sorted(names))
-    distinct = [column for column in columns if len(set(column)) == len(column)]
-    counters = [column for column in distinct if _counts_up(column)]
-    keys: list[Any] = counters[0] if counters else list(zip(*columns, strict=True))
-    ordered = [name for _, name in sorted(zip(keys, names, strict=True))]
-    for column in [*(counters or distinct), *unsure]:
-        other = [name for _, name in sorted(zip(column, names, strict=True))]
-        if note := _order_note(ordered, other):
-            return ordered, note
-    return ordered, ""
+    readings = [_read_numbers([found[place] for found in numbers]) for place in (0, -1)]
+    distinct = [values for values, _ in readings if len(set(values)) == len(values)]
+    counters = [values for values in distinct if _counts_up(values)]
+    keys = [*(counters or distinct or [list(map(_pieces, stems))]), *(other for _, other in readings if other)]
+    ordered, *others = (_by(column, names) for column in keys)
+    return ordered, next(filter(None, (_order_note(ordered, other) for other in others)), "")
 
 
-def _number_columns(stems: Sequence[str]) -> tuple[list[list[Any]], list[list[Any]]]:
-    """Return the numbers that vary over the stems, a list for each place, and second readings of such lists.
-
-    A stem's fields are what stands between `_`, `-`, blanks and the like. Numbers count where a field has the same
-    letters around them in every name: a hash has not. Where the stems have different counts of fields, those are
-    compared that stand at the same place from the left or from the right.
-    """
-    split = [[field for field in re.split(r"(?:[^\w.]|_)+|\.(?!\d)|(?<!\d)\.", stem) if field] for stem in stems]
-    shared = min((len(fields) for fields in split), default=0)
-    places = [*range(shared), *range(-shared, 0)] if len({len(fields) for fields in split}) > 1 else range(shared)
-    columns: list[list[Any]] = []
-    unsure: list[list[Any]] = []
-    for place in places:
-        fields = [field[place] for field in split]
-        if len({_NUMBER.sub("#", field) for field in fields}) > 1:
-            continue
-        for texts in zip(*map(_NUMBER.findall, fields), strict=True):
-            numbers, other = _read_numbers(texts)
-            if len(set(numbers)) > 1:
-                columns.append(numbers)
-                unsure += [other] if other else []
-    if len(places) > shared:  # of names of different forms only a number that tells all of them apart is sure
-        columns = [column for column in columns if len(set(column)) == len(column)]
-    return columns, unsure
+def _by(keys: Sequence[Any], names: Sequence[str]) -> list[str]:
+    return [name for _, name in sorted(zip(keys, names, strict=True))]
 
 
 _NUMBER = re.compile(r"\d+(?:\.\d+)?")

@@ -23,9 +23,9 @@ _FORMAT = logging.Formatter("%(asctime)s %(message)s", datefmt="%Y-%m-%d %H:%M:%
 _log = logging.getLogger(__name__)
 
 
-def new_run_folder(output_dir: str | Path, model: str, *, now: datetime | None = None) -> Path:
+def new_run_folder(output_dir: str | Path, model: str) -> Path:
     """Return a new folder `output_dir/model/model_YYYY-MM-DD-HH-MM`, made; with `_2`, ... when the minute is taken."""
-    stamp = (now or datetime.now()).strftime("%Y-%m-%d-%H-%M")
+    stamp = datetime.now().strftime("%Y-%m-%d-%H-%M")
     folder = first = Path(output_dir) / model / f"{model}_{stamp}"
     for number in itertools.count(2):
         try:
@@ -128,7 +128,6 @@ class Board:
             self._writer = SummaryWriter(str(folder), purge_step=first_step + 1 if first_step else None)
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
-        """Write each value under its name, such as 'loss/total'."""
         for name, value in values.items():
             self._call("add_scalar", name, value, step)
 
@@ -158,15 +157,12 @@ class Board:
                      "VOT and GOT-10k by epoch": ["Multiline", [".*/(eao|ao)"]]}})
 
     def picture(self, name: str, image_rgb: NDArray[np.uint8], step: int) -> None:
-        """Write a picture (H, W, 3)."""
         self._call("add_image", name, image_rgb, step, dataformats="HWC")
 
     def flush(self) -> None:
-        """Bring what was written to the disk."""
         self._call("flush")
 
     def close(self) -> None:
-        """Bring what was written to the disk and end the writer."""
         self._call("close")
         self._writer = None
 

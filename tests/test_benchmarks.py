@@ -1,7 +1,6 @@
 """Reading OTB in every form it comes in, and reading and writing result files."""
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -471,16 +470,3 @@ def test_a_file_that_is_no_mat(tmp_path: Path) -> None:
     (tmp_path / "text.mat").write_text("1,2,3,4\n" * 60, encoding="utf-8")
     with pytest.raises(UserError, match=r"text.mat: cannot be read as a MATLAB 5 file"):
         read_result(tmp_path / "text.mat", dataset="OTB2015")
-
-
-def test_a_mat_that_crashes_its_reader_costs_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    good = write_mat(tmp_path / "good.mat", boxes_of(5))
-    with monkeypatch.context() as patch:
-        patch.setattr("lib.benchmarks.box_files._load_mat", _crash)
-        with pytest.raises(UserError, match=r"good.mat: cannot be read as a MATLAB 5 file"):
-            read_result(good, dataset="OTB2015")
-    assert len(read_result(good, dataset="OTB2015")) == 5
-
-
-def _crash(data: bytes) -> None:
-    os.abort()

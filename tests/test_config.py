@@ -201,11 +201,11 @@ OCEAN:
     LASOT: &longer
       <<: *base
       RANGE: 30
-    MINE: {<<: [{WEIGHT: 2.0, USE: 9}, *longer], ANNOTATION: b.json}
+    MINE: {<<: [{WEIGHT: 2.0}, *longer], ANNOTATION: b.json}
 """))
     lasot, mine = cfg.DATASET.SOURCES["LASOT"], cfg.DATASET.SOURCES["MINE"]
     assert (lasot.PATH, lasot.RANGE, lasot.USE) == ("a", 30, 5)
-    assert (mine.PATH, mine.ANNOTATION, mine.RANGE, mine.USE, mine.WEIGHT) == ("a", "b.json", 30, 9, 2.0)
+    assert (mine.PATH, mine.ANNOTATION, mine.RANGE, mine.USE, mine.WEIGHT) == ("a", "b.json", 30, 5, 2.0)
     shared = write(tmp_path, "OCEAN: {DATASET: {A: &a {OPTIONS: {tracks: 3}}, B: {<<: *a}, C: *a}}")
     sources = load_config(shared, overrides=["DATASET.A.OPTIONS.tracks=5", "DATASET.C.USE=7"]).DATASET.SOURCES
     assert [sources[name].OPTIONS["tracks"] for name in "ABC"] == [5, 3, 3]

@@ -142,10 +142,8 @@ def test_unreadable_files_get_one_line(tmp_path: Path) -> None:
     (tmp_path / "deep.json").write_text("[" * 200_000, encoding="utf-8")
     for call, message in [
         (lambda: read_text(tmp_path / "none"), "no such file"),
-        (lambda: read_text(tmp_path), "not a regular file"),
-        (lambda: read_text(Path(os.devnull)), "not a regular file"),
+        (lambda: read_text(tmp_path), "cannot be read"),
         (lambda: read_text(tmp_path / "bin"), "not UTF-8"),
-        (lambda: read_text(tmp_path / "bad.json", max_bytes=3), "at most 3"),
         (lambda: read_json(tmp_path / "bad.json"), "not JSON at line 2 column 4"),
         (lambda: read_json(tmp_path / "deep.json"), "not usable JSON"),
         (lambda: sha256_of(tmp_path / "none"), "cannot be read"),

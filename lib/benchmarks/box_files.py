@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import io
-import multiprocessing
 import re
 import warnings
 from collections import Counter
 from collections.abc import Iterable
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,11 +14,10 @@ from numpy.typing import NDArray
 from lib.benchmarks.facts import alias_key, otb_name
 from lib.boxes import Boxes
 from lib.errors import UserError
-from lib.files import atomic_write, read_json, read_regular
+from lib.files import read_json, write_whole
 
 RUN_FILE = "run.json"
 """Lies in a tracker's folder where testing wrote it: checkpoint, settings and data set of its results."""
-MAX_BOX_BYTES = 32 * 2**20  # a million frames; the longest video of any test set here has 14,000
 _SEPARATORS = re.compile(r"[,;\s]+")
 _OF_NUMBERS = b"0123456789.+-eEnaNA"
 _RESULT_SUFFIXES = (".txt", ".mat")
@@ -99,13 +92,12 @@ def write_boxes(path: Path, boxes_xywh: Boxes) -> None:
     """Write rows (N, 4) as `x,y,w,h` with four decimals, whole or not at all."""
     assert boxes_xywh.shape == (len(boxes_xywh), 4), boxes_xywh.shape
     assert np.isfinite(boxes_xywh).all(), "a tracker's box must be finite"
-    with atomic_write(path) as file:
-        file.write("".join(f"{x:.4f},{y:.4f},{w:.4f},{h:.4f}\n" for x, y, w, h in boxes_xywh.tolist()))
+    write_whole(path, "".join(f"{x:.4f},{y:.4f},{w:.4f},{h:.4f}\n" for x, y, w, h in boxes_xywh.tolist()))
 
 
 def _read_bytes(path: Path) -> bytes:
     try:
-        return read_regular(path, max_bytes=MAX_BOX_BYTES)
+        return path.read_bytes()
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror or error}); expected one line x,y,w,h per frame"
                         ) from error
@@ -121,46 +113,14 @@ def _parse_clean(data: bytes) -> Boxes | None:
     rows = text.count(b"\n")
     if text.translate(None, _OF_NUMBERS) != b",,,\n" * rows:
         return None
-    values = _parse_decimals(text)
-    if values is None:
-        values = _numbers(text, np.float64)
-    return values.reshape(-1, 4) if values.size == 4 * rows else None
-
-
-def _parse_decimals(text: bytes) -> NDArray[np.float64] | None:
-    """Return the numbers of a text in which all or none have a point and none an exponent, else None.
-
-    Whole numbers are read four times as fast as others: the points are taken out, and a power of ten divides. With 15
-    digits and a power up to 10^22 both are exact in float64, so the one division rounds as it should.
-    """
-    if text.translate(None, b"0123456789.-,\n"):
-        return None
-    chars = np.frombuffer(text, np.uint8)
-    points, ends = np.flatnonzero(chars == ord(".")), np.flatnonzero((chars == ord(",")) | (chars == ord("\n")))
-    starts = np.concatenate([[0], ends[:-1] + 1])
-    negative = chars[starts] == ord("-")
-    if text.count(b"-") != negative.sum() or (ends - starts - negative - bool(len(points))).min() < 1:
-        return None  # a sign inside a number, or no digit beside sign and point
-    decimals = np.zeros(len(ends), np.intp)
-    if len(points):
-        if len(points) != len(ends) or (points > ends).any() or (points[1:] < ends[:-1]).any():
-            return None
-        decimals = ends - points - 1
-    whole = _numbers(text.replace(b".", b""), np.int64)
-    if len(whole) != len(ends) or np.abs(whole).max() >= 10**15 or decimals.max() > 22:
-        return None
-    return np.asarray(whole / 10.0**decimals, np.float64)
-
-
-def _numbers(text: bytes, dtype: type) -> NDArray[Any]:
-    """Return the numbers of comma- or line-separated text up to the first thing that is none."""
     with warnings.catch_warnings():
-        # numpy warns where it stops; that too few numbers came out says the same.
+        # numpy warns where it stops at what is no number; that too few came out says the same.
         warnings.simplefilter("ignore", DeprecationWarning)
         try:
-            return np.fromstring(text.replace(b"\n", b",")[:-1], dtype, sep=",")
+            values = np.fromstring(text.replace(b"\n", b",")[:-1], np.float64, sep=",")
         except ValueError:
-            return np.empty(0, dtype)
+            return None
+    return values.reshape(-1, 4) if values.size == 4 * rows else None
 
 
 def _parse_slowly(path: Path, data: bytes, *, widths: tuple[int, ...]) -> list[list[float]]:
@@ -204,11 +164,11 @@ def read_result_rows(path: str | Path) -> Boxes:
 
 def _read_mat(path: Path) -> Boxes:
     """Return the rows (N, 4) of a one-pass result of type "rect", `results{1}.res` of the OTB MATLAB toolkit."""
+    from scipy.io import loadmat
+
     try:
-        result = _mat_process().submit(_load_mat, read_regular(path, max_bytes=MAX_BOX_BYTES)).result()
+        result = loadmat(path, simplify_cells=True).get("results")
     except Exception as error:  # scipy raises a dozen unrelated types for a broken or a newer (HDF5) file
-        if isinstance(error, BrokenProcessPool):
-            _mat_process.cache_clear()
         why = f"{type(error).__name__}: {error!s:.400}"
         raise UserError(f"{path}: cannot be read as a MATLAB 5 file ({why})") from error
     if isinstance(result, np.ndarray | list) and len(result):
@@ -226,18 +186,6 @@ def _read_mat(path: Path) -> Boxes:
         raise UserError(f"{path}: results{{1}}.res has shape {rows.shape} and {int(np.isinf(rows).sum())} infinite "
                         "values; expected rows of four finite numbers x, y, w, h")
     return rows
-
-
-@lru_cache(maxsize=1)
-def _mat_process() -> ProcessPoolExecutor:
-    """Return a process that reads .mat files: a damaged one can crash scipy's compiled reader, and what it runs in."""
-    return ProcessPoolExecutor(1, mp_context=multiprocessing.get_context("spawn"))
-
-
-def _load_mat(data: bytes) -> Any:
-    from scipy.io import loadmat
-
-    return loadmat(io.BytesIO(data), simplify_cells=True).get("results")
 
 
 def find_results(folder: str | Path, names: tuple[str, ...]) -> dict[str, Path]:

@@ -59,7 +59,6 @@ class OTBFact(NamedTuple):
 
     @property
     def num_frames(self) -> int:
-        """Return the number of frames a tracker is run on."""
         return self.last - self.first + 1
 
     @property

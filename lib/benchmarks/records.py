@@ -16,8 +16,7 @@ Protocol = Literal["one-pass", "got10k", "server", "vot"]
 """How a benchmark is run and scored: one pass, success and precision; one pass, AO and SR of the got10k toolkit; one
 pass, scored by the authors' server alone as only the first box is public; VOT's, a tracker that lost its target is
 started again."""
-Corners = NDArray[np.float64]
-"""Corner points (..., 4, 2) of quadrilaterals, x and y in image px."""
+Corners = NDArray[np.float64]  # corner points (..., 4, 2) of quadrilaterals, x and y in image px
 
 
 def _no_boxes() -> Boxes:
@@ -46,8 +45,7 @@ class Sequence:
     """How many frames of the official video lie before the first tracked one and are tracked by some (Tiger1: 5)."""
     absent: NDArray[np.bool_] | None = None
     """(N,) frames in which nothing of the target is to be seen, where the data set tells."""
-    image_wh: tuple[int, int] | None = None
-    """Size of the images, where the data set tells and scoring needs it."""
+    image_wh: tuple[int, int] | None = None  # size of the images, where the data set tells and scoring needs it
 
     def __len__(self) -> int:
         return len(self.boxes_xywh)
@@ -67,8 +65,7 @@ class Sequence:
 class VOTSequence(Sequence):
     """A video of VOT. `boxes_xywh` are the axis-aligned boxes that stand for the regions (`polygon_to_xywh`)."""
 
-    regions: Corners
-    """(N, 4, 2) corners of the ground truth."""
+    regions: Corners  # (N, 4, 2) corners of the ground truth
     tags: Mapping[str, NDArray[np.bool_]]
     """Per attribute, the frames (N,) that have it; an attribute the data set does not tell is absent."""
 
@@ -79,24 +76,18 @@ class Benchmark:
 
     name: str
     sequences: tuple[Sequence, ...]
-    expected: int
-    """Number of sequences of the whole benchmark, e.g. 100."""
-    missing: tuple[str, ...]
-    """Names of the sequences that the benchmark has and the folder has not."""
-    source: Path
-    """The folder or the JSON file that the annotations were read from."""
-    notes: tuple[str, ...] = ()
-    """What a reader of a score should know: unusual lengths, files left out."""
+    expected: int  # number of sequences of the whole benchmark, e.g. 100
+    missing: tuple[str, ...]  # names of the sequences that the benchmark has and the folder has not
+    source: Path  # the folder or the JSON file that the annotations were read from
+    notes: tuple[str, ...] = ()  # what a reader of a score should know: unusual lengths, files left out
     protocol: Protocol = "one-pass"
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Return the names of the sequences that are there, in order."""
         return tuple(sequence.name for sequence in self.sequences)
 
     @property
     def num_frames(self) -> int:
-        """Return the number of frames of the sequences that are there."""
         return sum(len(sequence) for sequence in self.sequences)
 
     def missing_text(self, *, shown: int = 3) -> str:

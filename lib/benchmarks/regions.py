@@ -18,15 +18,12 @@ import numpy as np
 import shapely
 from numpy.typing import ArrayLike, NDArray
 
-Corners = NDArray[np.float64]
-"""Corner points (..., 4, 2) of quadrilaterals, x and y in image px."""
+Corners = NDArray[np.float64]  # corner points (..., 4, 2) of quadrilaterals, x and y in image px
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 
-MIN_AREA_RATIO = 1e-10
-"""Regions whose bounding boxes differ more in area have overlap 0 (a guard of region.c)."""
-_ROWS_AT_ONCE = 100_000
-"""Pixel rows handled together: bounds the memory to some 30 MB."""
+MIN_AREA_RATIO = 1e-10  # regions whose bounding boxes differ more in area have overlap 0 (a guard of region.c)
+_ROWS_AT_ONCE = 100_000  # pixel rows handled together: bounds the memory to some 30 MB
 
 
 def rectangle_corners(boxes_xywh: ArrayLike) -> Corners:

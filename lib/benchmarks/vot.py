@@ -20,13 +20,13 @@ from lib.benchmarks.records import Corners, VOTSequence
 from lib.benchmarks.regions import rectangle_corners
 from lib.boxes import Boxes, polygon_to_xywh
 from lib.errors import UserError
-from lib.files import atomic_write, read_text
+from lib.files import read_text, write_whole
 from lib.images import image_size
 
 UNKNOWN, INIT, FAILURE, REGION = 0, 1, 2, 3
 """What a row of a result file says: a skipped frame, a (re)start, a failure (the numbers that stand in the file), or,
 as a code of ours, that there is a box or polygon."""
-
+SKIPPED = 5  # frames from a failure to the next start
 _TAG_SUFFIXES = (".tag", ".label")
 
 
@@ -111,9 +111,9 @@ def _declared_size(folder: Path) -> tuple[int, int] | None:
     return (int(values["width"]), int(values["height"])) if len(values) == 2 else None
 
 
-def trajectory_file(folder: Path, name: str, *, repetition: int = 1) -> Path:
+def trajectory_file(folder: Path, name: str) -> Path:
     """Return where a tracker's result on a video stands: <tracker>/baseline/<video>/<video>_001.txt."""
-    return folder / "baseline" / name / f"{name}_{repetition:03d}.txt"
+    return folder / "baseline" / name / f"{name}_001.txt"
 
 
 def find_trajectories(folder: Path, name: str) -> list[Path]:
@@ -145,5 +145,4 @@ def write_trajectory(path: Path, codes: NDArray[np.int8], boxes_xywh: Boxes) -> 
     assert np.isfinite(boxes_xywh[codes == REGION]).all(), "a tracker's box must be finite"
     lines = [",".join(f"{value:.4f}" for value in box) if code == REGION else str(code)
              for code, box in zip(codes.tolist(), boxes_xywh.tolist(), strict=True)]
-    with atomic_write(path) as file:
-        file.write("\n".join(lines) + "\n")
+    write_whole(path, "\n".join(lines) + "\n")

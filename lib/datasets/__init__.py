@@ -40,7 +40,6 @@ class CropReader(Protocol):
 
         Raises UnreadableCrop when the file behind it cannot be used.
         """
-        ...
 
 
 class FramePair(NamedTuple):
@@ -56,16 +55,13 @@ class TrainingSource(Protocol):
     @property
     def name(self) -> str:
         """Return the source's key under DATASET."""
-        ...
 
     @property
     def num_tracks(self) -> int:
         """Return the number of tracks (objects), at least 1."""
-        ...
 
     def pair(self, track: int, rng: np.random.Generator) -> FramePair:
         """Return a pair of frames of track 0 .. num_tracks - 1, drawn with `rng` alone: the same state, the same pair.
 
         The random numbers that it takes decide what the augmentation draws after it.
         """
-        ...

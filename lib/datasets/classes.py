@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 import random
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from lib.config import ClassesConfig
 from lib.crops import Image
 from lib.datasets.mixing import generator, mix, shuffled
 from lib.errors import UserError, did_you_mean
+from lib.files import read_text
 from lib.images import SUFFIXES, read_image
 
 # FORMAT -> (files of training, files of the test, bytes before a picture of which the last is the label, file of names)
@@ -33,21 +34,6 @@ class Labelled(NamedTuple):
     image: Any  # uint8 (3, side, side), channels B, G, R
     label: Any  # int64, the class's number
     unreadable: tuple[str, ...] = ()  # pictures that had to be replaced: "path: reason"
-
-    def to(self, device: Any) -> Labelled:
-        """Return the batch on `device`, copied while the host goes on when it lies in pinned memory."""
-        return Labelled(self.image.to(device, non_blocking=True), self.label.to(device, non_blocking=True),
-                        self.unreadable)
-
-
-class Pictures(Protocol):
-    """Where labelled pictures lie."""
-
-    classes: list[str]
-    labels: list[int]
-
-    def read(self, index: int) -> Image:
-        """Return a picture, BGR uint8 (H, W, 3); raise UserError when it cannot be read."""
 
 
 class FolderPictures:
@@ -83,7 +69,7 @@ class CifarPictures:
     def __init__(self, root: Path, form: str, *, train: bool) -> None:
         """Map the files; raise UserError for one that is missing or of another length."""
         files, test, skip, names = _CIFAR[form]
-        self.classes = _lines(root / names)
+        self.classes = read_text(root / names).split()
         parts = []
         for name in files if train else test:
             path, row = root / name, skip + 3 * _SIDE**2
@@ -102,6 +88,9 @@ class CifarPictures:
         return np.ascontiguousarray(rgb[::-1].transpose(1, 2, 0))
 
 
+Pictures = FolderPictures | CifarPictures
+
+
 class ClassDataset(Dataset[Labelled]):
     """Pictures by number: each epoch goes through all of them once, in an order of its own."""
 
@@ -116,7 +105,6 @@ class ClassDataset(Dataset[Labelled]):
         self._transform = create(settings.SIZE, is_training=train, mean=(0, 0, 0), std=(1, 1, 1), **change)
 
     def __len__(self) -> int:
-        """Return the number of pictures, an epoch's."""
         return len(self.pictures.labels)
 
     def __getitem__(self, n: int) -> Labelled:
@@ -143,12 +131,6 @@ class ClassDataset(Dataset[Labelled]):
         torch.manual_seed(seed)
         pixels = self._transform(importlib.import_module("PIL.Image").fromarray(image[..., ::-1].copy()))
         return (pixels.flip(0) * 255).round().clamp(0, 255).to(torch.uint8)
-
-
-def _lines(path: Path) -> list[str]:
-    if not path.is_file():
-        raise UserError(f"{path}: no such file; expected the names of the classes, one a line")
-    return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
 
 
 def open_pictures(settings: ClassesConfig) -> tuple[Pictures, Pictures]:

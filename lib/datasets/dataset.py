@@ -43,10 +43,6 @@ class Sample(NamedTuple):
     box_xyxy: Any  # float32 (4,), the true box in search px; NaN in a negative pair (the object is not in the search)
     unreadable: tuple[str, ...] = ()  # crops that had to be replaced to make this sample (or batch): "path: reason"
 
-    def to(self, device: Any) -> Sample:
-        """Return the batch on `device`, copied while the host goes on when it lies in pinned memory."""
-        return Sample._make([*(field.to(device, non_blocking=True) for field in self[:-1]), self.unreadable])
-
 
 class OceanDataset(Dataset[Sample]):
     """Samples by number. Sample n is a function of (seed, n) alone, not of the worker, the rank or any other sample."""
@@ -123,28 +119,22 @@ def _too_many(unreadable: Sequence[str]) -> UserError:
 # ---- from the configuration
 
 
-# FORMAT of a source with an index -> what opens its crops, and what the folder PATH holds.
-_STORES: dict[str, tuple[Callable[[SourceConfig, TrackIndex], CropStore], str]] = {
-    "crop511": (lambda config, _: CropFiles(Path(config.PATH)),
-                "crops of the source, as `python -m lib.datasets.prepare` writes them"),
-    "packed": (lambda config, index: PackedCrops(Path(config.PATH), index),
-               "archives of crops that `python -m lib.datasets.prepare pack` writes"),
-    "raw": (lambda config, index: load_pictures(
-                Path(config.PATH), Path(config.ANNOTATION).with_name("pictures.json"), index),
-            "original pictures, the --root that was given to `python -m lib.datasets.prepare`"),
+# FORMAT of a source with an index -> what opens its crops.
+_STORES: dict[str, Callable[[SourceConfig, TrackIndex], CropStore]] = {
+    "crop511": lambda config, _: CropFiles(Path(config.PATH)),
+    "packed": lambda config, index: PackedCrops(Path(config.PATH), index),
+    "raw": lambda config, index: load_pictures(
+        Path(config.PATH), Path(config.ANNOTATION).with_name("pictures.json"), index),
 }
 
 
 def _indexed(name: str, config: SourceConfig, place: str) -> TrainingSource:
-    """Return the source of an index and a folder; raise UserError if one of them is missing or faulty."""
-    open_store, content = _STORES[config.FORMAT]
+    """Return the source of an index and a folder, which are there; raise UserError if one of them is faulty."""
     if config.OPTIONS:
         raise UserError(f"{place}.OPTIONS is {config.OPTIONS}; FORMAT {config.FORMAT} takes none")
-    if missing := _missing(config):
-        raise UserError(f"{place}.{missing}; expected the {content}, and their index")
     index = load_index(Path(config.ANNOTATION))
     _warn_of_range(index, config.RANGE, place=place)
-    return IndexedSource(name, index, open_store(config, index), config.RANGE)
+    return IndexedSource(name, index, _STORES[config.FORMAT](config, index), config.RANGE)
 
 
 def _synthetic(name: str, config: SourceConfig, place: str) -> TrainingSource:
@@ -197,13 +187,17 @@ def _warn_of_range(index: TrackIndex, frame_range: int, *, place: str) -> None:
 def build_dataset(config: Config) -> OceanDataset:
     """Return the data set of a configuration, its sources checked: those of TRAIN.WHICH_USE, in that order.
 
-    Raises UserError for a missing crop folder, a missing or faulty index.
+    Pairs per epoch of a source are USE times WEIGHT, scaled to add up to PAIRS unless that is 0. Raises UserError for a
+    missing crop folder, a missing or faulty index.
     """
     _check_presence(config)
     settings, place = config.DATASET, f"{config.NAME}.DATASET"
     chosen = {name: settings.SOURCES[name] for name in config.TRAIN.WHICH_USE}
     sources = [build_source(name, source, place=f"{place}.{name}") for name, source in chosen.items()]
-    use = pairs_of(settings, list(chosen.values()), place=place)
+    weights = [source.USE * source.WEIGHT for source in chosen.values()]
+    if settings.PAIRS and len(chosen) > settings.PAIRS:
+        raise UserError(f"{place}.PAIRS is {settings.PAIRS}; expected at least one for each of {len(chosen)} sources")
+    use = shares(settings.PAIRS, weights) if settings.PAIRS else [max(1, round(weight)) for weight in weights]
     for source, pairs in zip(sources, use, strict=True):
         logger.info("%s: %d tracks, %d pairs per epoch", source.name, source.num_tracks, pairs)
     return OceanDataset(sources, use, settings, seed=config.TRAIN.SEED, search_size=config.TRAIN.SEARCH_SIZE)
@@ -224,16 +218,3 @@ def _check_presence(config: Config) -> None:
         "try the renderer with TRAIN.WHICH_USE=[SYN] 'DATASET.SYN={FORMAT: synthetic, USE: 10000}'")
     raise UserError(f"{key}: {len(lost)} of {len(config.TRAIN.WHICH_USE)} sources are not there: {', '.join(lost)}; "
                     f"prepare them (`python -m lib.datasets.prepare`), or {remedy}")
-
-
-def pairs_of(settings: DatasetConfig, sources: Sequence[SourceConfig], *, place: str) -> list[int]:
-    """Return the pairs per epoch of each source: USE times WEIGHT, scaled to add up to PAIRS unless that is 0.
-
-    Raises UserError if PAIRS has not one for each source.
-    """
-    weights = [source.USE * source.WEIGHT for source in sources]
-    if not settings.PAIRS:
-        return [max(1, round(weight)) for weight in weights]
-    if len(sources) > settings.PAIRS:
-        raise UserError(f"{place}.PAIRS is {settings.PAIRS}; expected at least one for each of {len(sources)} sources")
-    return shares(settings.PAIRS, weights)

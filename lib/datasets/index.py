@@ -3,13 +3,19 @@
 The JSON {video: {track: {frame: [x1, y1, x2, y2]}}} is read once, checked, and stored beside itself as a file of
 arrays. Later runs map that file into memory: hundreds of thousands of tracks open in a second, and all workers and
 ranks of a machine share them instead of holding a copy each.
+
+Layout of a file of arrays: 8 magic bytes, the length of the header (uint64, little endian), the header (JSON: a note of
+the writer's, and dtype, shape and offset of each array), then each array's bytes, aligned to 64. One file, unlike a
+folder of .npy files, is whole or absent, and a set that was packed years ago opens.
 """
 
 from __future__ import annotations
 
+import json
 import logging
+import math
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, fields
 from itertools import chain, pairwise
 from pathlib import Path
@@ -18,16 +24,49 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from lib.datasets.array_file import Arrays, read_arrays, write_arrays
 from lib.errors import UserError, one_line
-from lib.files import read_json
+from lib.files import atomic_write, read_json
 
 logger = logging.getLogger(__name__)
 
 _FORMAT = 2  # of the arrays: raise it whenever they or the checks change
 _MAX_NUMBER = 2**31 - 1
-MAX_BYTES = 2**32  # of the JSON: 30 million frames
 _EXPECTED = "expected {video: {track: {frame: [x1, y1, x2, y2]}}}"
+_MAGIC, _ALIGN = b"OKARRAY1", 64
+
+
+def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]], *, note: Mapping[str, Any]) -> None:
+    """Write `arrays` with `note` (any JSON) to `path` atomically; raise UserError when it cannot be written."""
+    entries: dict[str, tuple[str, tuple[int, ...], int]] = {}
+    offset = 0
+    for name, values in arrays.items():
+        entries[name] = (values.dtype.str, values.shape, offset)
+        offset += -(-values.nbytes // _ALIGN) * _ALIGN
+    header = json.dumps({"note": dict(note), "arrays": entries}).encode()
+    header += b" " * (-(len(_MAGIC) + 8 + len(header)) % _ALIGN)
+    with atomic_write(path, mode="wb") as file:
+        file.write(_MAGIC + len(header).to_bytes(8, "little") + header)
+        for values in arrays.values():
+            file.write(np.ascontiguousarray(values).data)
+            file.write(bytes(-values.nbytes % _ALIGN))
+
+
+def read_arrays(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the arrays, read-only and memory-mapped, and the note; raise ValueError or OSError if it is no such file.
+
+    The bytes of an array are read from the disk when they are first looked at.
+    """
+    mapped = np.asarray(np.memmap(path, np.uint8, mode="r"))  # plain arrays: a memmap's slices are slow to make
+    begin = len(_MAGIC) + 8
+    if mapped[: len(_MAGIC)].tobytes() != _MAGIC:
+        raise ValueError("not a file of arrays")
+    begin += int.from_bytes(mapped[len(_MAGIC) : begin].tobytes(), "little")
+    try:
+        tree = json.loads(mapped[len(_MAGIC) + 8 : begin].tobytes())
+        return {name: mapped[begin + offset :][: math.prod(shape) * np.dtype(dtype).itemsize].view(dtype).reshape(shape)
+                for name, (dtype, shape, offset) in tree["arrays"].items()}, dict(tree["note"])
+    except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError, SyntaxError) as error:
+        raise ValueError(f"cut short or damaged ({error})") from error
 
 
 @dataclass(frozen=True)
@@ -49,7 +88,6 @@ class TrackIndex:
 
     @property
     def num_tracks(self) -> int:
-        """Return the number of tracks."""
         return len(self.video_of_track)
 
     def video(self, track: int) -> str:
@@ -58,16 +96,13 @@ class TrackIndex:
         return bytes(self.name_bytes[self.name_starts[video] : self.name_starts[video + 1]]).decode()
 
     def videos(self) -> list[str]:
-        """Return the names of all videos, in order."""
         names = self.name_bytes.tobytes()
         return [names[first:end].decode() for first, end in pairwise(self.name_starts.tolist())]
 
     def rows(self, track: int) -> tuple[int, int]:
-        """Return the first row of a track and the one after its last."""
         return int(self.starts[track]), int(self.starts[track + 1])
 
     def track_of(self, row: int) -> int:
-        """Return the track that a row belongs to."""
         return int(np.searchsorted(self.starts, row, side="right")) - 1
 
     def size_wh(self, row: int) -> NDArray[np.float64]:
@@ -126,7 +161,7 @@ def load_index(path: Path) -> TrackIndex:
     return _map(file)
 
 
-def _check_arrays(arrays: Arrays) -> None:
+def _check_arrays(arrays: dict[str, Any]) -> None:
     """Raise ValueError, LookupError or TypeError for arrays that are no index; the file may come from anywhere."""
     index = TrackIndex(**arrays)
     rows, tracks, videos = len(index.frames), index.num_tracks, len(index.name_starts) - 1
@@ -172,7 +207,7 @@ def build_index(path: Path) -> TrackIndex:
     frames, boxes = array("i"), array("f")
     seen: set[str] = set()
     empty = 0
-    for video, tracks in _pairs(read_json(path, max_bytes=MAX_BYTES, object_pairs_hook=_packed), f"{path}", "videos"):
+    for video, tracks in _pairs(read_json(path, object_pairs_hook=_packed), f"{path}", "videos"):
         place, in_video = f"{path}: video {video!r:.200}", set[int]()
         if not is_below(video):
             raise UserError(f"{place} is no relative path below the crop folder; rename it")

@@ -81,11 +81,9 @@ class Mixture:
         self.ends = np.cumsum(self.use).tolist()
 
     def __len__(self) -> int:
-        """Return the pairs in a round."""
         return int(self.ends[-1])
 
     def __getitem__(self, n: int) -> Pick:
-        """Return the source and track of sample n >= 0."""
         turn, position = divmod(n, len(self))
         place = shuffled(position, len(self), key=mix(self.seed, 1, turn))
         source = next(s for s, end in enumerate(self.ends) if place < end)
@@ -128,11 +126,9 @@ class StreamSampler:
         self.first_step, self.last_step = first_step, last_step
 
     def __len__(self) -> int:
-        """Return the number of batches of the next pass."""
         return self.last_step - self.first_step
 
     def __iter__(self) -> Iterator[list[int]]:
-        """Return an iterator over lists of `batch` sample numbers."""
         total = self.batch * self.world
         for step in range(self.first_step, self.last_step):
             first = self.start + step * total + self.rank

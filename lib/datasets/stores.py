@@ -20,11 +20,10 @@ from numpy.typing import NDArray
 from lib.boxes import Boxes
 from lib.crops import CROP_SIZE, TEMPLATE_SIZE, box_in_crop511, context_side, crop_square, mean_colour, transform_box
 from lib.datasets import Crop, CropReader, FramePair, UnreadableCrop
-from lib.datasets.array_file import read_arrays
-from lib.datasets.index import MAX_BYTES, TrackIndex, is_below
+from lib.datasets.index import TrackIndex, is_below, read_arrays
 from lib.datasets.jpeg_rows import JpegRows, cut_rows
 from lib.errors import UserError
-from lib.files import MAX_PICTURE_BYTES, read_json, read_regular
+from lib.files import read_json
 from lib.images import SUFFIXES, decode
 
 TABLE = "crops.arrays"  # of a packed folder: where in which archive each row's crop lies
@@ -38,7 +37,6 @@ class CropStore(Protocol):
 
     def read(self, index: TrackIndex, row: int, view_xyxy: Boxes | None = None, /) -> Crop:
         """Return the crop of one row of an index, at least the view; raise UnreadableCrop if it cannot be used."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -52,7 +50,6 @@ class IndexedSource:
 
     @property
     def num_tracks(self) -> int:
-        """Return the number of tracks."""
         return self.index.num_tracks
 
     def pair(self, track: int, rng: np.random.Generator) -> FramePair:
@@ -76,13 +73,13 @@ class IndexedSource:
 def _read_picture(path: str) -> bytes:
     """Return the bytes of a picture, also of one with another suffix: an index may say .png where .jpg lies."""
     try:
-        return read_regular(path, max_bytes=MAX_PICTURE_BYTES)
+        return Path(path).read_bytes()
     except FileNotFoundError:
         stem, _, name = path.rpartition("/")
         for suffix in sorted(SUFFIXES) if "." in name else ():
             for other in (suffix, suffix.upper()):
                 with contextlib.suppress(FileNotFoundError):
-                    return read_regular(f"{stem}/{name.rpartition('.')[0]}{other}", max_bytes=MAX_PICTURE_BYTES)
+                    return Path(f"{stem}/{name.rpartition('.')[0]}{other}").read_bytes()
         raise
 
 
@@ -188,7 +185,7 @@ class PackedCrops:
         place = f"{self.folder / archive_name(number)}: {crop_path(index, row)}"
         size, offset = int(self._sizes[row]), int(self._offsets[row])
         try:
-            if number < 0 or not 0 <= size <= MAX_PICTURE_BYTES or not 0 <= offset < 2**63:
+            if number < 0 or not 0 <= size < 2**31 or not 0 <= offset < 2**63:
                 raise OSError(errno.EINVAL, f"{size} bytes at {offset} of archive {number} are no place")
             if number not in self._files:
                 self._files[number] = os.open(self.folder / archive_name(number), os.O_RDONLY)
@@ -300,7 +297,7 @@ def load_pictures(root: Path, path: Path, index: TrackIndex) -> RawPictures:
     if not path.is_file():
         raise UserError(f"{path}: no such file; FORMAT raw needs the table of pictures that `python -m "
                         f"lib.datasets.prepare` writes beside the index")
-    table = read_json(path, max_bytes=MAX_BYTES)
+    table = read_json(path)
     texts = [_checked_short_form(path, video, table) for video in index.videos()]
     return RawPictures(root, np.frombuffer(b"".join(texts), np.uint8), np.cumsum([0, *map(len, texts)]))
 

@@ -25,11 +25,9 @@ class Difference(NamedTuple):
     second: str
     metric: str
     value: float
-    low: float | None
-    """None where the sequences are fewer than `FEWEST`, and so is `high`."""
+    low: float | None  # None where the sequences are fewer than `FEWEST`, and so is `high`
     high: float | None
-    sequences: int
-    """Number of sequences that both were scored on, which the difference is taken over."""
+    sequences: int  # number of sequences that both were scored on, which the difference is taken over
 
     @property
     def is_clear(self) -> bool:
@@ -44,9 +42,7 @@ class Difference(NamedTuple):
         return f"{self.low:+.3f} .. {self.high:+.3f}{'' if self.is_clear else ' (no clear difference)'}"
 
 
-def paired_differences(
-    scores: Sequence[ScoreSummary], *, metric: str, resamples: int = RESAMPLES, seed: int = 0
-) -> list[Difference]:
+def paired_differences(scores: Sequence[ScoreSummary], *, metric: str) -> list[Difference]:
     """Return the difference of every pair of trackers, in the order of `scores`, over the sequences all have in common.
 
     Sequences are drawn with replacement, the same ones for both trackers of a pair, and the scores recomputed on each
@@ -59,8 +55,8 @@ def paired_differences(
         return []
     # A convention that drops sequences that failed wholly takes its mean over the others, in each draw anew.
     whole = _means((values * kept).sum(axis=1), kept.sum(axis=1))  # (T,)
-    weights = _draws(count, resamples, seed)
-    drawn = _means(weights @ (values * kept).T, weights @ kept.T)  # (resamples, T)
+    weights = _draws(count)
+    drawn = _means(weights @ (values * kept).T, weights @ kept.T)  # (RESAMPLES, T)
     tail = (1 - LEVEL) / 2
     found = []
     for i, first in enumerate(scores):
@@ -92,7 +88,7 @@ def _means(total: Floats, number: Floats) -> Floats:
 
 
 @lru_cache(maxsize=4)
-def _draws(count: int, resamples: int, seed: int) -> Floats:
-    """Return how often each of `count` sequences is drawn in each resample, (resamples, count)."""
-    rng = np.random.default_rng(seed)
-    return rng.multinomial(count, np.full(count, 1 / count), size=resamples).astype(np.float64)
+def _draws(count: int) -> Floats:
+    """Return how often each of `count` sequences is drawn in each resample, (RESAMPLES, count)."""
+    rng = np.random.default_rng(0)
+    return rng.multinomial(count, np.full(count, 1 / count), size=RESAMPLES).astype(np.float64)

@@ -13,7 +13,7 @@ from lib.errors import UserError
 from lib.eval_toolkit.protocols import ALL_OPTIONS, ScoreSummary, score_results, scoring_of
 from lib.eval_toolkit.report import FORMATS, remarks, render
 from lib.eval_toolkit.results import find_trackers, pack_submission
-from lib.files import atomic_write, check_output
+from lib.files import check_output, write_whole
 from lib.options import EvalOptions
 
 
@@ -98,8 +98,7 @@ def _write(benchmark: Benchmark, scores: Sequence[ScoreSummary], options: EvalOp
     out = options.out or (options.tracker_result_dir[0] / "_eval" if options.vis else None)
     if out is not None:
         for form, suffix in FORMATS.items():
-            with atomic_write(out / f"scores.{suffix}") as file:
-                file.write(render(benchmark, scores, form=form, by_sequence=True))
+            write_whole(out / f"scores.{suffix}", render(benchmark, scores, form=form, by_sequence=True))
             written.append(out / f"scores.{suffix}")
     if out is not None and options.vis:
         # Imported here: matplotlib takes half a second that only plots need.

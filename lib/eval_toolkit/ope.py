@@ -28,8 +28,7 @@ NORM_DISTANCE_THRESHOLDS: Floats = np.arange(51, dtype=np.float64) / 100
 THRESHOLDS: dict[str, Floats] = {"success": OVERLAP_THRESHOLDS, "precision": DISTANCE_THRESHOLDS,
                                  "norm_precision": NORM_DISTANCE_THRESHOLDS, "ao": np.linspace(0, 1, 101)}
 """Of the curves that each score is taken from."""
-PRECISION_AT = 20
-"""Index of the reported precision: 20 px, and 0.2 of the target's size for the normalised one."""
+PRECISION_AT = 20  # index of the reported precision: 20 px, and 0.2 of the target's size for the normalised one
 
 LengthRule = Literal["error", "surplus", "truncate", "fit"]
 
@@ -48,17 +47,13 @@ class Convention:
     """Whether a row without distance counts as a hit of precision (its distance is -1) or as a miss."""
     repair: Literal["none", "empty", "nan_or_empty"]
     """Which predicted boxes are replaced by the box before them: none; width or height 0; NaN or size <= 0."""
-    refuses_broken_boxes: bool
-    """Whether a predicted NaN or negative size is an error."""
-    first_is_truth: bool
-    """Whether the first predicted box is set to the ground truth."""
+    refuses_broken_boxes: bool  # whether a predicted NaN or negative size is an error
+    first_is_truth: bool  # whether the first predicted box is set to the ground truth
     length: LengthRule
     """A result of another length is: an error; cut where it is longer, else an error; cut, with the ground truth, to
     the shorter; cut or padded with zeros."""
-    scores_lead_in: bool
-    """Whether Tiger1 counts with its first 5 frames (354) or without (349)."""
-    drops_zero_curves: bool
-    """Whether a sequence whose whole curve is 0 is left out of the mean."""
+    scores_lead_in: bool  # whether Tiger1 counts with its first 5 frames (354) or without (349)
+    drops_zero_curves: bool  # whether a sequence whose whole curve is 0 is left out of the mean
 
 
 CONVENTIONS: dict[str, Convention] = {convention.name: convention for convention in (
@@ -85,23 +80,17 @@ DEFAULT_CONVENTION = "pysot"
 class Curves(NamedTuple):
     """Curves of S sequences, each value the share of a sequence's frames in 0..1."""
 
-    success: Floats
-    """(S, 21) over OVERLAP_THRESHOLDS."""
-    precision: Floats
-    """(S, 51) over DISTANCE_THRESHOLDS."""
-    norm_precision: Floats
-    """(S, 51) over NORM_DISTANCE_THRESHOLDS."""
+    success: Floats  # (S, 21) over OVERLAP_THRESHOLDS
+    precision: Floats  # (S, 51) over DISTANCE_THRESHOLDS
+    norm_precision: Floats  # (S, 51) over NORM_DISTANCE_THRESHOLDS
 
 
 class FrameErrors(NamedTuple):
     """What each of N frames is judged by; an invalid frame has the value that makes it count as the convention says."""
 
-    overlap: Floats
-    """(N,) IoU in 0..1; -1 where the frame is a failure whatever was predicted."""
-    distance: Floats
-    """(N,) px between centres; -1 a sure hit, infinite a sure miss."""
-    norm_distance: Floats
-    """(N,) the same in units of the target's width and height."""
+    overlap: Floats  # (N,) IoU in 0..1; -1 where the frame is a failure whatever was predicted
+    distance: Floats  # (N,) px between centres; -1 a sure hit, infinite a sure miss
+    norm_distance: Floats  # (N,) the same in units of the target's width and height
 
 
 def invalid_rows(truth_xywh: Boxes, rule: Literal["any", "size", "centre", "never"]) -> Flags:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from collections.abc import Sequence as Items
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,7 +18,7 @@ from lib.benchmarks.vot import find_trajectories
 from lib.errors import UserError
 from lib.eval_toolkit import ope, vot
 from lib.eval_toolkit.ope import PRECISION_AT, THRESHOLDS, Convention, Flags, Floats, LengthRule
-from lib.eval_toolkit.results import Mismatch, Rows, check_complete, first_box_notes, listed, read_rows, rules_of
+from lib.eval_toolkit.results import Mismatch, Rows, check_complete, first_box_notes, listed, read_rows
 
 LESS_IS_BETTER = {"robustness": 3, "lost_number": 1}
 """Scores that are no shares of 1, with the digits they are shown with."""
@@ -30,18 +30,14 @@ class Scoring:
     """What the scores of a kind of benchmark are called, and where they are shown."""
 
     name: str
-    unit: str
-    """What a video with its target is called."""
-    titles: Mapping[str, str]
-    """The scores by name, those that rank first, and how a table calls them."""
+    unit: str  # what a video with its target is called
+    titles: Mapping[str, str]  # the scores by name, those that rank first, and how a table calls them
     in_sequence_table: tuple[str, ...]
     in_attribute_tables: tuple[str, ...]
     counts: Mapping[str, str]
     """What is counted beside the scores, and how a table calls it; length_mismatches, which all may have, come last."""
-    setting: str
-    """The fact that stands beside every row of a CSV; "" for none."""
-    options: frozenset[str]
-    """Names of the scoring options that mean something here."""
+    setting: str  # the fact that stands beside every row of a CSV; "" for none
+    options: frozenset[str]  # names of the scoring options that mean something here
     counts_in_csv: bool = True
 
 
@@ -76,38 +72,26 @@ class ScoreSummary:
 
     scoring: Scoring
     tracker: str
-    display: str = ""
-    """The tracker's name for people, where it is another one."""
-    tuned_on: str = ""
-    """The benchmark that the tracker's settings were tuned on, "" where its results do not tell."""
-    names: tuple[str, ...]
-    """The S sequences that were scored."""
-    frames: tuple[int, ...]
-    """Scored frames of each of them."""
-    expected: int
-    """Number of sequences of the whole benchmark."""
-    missing: tuple[str, ...]
-    """Sequences of the benchmark that are not scored: not in the data set, or without a result."""
-    values: dict[str, float]
-    """Scores by name (`Scoring.titles`), those that rank first."""
+    display: str = ""  # the tracker's name for people, where it is another one
+    tuned_on: str = ""  # the benchmark that the tracker's settings were tuned on, "" where its results do not tell
+    names: tuple[str, ...]  # the S sequences that were scored
+    frames: tuple[int, ...]  # scored frames of each of them
+    expected: int  # number of sequences of the whole benchmark
+    missing: tuple[str, ...]  # sequences of the benchmark that are not scored: not in the data set, or without a result
+    values: dict[str, float]  # scores by name (`Scoring.titles`), those that rank first
     curves: dict[str, Floats]
     """(T,) what the scores are taken from, over `ope.THRESHOLDS`; the EAO's over lengths 0 .. T - 1."""
-    by_sequence: dict[str, Floats]
-    """(S,) each."""
+    by_sequence: dict[str, Floats]  # (S,) each
     dropped: dict[str, Flags] = field(default_factory=dict)
     """(S,) by score: sequences that the convention leaves out of its mean."""
     by_attribute: dict[str, Part] = field(default_factory=dict)
-    conditions: tuple[str, ...] = ()
-    """By which rules it was scored, in words."""
-    facts: dict[str, Any] = field(default_factory=dict)
-    """The same as plain values."""
+    conditions: tuple[str, ...] = ()  # by which rules it was scored, in words
+    facts: dict[str, Any] = field(default_factory=dict)  # the same as plain values
     counts: dict[str, int] = field(default_factory=dict)
-    odd: dict[str, dict[str, int]] = field(default_factory=dict)
-    """What of the counts lies in which sequences."""
+    odd: dict[str, dict[str, int]] = field(default_factory=dict)  # what of the counts lies in which sequences
     mismatches: tuple[Mismatch, ...] = ()
     notes: tuple[str, ...] = ()
-    rows: Mapping[str, Rows] = field(default_factory=dict)
-    """What was scored of each sequence, where it was asked for."""
+    rows: Mapping[str, Rows] = field(default_factory=dict)  # what was scored of each sequence, where it was asked for
 
     @property
     def name(self) -> str:
@@ -186,8 +170,8 @@ def score_results(
         fields = restart_fields(benchmark.name, scored, files, overlap or "counted")
     else:
         pooled = scoring is AVERAGE_OVERLAP
-        rules = rules_of("got10k" if pooled else convention or default_convention(benchmark.name),
-                         length="error" if pooled else length)
+        rules = ope.CONVENTIONS["got10k" if pooled else convention or default_convention(benchmark.name)]
+        rules = replace(rules, length="error" if pooled else length or rules.length)
         rows = read_rows(benchmark, folder, rules, origin=origin, allow_missing=allow_missing)
         scored = [sequence for sequence in benchmark.sequences if sequence.name in rows]
         own = [rows[sequence.name] for sequence in scored]

@@ -8,7 +8,6 @@ import glob
 import zipfile
 from collections.abc import Collection, Iterator
 from collections.abc import Sequence as Items
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -26,15 +25,13 @@ from lib.benchmarks import (
 )
 from lib.boxes import Boxes
 from lib.errors import UserError
-from lib.eval_toolkit.ope import CONVENTIONS, Convention, Flags, LengthRule, broken_rows, invalid_rows, repair_boxes
-from lib.files import atomic_write, read_json, read_regular
+from lib.eval_toolkit.ope import Convention, Flags, broken_rows, invalid_rows, repair_boxes
+from lib.files import atomic_write, read_json
 
-SHOWN_NAMES = 5
-"""How many names a message lists before it says how many more there are."""
+SHOWN_NAMES = 5  # how many names a message lists before it says how many more there are
 ALIGNED = "aligned by leaving out the frames before the first tracked one"
 """What is done where result and ground truth differ by Tiger1's first five frames."""
-_EPOCH = (1980, 1, 1, 0, 0, 0)
-"""Date of every entry of an archive, so that the same results give the same archive."""
+_EPOCH = (1980, 1, 1, 0, 0, 0)  # date of every entry of an archive, so that the same results give the same archive
 
 
 class Mismatch(NamedTuple):
@@ -93,7 +90,7 @@ def _content(folder: Path) -> frozenset[tuple[str, bytes]]:
     inside = folder.is_dir()
     files = folder.rglob("*") if inside else folder.parent.glob(f"*_{glob.escape(folder.name)}.*")
     base = folder if inside else folder.parent
-    return frozenset((path.relative_to(base).as_posix(), read_regular(path)) for path in files
+    return frozenset((path.relative_to(base).as_posix(), path.read_bytes()) for path in files
                      if path.suffix in (".txt", ".mat"))
 
 
@@ -116,12 +113,6 @@ def _has_results(folder: Path) -> bool:
     return not folder.is_dir() or any(
         path.suffix in (".txt", ".mat") or path.name == "baseline" or (path / f"{path.name}_001.txt").is_file()
         for path in folder.iterdir())
-
-
-def rules_of(convention: str, *, length: LengthRule | None = None) -> Convention:
-    """Return a convention by name, with another rule for results of another length where one is given."""
-    rules = CONVENTIONS[convention]
-    return rules if length is None else replace(rules, length=length)
 
 
 def read_rows(
@@ -159,19 +150,13 @@ def check_complete(
 class Rows(NamedTuple):
     """A sequence's ground truth and predictions as a convention scores them: of one length and one pixel origin."""
 
-    truth: Boxes
-    """(N, 4) with the pixel origin of the annotation file."""
-    boxes: Boxes
-    """(N, 4) with the same origin; NaN where nothing was predicted."""
-    lead_in: int
-    """How many of the N rows lie before the first frame of the sequence."""
-    absent: Flags
-    """(N,) rows in which the data set says that the target is not to be seen."""
-    odd: dict[str, int]
-    """How many invalid (any of x, y, w, h <= 0), broken and repaired rows there are."""
+    truth: Boxes  # (N, 4) with the pixel origin of the annotation file
+    boxes: Boxes  # (N, 4) with the same origin; NaN where nothing was predicted
+    lead_in: int  # how many of the N rows lie before the first frame of the sequence
+    absent: Flags  # (N,) rows in which the data set says that the target is not to be seen
+    odd: dict[str, int]  # how many invalid (any of x, y, w, h <= 0), broken and repaired rows there are
     mismatch: Mismatch | None
-    first_shift: Boxes
-    """(4,) first predicted box minus first true box, as in the files."""
+    first_shift: Boxes  # (4,) first predicted box minus first true box, as in the files
 
 
 def _read(sequence: Sequence, path: Path, rules: Convention, *, shift: int) -> Rows:

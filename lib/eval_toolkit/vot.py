@@ -29,17 +29,13 @@ from numpy.typing import NDArray
 from lib.benchmarks import VOTSequence
 from lib.benchmarks.facts import VOT_ATTRIBUTES as ATTRIBUTES
 from lib.benchmarks.regions import Corners, counted_overlap, exact_overlap
-from lib.benchmarks.vot import INIT, REGION, Trajectory, read_trajectory
+from lib.benchmarks.vot import INIT, REGION, SKIPPED, Trajectory, read_trajectory
 
 Floats = NDArray[np.float64]
 Overlap = Literal["counted", "exact"]
 
-BURN_IN = 10
-"""Frames after a start, itself included, that accuracy leaves out."""
-SKIPPED = 5
-"""Frames between a failure and the next start."""
-TAGS = ("all", *ATTRIBUTES, "empty", "no_attribute")
-"""What EAO is given for; "all" is the EAO of the benchmark."""
+BURN_IN = 10  # frames after a start, itself included, that accuracy leaves out
+TAGS = ("all", *ATTRIBUTES, "empty", "no_attribute")  # what EAO is given for; "all" is the EAO of the benchmark
 SUSPECT_SHARE = 0.1
 """Share of a video's boxes beside the ground truth, without a failure, above which the result is called suspect: the
 protocol stops at the first such box, so this is a result of other images or other ground truth."""
@@ -69,11 +65,11 @@ def overlaps(
     return out
 
 
-def after_burn_in(overlap: Floats, codes: NDArray[np.int8], *, burn_in: int = BURN_IN) -> Floats:
-    """Return the overlaps (n,) with the first `burn_in` frames after each start set to NaN."""
+def after_burn_in(overlap: Floats, codes: NDArray[np.int8]) -> Floats:
+    """Return the overlaps (n,) with the first 10 frames after each start set to NaN."""
     out = overlap.copy()
     for start in np.flatnonzero(codes[: len(out)] == INIT):
-        out[start : start + burn_in] = np.nan
+        out[start : start + BURN_IN] = np.nan
     return out
 
 

@@ -22,15 +22,13 @@ from numpy.typing import NDArray
 
 from lib.benchmarks import VOTSequence
 from lib.benchmarks.regions import exact_overlap, rectangle_corners
-from lib.benchmarks.vot import FAILURE, INIT, REGION, UNKNOWN
+from lib.benchmarks.vot import FAILURE, INIT, REGION, SKIPPED, UNKNOWN
 from lib.boxes import Boxes
 from lib.crops import Image
 from lib.errors import UserError
 from lib.images import decode_ahead
 from lib.tracker import Tracker, TrackState, begin
 from lib.tracker.scoring import NonFiniteOutput
-
-SKIPPED = 5  # frames from a failure to the next start
 
 
 @dataclass(frozen=True)
@@ -62,51 +60,33 @@ Watcher = Callable[[Job, int, Image, dict[int, Any]], None]
 
 @dataclass(eq=False)
 class _Path:
-    """What one tracker has said of a sequence so far, by one pass."""
+    """What one tracker has said of a sequence so far."""
 
     job: Job
     boxes: Boxes
     scores: NDArray[np.float64]
-    codes: NDArray[np.int8] | None = None
+    codes: NDArray[np.int8] | None  # of the restart protocol
     state: TrackState | None = None  # None before the start, and after a failure
     start: int = 0  # frame of the next start
 
     @property
     def start_box(self) -> Boxes:
-        return self.job.box_xywh
+        return self.job.box_xywh if self.job.restart is None else self.job.restart.boxes_xywh[self.start]
 
     def note(self, index: int, state: TrackState) -> None:
-        """Take in the tracker's state after a frame."""
+        """Take in the tracker's state after a frame; with restarts a start, a region, or a failure."""
+        self.state = state
+        if self.codes is not None and self.job.restart is not None:
+            if index == self.start:
+                self.codes[index] = INIT
+                return
+            truth = self.job.restart.regions[index]
+            if not exact_overlap(rectangle_corners(state.box_xywh)[None], truth[None])[0] > 0:
+                self.codes[index], self.state, self.start = FAILURE, None, index + SKIPPED
+                return
+            self.codes[index] = REGION
         self.boxes[index] = self.start_box if index == self.start else state.box_xywh
         self.scores[index] = state.score
-        self.state = state
-
-
-@dataclass(eq=False)
-class _RestartPath(_Path):
-    """The same by the restart protocol."""
-
-    def __post_init__(self) -> None:
-        self.codes = np.full(len(self.boxes), UNKNOWN, np.int8)
-
-    @property
-    def start_box(self) -> Boxes:
-        assert self.job.restart is not None
-        return self.job.restart.boxes_xywh[self.start]
-
-    def note(self, index: int, state: TrackState) -> None:
-        """Take in the tracker's state: a start, a region, or a failure that sets the next start."""
-        assert self.codes is not None
-        assert self.job.restart is not None
-        truth = self.job.restart.regions[index]
-        if index == self.start:
-            self.codes[index], self.state = INIT, state
-        elif exact_overlap(rectangle_corners(state.box_xywh)[None], truth[None])[0] > 0:
-            self.codes[index] = REGION
-            super().note(index, state)
-        else:
-            self.codes[index], self.state = FAILURE, None
-            self.start = index + SKIPPED
 
 
 @dataclass(eq=False)
@@ -131,21 +111,13 @@ class _Run:
 
 
 @dataclass(eq=False)
-class _Call:
-    """The next frame of some runs in the hands of one tracker."""
-
-    tracker: int
-    runs: list[_Run]
-    result: Callable[[], Sequence[TrackState]]
-
-
-@dataclass(eq=False)
 class _Lane:
     """Runs that advance together. While one lane waits for the GPU, the host works for another."""
 
     size: int
     runs: list[_Run] = field(default_factory=list)
-    calls: list[_Call] = field(default_factory=list)
+    # Tracker, the runs whose next frame it was asked for, and what waits for its answer.
+    calls: list[tuple[int, list[_Run], Callable[[], Sequence[TrackState]]]] = field(default_factory=list)
 
 
 class Lockstep:
@@ -187,8 +159,8 @@ class Lockstep:
         """Return a run whose first frame is done."""
         count = len(job.frames)
         assert count >= 1, job.name
-        kind = _Path if job.restart is None else _RestartPath
-        paths = {k: kind(job, np.full((count, 4), np.nan), np.full(count, np.nan)) for k in job.trackers}
+        paths = {k: _Path(job, np.full((count, 4), np.nan), np.full(count, np.nan),
+                          None if job.restart is None else np.full(count, UNKNOWN, np.int8)) for k in job.trackers}
         run = _Run(job, decode_ahead(job.frames, pool), paths)
         self._enter_frame(run)
         self._after_frame(run)
@@ -212,18 +184,18 @@ class Lockstep:
             runs = [run for run in lane.runs if run.is_asking(k)]
             if runs:
                 states = [run.paths[k].state for run in runs]
-                lane.calls.append(_Call(k, runs, begin(tracker, states, [run.image for run in runs])))
+                lane.calls.append((k, runs, begin(tracker, states, [run.image for run in runs])))
 
     def _finish(self, lane: _Lane) -> Iterator[Track]:
         """Take in the trackers' answers; return the tracks of the runs that have reached their end."""
-        for call in lane.calls:
+        for tracker, runs, result in lane.calls:
             try:
-                states = call.result()
+                states = result()
             except NonFiniteOutput as error:
-                raise UserError(f"{call.runs[error.rows[0]].place}: {error}; the checkpoint has diverged, or fp16 is "
-                                f"too narrow for it (try --amp none)") from error
-            for run, state in zip(call.runs, states, strict=True):
-                run.paths[call.tracker].note(run.index, state)
+                raise UserError(f"{runs[error.rows[0]].place}: {error}; the checkpoint has diverged, or fp16 is too "
+                                f"narrow for it (try --amp none)") from error
+            for run, state in zip(runs, states, strict=True):
+                run.paths[tracker].note(run.index, state)
         for run in lane.runs:
             self._after_frame(run)
         lane.calls = []

@@ -22,7 +22,7 @@ from lib.benchmarks import RUN_FILE, Sequence, VOTSequence, canonical_name, prot
 from lib.benchmarks.vot import trajectory_file, write_trajectory
 from lib.boxes import Boxes
 from lib.errors import UserError
-from lib.files import atomic_write, read_json, sha256_of
+from lib.files import atomic_write, read_json, sha256_of, write_whole
 from lib.tracker.params import TrackerParams
 
 RECEIPTS = ".run"
@@ -55,7 +55,6 @@ class RunRecord:
         return _digest(self.identity)
 
     def as_json(self) -> dict[str, Any]:
-        """Return the content of run.json."""
         return {"identity": self.identity, "checkpoint": str(self.checkpoint), "data": str(self.data_source),
                 "tracker_from": self.params_source, "tuned_on": self.params.tuned_on, "training": self.training}
 
@@ -81,11 +80,15 @@ class ResultFolder:
         if difference and not (replace if known else replace_unknown):
             raise UserError(f"{self.path}: {difference}; --fresh replaces these results, --tracker_name NAME keeps "
                             f"them and writes beside them")
-        removed = self._remove_others() if difference else 0
+        removed = 0
+        for result in self._results() if difference else ():
+            # Another process of this run may be writing its own.
+            if self._receipt(result.parent.name if self._is_vot else result.stem).get("run") != self._key:
+                result.unlink(missing_ok=True)
+                removed += 1
         stamped = read_stamp(self.path) == self.record.params.tuned_on
         if difference or not stamped or not (self.path / RUN_FILE).is_file():
-            with atomic_write(self.path / RUN_FILE) as file:
-                json.dump(self.record.as_json(), file, indent=1)
+            write_whole(self.path / RUN_FILE, json.dumps(self.record.as_json(), indent=1))
         return f"{self.path}: {difference}; {removed} result(s) removed" if difference else ""
 
     def outdated(self, sequences: Iterable[Sequence]) -> str:
@@ -170,15 +173,6 @@ class ResultFolder:
         theirs = f"{there.get('checkpoint')} (sha256 {str(identity.get('checkpoint_sha256'))[:12]})"
         return (f"holds results of checkpoint {theirs}, not of {self.record.checkpoint} "
                 f"(sha256 {self.record.sha256[:12]})"), True
-
-    def _remove_others(self) -> int:
-        """Delete the results whose receipt is not this run's; another process of this run may be writing its own."""
-        removed = 0
-        for result in self._results():
-            if self._receipt(result.parent.name if self._is_vot else result.stem).get("run") != self._key:
-                result.unlink(missing_ok=True)
-                removed += 1
-        return removed
 
 
 def read_run(folder: Path) -> dict[str, Any] | None:

@@ -14,10 +14,8 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from lib.benchmarks import load_benchmark
 from lib.cli import as_argv
@@ -26,11 +24,10 @@ from lib.errors import EXIT_USER_ERROR, UserError
 from lib.eval_toolkit.protocols import check_scored_here, default_convention
 from lib.log import RunLog
 from lib.options import SweepOptions
-from lib.testing.batched import Job, Watcher
-from lib.testing.locks import WorkLocks
+from lib.testing.batched import Job
 from lib.testing.opening import EXPORTED, check_arch, pick_device
 from lib.testing.run import Candidate, job_of, progress_bar, run_jobs, say_what_is_there
-from lib.testing.sweep_plan import Entry, Sweep, missing_epochs
+from lib.testing.sweep_plan import Sweep, WorkLocks, missing_epochs
 from lib.testing.sweep_scores import Scoreboard
 
 GPU_BATCH = 16  # sequences that advance together on a GPU: enough to keep it busy, few enough for its memory
@@ -58,12 +55,18 @@ def main(options: SweepOptions) -> int:
 
 def _run(given: SweepOptions, *, speaks: bool) -> int:
     devices = _devices(given)
-    options = _fill_in(given, device=devices[0])
+    gpu = devices[0].startswith("cuda")  # which is worth its price with many sequences at once only
+    options = replace(given, device=devices[0], batch=given.batch or (GPU_BATCH if gpu else 1),
+                      together=given.together or (GPU_TOGETHER if gpu else 1))
     benchmark = load_benchmark(options.dataset, options.dataset_dir, images=True)
     say_what_is_there(benchmark)
     sweep = Sweep(options, benchmark)
     sweep.refresh()
-    _check(sweep)
+    if missing := missing_epochs(options, sweep.entries):
+        _log.warning("no checkpoint of epoch %s in %s", ", ".join(map(str, missing)), options.snapshot)
+    if not sweep.entries and not options.watch:
+        raise UserError(f"{options.snapshot}: no checkpoint_e<N>.pth of the epochs asked for; check --snapshot, "
+                        f"--start_epoch and --end_epoch")
     if options.fresh and speaks:
         for entry in sweep.entries:
             sweep.folder(entry).discard(sweep.by_name)
@@ -73,7 +76,7 @@ def _run(given: SweepOptions, *, speaks: bool) -> int:
         if len(devices) > 1 and not sweep.is_finished():
             code = run_workers(given, devices, tick=scoreboard.look)
         else:
-            code = _work_here(sweep, scoreboard, bar, speaks=speaks)
+            code = _work_here(sweep, scoreboard, speaks=speaks)
     if speaks:
         scoreboard.look()
         print(scoreboard.text(), end="")
@@ -109,35 +112,14 @@ def _gpu_numbers(text: str) -> list[int]:
     return gpus
 
 
-def _fill_in(options: SweepOptions, *, device: str) -> SweepOptions:
-    """Return the options with what depends on the device: a GPU is worth its price with many sequences at once only."""
-    gpu = device.startswith("cuda")
-    return replace(options, device=device, batch=options.batch or (GPU_BATCH if gpu else 1),
-                   together=options.together or (GPU_TOGETHER if gpu else 1))
-
-
-def _check(sweep: Sweep) -> None:
-    """Say which epochs are missing; UserError when there is no checkpoint at all and none to wait for."""
-    options = sweep.options
-    if missing := missing_epochs(options, sweep.entries):
-        _log.warning("no checkpoint of epoch %s in %s", ", ".join(map(str, missing)), options.snapshot)
-    if not sweep.entries and not options.watch:
-        raise UserError(f"{options.snapshot}: no checkpoint_e<N>.pth of the epochs asked for; check --snapshot, "
-                        f"--start_epoch and --end_epoch")
-
-
 # A worker
 
 
-def _work_here(sweep: Sweep, scoreboard: Scoreboard, bar: tqdm[Any], *, speaks: bool) -> int:
+def _work_here(sweep: Sweep, scoreboard: Scoreboard, *, speaks: bool) -> int:
     """Do the work in this process, alone or beside others, until every result is there, whoever made it; return 0.
 
     A sequence whose worker has died is taken over.
     """
-
-    def watch(job: Job, _index: int, _image: Any, _states: Any) -> None:
-        bar.set_postfix_str(job.name, refresh=False)
-        bar.update(len(job.trackers))
 
     tick = scoreboard.update if speaks else lambda: None
     with WorkLocks(stale_after=sweep.options.stale_after) as locks:
@@ -145,24 +127,16 @@ def _work_here(sweep: Sweep, scoreboard: Scoreboard, bar: tqdm[Any], *, speaks: 
             sweep.refresh()
             tick()
             group = sweep.next_group(locks, size=sweep.options.together or 1)
-            if group:
-                for folder, sequence in _run_group(sweep, locks, group, watcher=watch):
-                    scoreboard.own(folder, sequence)
+            if group:  # checkpoints that share the decoded images
+                candidates = sweep.candidates(group)
+                for candidate, track in run_jobs(candidates, sweep.by_name, _taken(sweep, locks, candidates),
+                                                 batch=sweep.options.batch or 1, threads=sweep.options.threads or 0):
+                    locks.release(candidate.folder.lock_path(track.job.name))
                     tick()
             elif sweep.is_finished():
                 return 0
             else:
                 time.sleep(POLL)
-
-
-def _run_group(sweep: Sweep, locks: WorkLocks, group: list[Entry], *, watcher: Watcher) -> Iterator[tuple[str, str]]:
-    """Do what can be taken for some checkpoints, which share the decoded images; return (folder, sequence) as done."""
-    candidates = sweep.candidates(group)
-    tracks = run_jobs(candidates, sweep.by_name, _taken(sweep, locks, candidates), batch=sweep.options.batch or 1,
-                      threads=sweep.options.threads or 0, watcher=watcher)
-    for candidate, track in tracks:
-        locks.release(candidate.folder.lock_path(track.job.name))
-        yield candidate.folder.path.name, track.job.name
 
 
 def _taken(sweep: Sweep, locks: WorkLocks, candidates: list[Candidate]) -> Iterator[Job]:
@@ -175,8 +149,8 @@ def _taken(sweep: Sweep, locks: WorkLocks, candidates: list[Candidate]) -> Itera
                 continue
             if folder.is_done(sequence):  # by another worker, between the look and the lock
                 locks.release(path)
-                continue
-            mine.append(index)
+            else:
+                mine.append(index)
         if mine:
             yield job_of(sequence, trackers=tuple(mine))
 

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from lib.eval_toolkit.protocols import LESS_IS_BETTER, ScoreSummary, is_one_pass, ranked, score_results
 from lib.eval_toolkit.report import difference_tables
 from lib.eval_toolkit.tables import Table, as_csv, as_markdown, as_text
-from lib.files import atomic_write, read_json
+from lib.files import read_json, write_whole
 from lib.log import Board
 from lib.testing.results import RECEIPTS
 from lib.testing.run import say_speed
@@ -45,16 +45,10 @@ class Scoreboard:
         self._bar = bar
         self._convention = convention
         self._seen: dict[Entry, dict[str, float]] = {}
-        self._own: set[tuple[str, str]] = set()
         self._scored: dict[Entry, Scored] = {}
         self._earlier: list[Entry] | None = None
 
-    def own(self, folder: str, sequence: str) -> None:
-        """Note a result of this process, whose frames the bar has counted one by one."""
-        self._own.add((folder, sequence))
-
     def look(self) -> None:
-        """Look for new checkpoints and new results."""
         self._sweep.refresh()
         self.update()
 
@@ -71,8 +65,7 @@ class Scoreboard:
                 seen[sequence.name] = seconds
                 if not first_look:
                     say_speed(entry.name, sequence.name, frames=len(sequence), seconds=seconds)
-                if (entry.name, sequence.name) not in self._own:
-                    self._bar.update(len(sequence))
+                self._bar.update(len(sequence))
             if first_look and seen:
                 _log.info("%s: %d of %d sequences are done already", entry.name, len(seen), len(self._sweep.sequences))
             if len(seen) == len(self._sweep.sequences):
@@ -106,8 +99,7 @@ class Scoreboard:
         board = Board(run)
         board.scalars({_tag(dataset, name): value for name, value in values.items()}, entry.epoch)
         board.close()
-        with atomic_write(path) as file:
-            json.dump(told, file)
+        write_whole(path, json.dumps(told))
 
     def rows(self) -> list[Scored]:
         """Return what the table holds, by epoch: the checkpoints of this sweep, and those of earlier ones."""
@@ -154,7 +146,6 @@ class Scoreboard:
         return said
 
     def text(self) -> str:
-        """Return the tables for a terminal."""
         return as_text(self.tables(), self.remarks())
 
     def write(self) -> Path:
@@ -174,8 +165,7 @@ class Scoreboard:
                 if time.time() - half.stat().st_mtime > STALE_TABLE:
                     half.unlink()
         for suffix, text in texts.items():
-            with atomic_write(stem.with_name(stem.name + suffix)) as file:
-                file.write(text)
+            write_whole(stem.with_name(stem.name + suffix), text)
         return stem.with_name(f"{stem.name}.md")
 
     def _json(self, rows: list[Scored]) -> dict[str, Any]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import logging
 import os
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +71,6 @@ class BoxVideo:
                             f"writable, and does this OpenCV have a video encoder?")
 
     def close(self) -> None:
-        """Finish the file. Without a frame nothing is written."""
         if self._writer is not None:
             self._writer.release()
             self._part.replace(self.path)
@@ -96,7 +94,6 @@ class SequenceVideos:
         video.write(image, boxes, caption=f"{name} {index + 1}/{len(truth)}  {said}")
 
     def close(self, name: str) -> None:
-        """Finish a sequence's video."""
         if (video := self._open.pop(name, None)) is not None:
             video.close()
 
@@ -146,18 +143,12 @@ def find_encoder() -> tuple[str, str]:
 
 
 def _writer(path: Path, code: str, rate: float, size: tuple[int, int]) -> Any:
-    with _silence():
-        return cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*code), rate, size)
-
-
-@contextlib.contextmanager
-def _silence() -> Iterator[None]:
-    """Keep what FFmpeg says of encoders that are not there from standard error, to which it writes by itself."""
-    kept, nowhere = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    """Return a writer. FFmpeg's words about encoders that are not there, on standard error itself, are not shown."""
+    kept = os.dup(2)
     try:
-        os.dup2(nowhere, 2)
-        yield
+        with open(os.devnull, "wb") as nowhere:  # noqa: PTH123
+            os.dup2(nowhere.fileno(), 2)
+        return cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*code), rate, size)
     finally:
         os.dup2(kept, 2)
         os.close(kept)
-        os.close(nowhere)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import re
 import sys
@@ -23,10 +22,11 @@ from lib.config_file import load_config
 from lib.errors import UserError
 from lib.eval_toolkit.protocols import score_results
 from lib.eval_toolkit.tables import Cell, Table, markdown_table
-from lib.files import atomic_write, check_output, read_json
+from lib.files import check_output, read_json, write_whole
 from lib.models.models import build_model
 from lib.options import Amp, CompareOptions
 from lib.testing.opening import pick_device
+from lib.testing.results import plain_values
 from lib.tools import measure
 from lib.tracker.ocean import OceanTracker
 from lib.tracker.params import TrackerParams, find_tracker_params
@@ -82,8 +82,7 @@ def main(options: CompareOptions) -> int:
                  where=f"{measure.machine(device, busy=busy)}; commit {measure.commit()}")
     print(text)
     if options.out:
-        with atomic_write(options.out) as file:
-            file.write(text + "\n")
+        write_whole(options.out, text + "\n")
     return 0
 
 
@@ -121,7 +120,6 @@ def measure_all(entries: Sequence[Entry], *, search_size: int, device: str, amp:
 
 
 def _ask(entry: Entry, pool: ProcessPoolExecutor, function: Any, *arguments: Any) -> Any:
-    """Return what the model's process answers."""
     try:
         return pool.submit(function, *arguments).result()
     except (BrokenProcessPool, torch.OutOfMemoryError) as error:
@@ -176,7 +174,7 @@ def find_score(entry: Entry, root: Path, benchmark: Benchmark) -> Score | None:
 def _made_by(run_file: Path, entry: Entry) -> bool:
     run = _read_run(run_file)
     identity = run.get("identity")
-    if not isinstance(identity, dict) or _plain(identity.get("model")) != _plain(entry.model):
+    if not isinstance(identity, dict) or identity.get("model") != plain_values(entry.model):
         return False
     checkpoint = Path(str(run.get("checkpoint", ""))).resolve()
     return entry.snapshot.resolve() in (checkpoint, checkpoint.parent)
@@ -185,10 +183,6 @@ def _made_by(run_file: Path, entry: Entry) -> bool:
 def _read_run(path: Path) -> dict[str, Any]:
     run = read_json(path) if path.is_file() else {}
     return run if isinstance(run, dict) else {}
-
-
-def _plain(model: Any) -> str:
-    return json.dumps(model, sort_keys=True)
 
 
 def _epoch(folder: Path) -> int:

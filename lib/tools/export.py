@@ -29,7 +29,7 @@ from lib.checkpoint import (
 from lib.errors import UserError
 from lib.eval_toolkit.protocols import check_scored_here
 from lib.eval_toolkit.tables import Cell, Table, markdown_table
-from lib.files import atomic_write, check_output, sha256_of
+from lib.files import check_output, sha256_of, write_whole
 from lib.log import RunLog
 from lib.models.ocean import Ocean_
 from lib.options import ExportOptions, ReleaseOptions
@@ -43,11 +43,13 @@ from lib.tools.export_graph import (
     Graphs,
     Pair,
     calibration_feeds,
+    compute_in_fp16,
     largest_difference,
+    quantize,
     real_pairs,
+    store_as_bf16,
     write_graphs,
 )
-from lib.tools.quantize import compute_in_fp16, quantize, store_as_bf16
 from lib.tracker.ocean import OceanTracker
 from lib.tracker.onnx import GRAPHS, RECORD, ExportRecord, load_onnx
 
@@ -92,8 +94,7 @@ def main(options: ExportOptions) -> int:
                 name: export(graphs, options, name, calibration, check) for name in options.precision}
         text = _report(model, options, benchmark, folders)
     print(text)
-    with atomic_write(options.out / "export.md") as file:
-        file.write(text + "\n")
+    write_whole(options.out / "export.md", text + "\n")
     return 0
 
 
@@ -108,17 +109,21 @@ def export(graphs: Graphs, options: ExportOptions, precision: str, calibration: 
     shutil.rmtree(part, ignore_errors=True)
     part.mkdir(parents=True)
     try:
+        import onnx
+
         _write_format(graphs, part, precision, calibration)
         record = ExportRecord(
             checkpoint=str(options.checkpoint), checkpoint_sha256=sha256_of(options.checkpoint),
             model=graphs.model.spec, precision=precision, opset=options.opset, features=graphs.layout,
-            graphs={graph: sha256_of(part / f"{graph}.onnx") for graph in GRAPHS}, made_by=_made_by(), differences={})
-        _write_record(part, record)
+            graphs={graph: sha256_of(part / f"{graph}.onnx") for graph in GRAPHS}, differences={},
+            made_by=f"torch {torch.__version__}, onnx {onnx.__version__}, commit {measure.commit()}")
+        write_whole(part / RECORD, json.dumps(asdict(record), indent=1))
         found = largest_difference(check, load_onnx(part))
         _log.info("%s: largest difference from PyTorch on %d real crops: score %.2g, box %.2g px", precision,
                   len(check.pairs), found.score, found.box)
         _judge(found, options, precision)
-        _write_record(part, replace(record, differences=found._asdict()))
+        record = replace(record, differences=found._asdict())
+        write_whole(part / RECORD, json.dumps(asdict(record), indent=1))
         if beside := params_beside(options.checkpoint):
             shutil.copyfile(beside, part / EXPORTED_PARAMS)
         shutil.rmtree(folder, ignore_errors=True)
@@ -129,7 +134,6 @@ def export(graphs: Graphs, options: ExportOptions, precision: str, calibration: 
 
 
 def _write_format(graphs: Graphs, folder: Path, precision: str, calibration: Sequence[Pair]) -> None:
-    """Write both graphs in one number format."""
     feeds = calibration_feeds(graphs.model, calibration) if precision == "int8" else {}
     for graph in GRAPHS:
         path = Path(shutil.copy(graphs.folder / f"{graph}.onnx", folder))
@@ -148,17 +152,6 @@ def _judge(found: Difference, options: ExportOptions, precision: str) -> None:
             raise UserError(f"{options.out / precision}: the {name} differs from PyTorch's by up to {value:.3g}, above "
                             f"the tolerance of {most:g}; nothing is kept; try another --precision, or --tolerance "
                             f"SCORE PX")
-
-
-def _write_record(folder: Path, record: ExportRecord) -> None:
-    with atomic_write(folder / RECORD) as file:
-        json.dump(asdict(record), file, indent=1)
-
-
-def _made_by() -> str:
-    import onnx
-
-    return f"torch {torch.__version__}, onnx {onnx.__version__}, commit {measure.commit()}"
 
 
 def _report(model: Ocean_, options: ExportOptions, benchmark: Benchmark, folders: Mapping[str, Path]) -> str:

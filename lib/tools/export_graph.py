@@ -1,4 +1,7 @@
-"""From a model to its two ONNX graphs in float32, and how near what becomes of them is to PyTorch on real crops."""
+"""From a model to its two ONNX graphs, in float32 or narrower numbers, and how near they are to PyTorch on real crops.
+
+Narrower are float16, weights stored as bfloat16, and 8 bits after a calibration.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,7 @@ import logging
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -30,6 +34,11 @@ EXAMPLE_SIDE = 271  # px of the search crop that the graph is traced with; its s
 SEARCH_SIZES = (255, 271, 287)
 Feed = Mapping[str, NDArray[np.float32]]  # a call of a graph: arrays by input name
 _NO_TEMPLATE = TemplateFeatures(None, (), ())
+MIN_STORED = 1024  # numbers; a smaller tensor is not worth a conversion
+# Operators with 8-bit kernels worth having; a Clip (ReLU6) among them lets the convolution before it be quantized by
+# the range that is left after it.
+QUANTIZED = ["Conv", "Gemm", "MatMul", "Add", "Relu", "Clip", "MaxPool"]
+_WEIGHTED = ("Conv", "Gemm", "MatMul")
 
 
 class _Template(nn.Module):
@@ -141,11 +150,6 @@ class Difference(NamedTuple):
     score: float  # 0..1, over all cells of both scores
     box: float  # crop px, over the sides of the boxes in cells that score at least half of the map's best
 
-    def worse(self, other: Difference) -> Difference:
-        """Return the larger of each; what is not a number counts as infinite."""
-        pairs = zip(self, other, strict=True)
-        return Difference(*(max(a if np.isfinite(a) else np.inf, b if np.isfinite(b) else np.inf) for a, b in pairs))
-
 
 def real_pairs(benchmark: Benchmark, count: int) -> list[Pair]:
     """Return `count` pairs cut from a test set, spread evenly over its videos and their frames, sizes in turn.
@@ -198,11 +202,10 @@ class Check(NamedTuple):
 
 def largest_difference(check: Check, other: Ocean_) -> Difference:
     """Return how far `other` is at most from the answers of a check; infinite where it is not finite."""
-    worst = Difference(0.0, 0.0)
     with torch.inference_mode():
-        for pair, output in zip(*check, strict=True):
-            worst = worst.worse(difference(output, other(as_input(pair.template), as_input(pair.search))))
-    return worst
+        found = [difference(output, other(as_input(pair.template), as_input(pair.search)))
+                 for pair, output in zip(*check, strict=True)]
+    return Difference(*np.max(found, axis=0).tolist())
 
 
 def calibration_feeds(model: Ocean_, pairs: Sequence[Pair]) -> dict[str, list[Feed]]:
@@ -219,7 +222,7 @@ def calibration_feeds(model: Ocean_, pairs: Sequence[Pair]) -> dict[str, list[Fe
 
 
 def difference(true: OceanOutput, other: OceanOutput) -> Difference:
-    """Return the largest differences of two answers to the same crops."""
+    """Return the largest differences of two answers to the same crops; infinite where one is not finite."""
     scores = [(true.cls, other.cls)]
     if true.cls_aligned is not None:
         assert other.cls_aligned is not None, "the exported model lacks the object-aware branch"
@@ -228,4 +231,119 @@ def difference(true: OceanOutput, other: OceanOutput) -> Difference:
     best = true.cls.sigmoid()
     strong = (best >= best.amax(dim=(2, 3), keepdim=True) / 2).expand_as(true.ltrb)
     box = (true.ltrb - other.ltrb).abs()[strong].max().item()
-    return Difference(max(gaps, key=lambda gap: gap if np.isfinite(gap) else np.inf), box)
+    return Difference(*np.nan_to_num([np.max(gaps), box], nan=np.inf, posinf=np.inf).tolist())
+
+
+# ---- narrower numbers
+
+
+def store_as_bf16(path: Path) -> None:
+    """Rewrite a graph in place so that its weights are stored as bfloat16: half the file.
+
+    They are widened when it is loaded and the arithmetic is float32, as ONNX Runtime has no bfloat16 convolution on
+    CPUs. Rounding is to nearest even, as in training with bf16.
+    """
+    import onnx
+
+    model = onnx.load(path)
+    graph, casts = model.graph, []
+    for weight in graph.initializer:
+        if weight.data_type != onnx.TensorProto.FLOAT or np.prod(weight.dims) < MIN_STORED:
+            continue
+        values = torch.from_numpy(onnx.numpy_helper.to_array(weight).copy()).to(torch.bfloat16)
+        raw = values.view(torch.int16).numpy().tobytes()
+        casts.append(onnx.helper.make_node("Cast", [f"{weight.name}_bf16"], [weight.name], to=onnx.TensorProto.FLOAT))
+        weight.CopyFrom(onnx.helper.make_tensor(f"{weight.name}_bf16", onnx.TensorProto.BFLOAT16, weight.dims, raw,
+                                                raw=True))
+    nodes = [*casts, *graph.node]
+    del graph.node[:]
+    graph.node.extend(nodes)
+    onnx.save(model, path)
+
+
+def compute_in_fp16(path: Path) -> None:
+    """Rewrite a graph in place so that it computes in float16, with float32 inputs and outputs.
+
+    The conversion begins at the float32 graph, whose BatchNorm is folded into the convolutions: the variances behind it
+    can exceed float16's 65504, the folded weights do not. What `kept_in_float` names stays float32.
+    """
+    import onnx
+
+    with quiet():  # weights below float16's smallest number are rounded up to it, each said
+        from onnxruntime.transformers.float16 import convert_float_to_float16
+
+        model = convert_float_to_float16(onnx.load(path), keep_io_types=True, node_block_list=kept_in_float(path))
+    onnx.save(model, path)
+
+
+def quantize(path: Path, feeds: Sequence[Feed]) -> None:
+    """Rewrite a graph in place in 8 bits: weights per channel, activations by their mean range over `feeds`.
+
+    `feeds` are calls: arrays by input name. Left in float32: the correlation, attention's products, and everything
+    from the head's last convolutions on.
+    Raises UserError when ONNX Runtime's quantisation tool cannot do it.
+    """
+    if not feeds:
+        raise UserError(f"{path.name}: no crops to calibrate on; name a test set with --dataset and --dataset_dir")
+    rest = iter(feeds)
+    reader: Any = SimpleNamespace(get_next=lambda: next(rest, None))
+    prepared, done = path.with_suffix(".prepared.onnx"), path.with_suffix(".int8.onnx")
+    try:
+        with quiet():
+            from onnxruntime.quantization import QuantFormat, QuantType, quantize_static
+            from onnxruntime.quantization.shape_inference import quant_pre_process
+
+            quant_pre_process(str(path), str(prepared), skip_symbolic_shape=True)
+            # Weights keep 7 bits: a processor without VNNI sums two products of 8 bits in 16, which overflows.
+            quantize_static(str(prepared), str(done), reader, quant_format=QuantFormat.QDQ, per_channel=True,
+                            reduce_range=True, activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
+                            op_types_to_quantize=QUANTIZED, nodes_to_exclude=kept_in_float(prepared),
+                            extra_options={"CalibMovingAverage": True})
+        done.replace(path)
+    except (AssertionError, ValueError, RuntimeError) as error:
+        raise UserError(f"{path.name}: ONNX Runtime's tool cannot quantize it ({error}); does the network give finite "
+                        f"numbers on these crops?") from error
+    except ImportError as error:
+        raise UserError("int8 needs ONNX Runtime's quantisation tool; pip install -e '.[export]'") from error
+    finally:
+        prepared.unlink(missing_ok=True)
+        done.unlink(missing_ok=True)
+
+
+def kept_in_float(path: Path) -> list[str]:
+    """Return the names of the nodes that stay float32: those whose rounding would cost boxes.
+
+    They are the products of two activations (correlation, attention); the last weighted node before each of the
+    search graph's outputs, what lies between it and the output (exp makes a rounding a factor), and all that is
+    computed from there on (the object-aware branch, whose offsets are pixels).
+    """
+    import onnx
+
+    graph = onnx.load(path).graph
+    constants = {weight.name for weight in graph.initializer}
+    maker = {name: node for node in graph.node for name in node.output}
+    kept = {node.name for node in graph.node if node.op_type in _WEIGHTED and node.input[1] not in constants}
+    if any(output.name == "ltrb" for output in graph.output):
+        edge = [maker[output.name] for output in graph.output]
+        while edge:
+            node = edge.pop()
+            kept.add(node.name)
+            if node.op_type not in _WEIGHTED:
+                edge += [maker[name] for name in node.input if name in maker and maker[name].name not in kept]
+        box_side = _between(graph, "ltrb", maker)
+        for node in graph.node:  # in order of computation, so one pass reaches all that follows
+            if box_side.intersection(node.input):
+                kept.add(node.name)
+                box_side.update(node.output)
+    return sorted(kept)
+
+
+def _between(graph: Any, output: str, maker: Mapping[str, Any]) -> set[str]:
+    """Return the tensors from the last weighted node to `output`, that node's own result included."""
+    found, edge = set(), [output]
+    while edge:
+        name = edge.pop()
+        found.add(name)
+        if name in maker and maker[name].op_type not in _WEIGHTED:
+            edge += [source for source in maker[name].input if source in maker and source not in found]
+    return found

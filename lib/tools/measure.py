@@ -29,10 +29,11 @@ from tqdm import tqdm
 from lib.benchmarks import Benchmark, load_benchmark
 from lib.benchmarks import Sequence as Video
 from lib.crops import TEMPLATE_SIZE, Image, grid_points
+from lib.distributed import available_cpus
 from lib.errors import UserError, did_you_mean
 from lib.eval_toolkit.protocols import score_results
 from lib.eval_toolkit.tables import Table, as_text
-from lib.files import atomic_write, check_output
+from lib.files import check_output, write_whole
 from lib.images import read_image
 from lib.models.ocean import Ocean_
 from lib.options import MarginOptions
@@ -152,19 +153,24 @@ def watch_memory() -> int | None:
     """Return the memory this process holds, and forget what it held before; None elsewhere than on Linux."""
     with contextlib.suppress(OSError):
         Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
-    return _memory_line("VmRSS")
+    return _memory("VmRSS")
 
 
 def most_memory() -> int | None:
     """Return the most memory this process has held since `watch_memory`, None elsewhere than on Linux."""
-    return _memory_line("VmHWM")  # not getrusage's: a new process begins with that of the one that started it
+    return _memory("VmHWM")  # not getrusage's: a new process begins with that of the one that started it
 
 
-def _memory_line(name: str) -> int | None:
-    """Return the bytes of a line of Linux's account of this process."""
-    account = Path("/proc/self/status")
-    lines = account.read_text(encoding="utf-8", errors="replace").splitlines() if account.is_file() else []
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:")), None)
+def _memory(name: str) -> int | None:
+    text = _told_by_linux("self/status", name)
+    return int(text.split()[0]) * 1024 if text else None
+
+
+def _told_by_linux(file: str, name: str) -> str:
+    """Return what the first line `name: ...` of a file below /proc says, "" elsewhere than on Linux."""
+    path = Path("/proc", file)
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines() if path.is_file() else []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith(name)), "")
 
 
 def machine(device: torch.device, *, busy: float = 0.0) -> str:
@@ -172,23 +178,16 @@ def machine(device: torch.device, *, busy: float = 0.0) -> str:
 
     `busy` is `load()` before the measurement: what other processes had asked of the processor is said too.
     """
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    chip = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
+    chip = torch.cuda.get_device_name(device) if device.type == "cuda" else (
+        _told_by_linux("cpuinfo", "model name") or platform.processor() or platform.machine())
     shared = f", shared with other work (load {busy:.1f} before the start)" if busy > BUSY_LOAD else ""
-    return f"{chip}, {cores} cores, {torch.get_num_threads()} threads, torch {torch.__version__}{shared}"
+    cores, threads = len(available_cpus()), torch.get_num_threads()
+    return f"{chip}, {cores} cores, {threads} threads, torch {torch.__version__}{shared}"
 
 
 def load() -> float:
     """Return how many processes wanted the processor in the last minute, 0 where the system does not tell."""
     return os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0
-
-
-def _processor() -> str:
-    """Return the processor's name as the system gives it."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text(encoding="utf-8", errors="replace").splitlines() if info.is_file() else []
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, "") or platform.processor() or platform.machine()
 
 
 def commit() -> str:
@@ -282,8 +281,7 @@ def margin(options: MarginOptions) -> int:
     print(as_text([Table(f"{options.resume} on {benchmark.name}", columns, tuple(rows))], []), end="")
     if options.out is not None:
         pictures = [picture for _, _, picture in sorted(worst, key=lambda item: item[0])]
-        with atomic_write(options.out, mode="wb") as file:
-            file.write(bytes(cv2.imencode(".png", contact_sheet(pictures))[1]))
+        write_whole(options.out, bytes(cv2.imencode(".png", contact_sheet(pictures))[1]))
     return 0
 
 

@@ -37,7 +37,10 @@ _log = logging.getLogger(__name__)
 
 def main(options: OnekeyOptions) -> int:
     """Return 0 when every part that is asked for is done, else the exit code of the one that stopped."""
-    cfg = _with_plain_names(load_config(options.cfg, overrides=options.overrides))
+    cfg = load_config(options.cfg, overrides=options.overrides)
+    # Test sets are called as their folders of results are: OTB2015 for OTB100.
+    cfg = cfg.model_copy(update={name: part.model_copy(update={"DATA": canonical_name(part.DATA)})
+                                 for name, part in (("TEST", cfg.TEST), ("TUNE", cfg.TUNE))})
     if not (cfg.TRAIN.ISTRUE or cfg.TEST.ISTRUE or cfg.TUNE.ISTRUE):
         raise UserError(f"{options.cfg}: TRAIN.ISTRUE, TEST.ISTRUE and TUNE.ISTRUE are all False: nothing to do")
     _check(cfg, options)
@@ -52,13 +55,6 @@ def main(options: OnekeyOptions) -> int:
     for dataset in dict.fromkeys([cfg.TEST.DATA] * cfg.TEST.ISTRUE + [cfg.TUNE.DATA] * cfg.TUNE.ISTRUE):
         _report(dataset, cfg, options)
     return 0
-
-
-def _with_plain_names(cfg: Config) -> Config:
-    """Return the configuration with its test sets called as their folders of results are: OTB2015 for OTB100."""
-    parts = {name: part.model_copy(update={"DATA": canonical_name(part.DATA)})
-             for name, part in (("TEST", cfg.TEST), ("TUNE", cfg.TUNE))}
-    return cfg.model_copy(update=parts)
 
 
 def _check(cfg: Config, options: OnekeyOptions) -> None:

@@ -25,7 +25,7 @@ from lib.errors import UserError
 from lib.eval_toolkit.bootstrap import paired_differences
 from lib.eval_toolkit.protocols import ScoreSummary, score_results
 from lib.eval_toolkit.tables import Table, markdown_table
-from lib.files import atomic_write, read_yaml
+from lib.files import read_yaml, write_whole
 from lib.log import RunLog
 from lib.models.models import build_model
 from lib.options import PretrainOptions, StudyOptions, TestOptions, TrainOptions
@@ -80,8 +80,7 @@ def main(options: StudyOptions) -> int:
                 return code
     text = table(study, folder, name=options.cfg.stem)
     print(text)
-    with atomic_write(folder / "study.md") as file:
-        file.write(text + "\n")
+    write_whole(folder / "study.md", text + "\n")
     return 0
 
 

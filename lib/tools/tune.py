@@ -31,7 +31,7 @@ from lib.config_file import load_config
 from lib.errors import UserError
 from lib.eval_toolkit.protocols import check_scored_here
 from lib.eval_toolkit.tables import Cell, Table, markdown_table
-from lib.files import atomic_write, check_output
+from lib.files import atomic_write, check_output, write_whole
 from lib.log import RunLog
 from lib.options import TuneOptions
 from lib.testing.opening import open_tracker, weights_file
@@ -194,16 +194,16 @@ def _optuna() -> Any:
     return optuna
 
 
-def ranges_around(start: TrackerParams) -> dict[str, tuple[float, float]]:
-    """Return the ranges to search, widened to hold the settings in force where these lie outside."""
-    values = {name: round(getattr(start, name), 3) for name in RANGES}
-    return {name: (min(low, values[name]), max(high, values[name])) for name, (low, high) in RANGES.items()}
-
-
 def suggest(trial: Any, start: TrackerParams, *, has_branch: bool) -> TrackerParams:
-    """Return the settings that the sampler proposes for a trial; `ratio` only where the model has two scores."""
-    names = {name: bounds for name, bounds in ranges_around(start).items() if name != "ratio" or has_branch}
-    numbers = {name: round(trial.suggest_float(name, *bounds, step=STEP), 3) for name, bounds in names.items()}
+    """Return the settings that the sampler proposes for a trial; `ratio` only where the model has two scores.
+
+    Ranges are widened to hold the settings in force where these lie outside.
+    """
+    numbers: dict[str, Any] = {}
+    for name, (low, high) in RANGES.items():
+        if name != "ratio" or has_branch:
+            now = round(getattr(start, name), 3)
+            numbers[name] = round(trial.suggest_float(name, min(low, now), max(high, now), step=STEP), 3)
     sides = {name: trial.suggest_categorical(name, SIDES) for name in ("small_sz", "big_sz")}
     return TrackerParams(**numbers, **sides)
 
@@ -299,8 +299,7 @@ def _write(folder: Path, study: Any, task: Task, lines: Sequence[Line]) -> str:
         file.writelines(f"# {comment}\n" for comment in comments)
         yaml.safe_dump({"TEST": asdict(best.params)}, file, sort_keys=False)
     write_plots(folder / "study.html", study, title=f"Tuning of {made}")
-    with atomic_write(folder / "study.md") as file:
-        file.write(text + "\n")
+    write_whole(folder / "study.md", text + "\n")
     _log.info("%s: best.yaml (for --params), study.md, study.html, study.db", folder)
     return text
 
@@ -320,31 +319,23 @@ def table(lines: Sequence[Line], *, dataset: str, notes: Sequence[str]) -> str:
 
 def write_plots(path: Path, study: Any, *, title: str) -> None:
     """Write Optuna's plots of a study as one page that needs no network; without plotly only a line to the log."""
-    from optuna import visualization
+    from optuna import importance, trial, visualization
 
     if not visualization.is_available():
         _log.warning("plotly is not installed, so there are no plots; pip install -e '.[tune]'")
         return
-    parts: list[str] = []
-    for name, figure in _figures(study, visualization).items():
-        figure.update_layout(title=name)
-        parts.append(figure.to_html(full_html=False, include_plotlyjs=not parts))
-    with atomic_write(path) as file:
-        file.write(f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>{html.escape(title)}</title>"
-                   f"</head><body><h1>{html.escape(title)}</h1>{''.join(parts)}</body></html>\n")
-
-
-def _figures(study: Any, visualization: Any) -> Mapping[str, Any]:
-    """Return the plots that the study has enough trials for."""
-    optuna = _optuna()
-    complete = study.get_trials(deepcopy=False, states=(optuna.trial.TrialState.COMPLETE,))
     figures = {"Score by trial": visualization.plot_optimization_history(study),
                "Running score and pruning": visualization.plot_intermediate_values(study),
                "Score by setting": visualization.plot_slice(study)}
-    if len(complete) < 2:
-        return figures
-    # The default evaluator needs scikit-learn; this one does not.
-    evaluator = optuna.importance.PedAnovaImportanceEvaluator()
-    return {**figures, "Settings together": visualization.plot_parallel_coordinate(study),
-            "When trials ran": visualization.plot_timeline(study),
-            "Which settings matter": visualization.plot_param_importances(study, evaluator=evaluator)}
+    if len(study.get_trials(deepcopy=False, states=(trial.TrialState.COMPLETE,))) >= 2:
+        # The default evaluator needs scikit-learn; this one does not.
+        evaluator = importance.PedAnovaImportanceEvaluator()
+        figures |= {"Settings together": visualization.plot_parallel_coordinate(study),
+                    "When trials ran": visualization.plot_timeline(study),
+                    "Which settings matter": visualization.plot_param_importances(study, evaluator=evaluator)}
+    parts: list[str] = []
+    for name, figure in figures.items():
+        figure.update_layout(title=name)
+        parts.append(figure.to_html(full_html=False, include_plotlyjs=not parts))
+    write_whole(path, f"<!doctype html><html lang='en'><head><meta charset='utf-8'><title>{html.escape(title)}</title>"
+                      f"</head><body><h1>{html.escape(title)}</h1>{''.join(parts)}</body></html>\n")

@@ -134,7 +134,6 @@ class Newest:
             yield frame
 
     def close(self) -> None:
-        """Stop reading and free the device."""
         self._ended = True
         self._thread.join(timeout=5)
         self._capture.release()

@@ -29,7 +29,7 @@ from lib.checkpoint import find_weights, where_else
 from lib.cli import as_argv
 from lib.crops import Image
 from lib.errors import UserError, did_you_mean
-from lib.files import atomic_write, read_text, read_yaml
+from lib.files import atomic_write, read_text, read_yaml, write_whole
 from lib.images import read_image
 from lib.log import RunLog
 from lib.options import ModelOptions, VotTrackerOptions, VotWorkspaceOptions
@@ -141,9 +141,11 @@ def workspace(options: VotWorkspaceOptions) -> int:
     """
     with RunLog(main=True):
         options = _checked(options)
+        shared = {key.name: getattr(options, key.name) for key in fields(ModelOptions)}
+        tracker = VotTrackerOptions(**shared, resume=options.resume, dataset=dataset_of(options.stack))
         write_config(options.folder, stack=options.stack, sequences=_sequences(options))
         register(options.folder / "trackers.ini", name=options.name, label=options.label or options.name,
-                 command=command_line(options))
+                 command=shlex.join([sys.executable, str(SCRIPT), *as_argv(tracker)]))  # from any folder
         for name in ("sequences", "results"):
             (options.folder / name).mkdir(exist_ok=True)
         _log.info("%s: config.yaml, and %s in trackers.ini", options.folder, options.name)
@@ -192,35 +194,23 @@ def dataset_of(stack: str) -> str:
     return Path(stack).parts[0].upper() if not stack.endswith((".yaml", ".yml")) else Path(stack).stem.upper()
 
 
-def command_line(options: VotWorkspaceOptions) -> str:
-    """Return the line that starts the tracker from any folder, with this Python."""
-    shared = {key.name: getattr(options, key.name) for key in fields(ModelOptions)}
-    tracker = VotTrackerOptions(**shared, resume=options.resume, dataset=dataset_of(options.stack))
-    return shlex.join([sys.executable, str(SCRIPT), *as_argv(tracker)])
-
-
 def _sequences(options: VotWorkspaceOptions) -> Path | None:
-    """Return the folder of videos if it is not the workspace's own, which the toolkit fills by itself."""
+    """Return the folder of videos if it is not the workspace's own, which the toolkit fills by itself, or --dummy does.
+    """
     if options.sequences is not None:
         if not (options.sequences / "list.txt").is_file():
             raise UserError(f"--sequences {options.sequences}: no list.txt, in which the toolkit looks for the names "
                             "of the videos; expected an official VOT folder")
         return Path(options.sequences.resolve())
     if options.dummy:
-        _write_dummy(options.folder / "sequences")
+        try:
+            from vot.dataset.dummy import generate_dummy
+        except ImportError as error:
+            raise UserError(f"--dummy: the toolkit is not installed here ({error}): {INSTALL}") from error
+        rendered = Path(generate_dummy(DUMMY_FRAMES).frame(0).filename()).parents[1]
+        shutil.copytree(rendered, options.folder / "sequences" / "dummy", dirs_exist_ok=True)
+        write_whole(options.folder / "sequences" / "list.txt", "dummy\n")
     return None
-
-
-def _write_dummy(folder: Path) -> None:
-    """Put the toolkit's own test video into `folder`; UserError when the toolkit is not there to render it."""
-    try:
-        from vot.dataset.dummy import generate_dummy
-    except ImportError as error:
-        raise UserError(f"--dummy: the toolkit is not installed here ({error}): {INSTALL}") from error
-    rendered = Path(generate_dummy(DUMMY_FRAMES).frame(0).filename()).parents[1]
-    shutil.copytree(rendered, folder / "dummy", dirs_exist_ok=True)
-    with atomic_write(folder / "list.txt") as file:
-        file.write("dummy\n")
 
 
 def write_config(folder: Path, *, stack: str, sequences: Path | None) -> None:
@@ -252,5 +242,4 @@ def register(path: Path, *, name: str, label: str, command: str) -> None:
                       {"label": label, "protocol": "trax", "command": command, "timeout": str(TIMEOUT)}.items()}
     text = io.StringIO()
     registry.write(text)
-    with atomic_write(path) as file:
-        file.write(text.getvalue())
+    write_whole(path, text.getvalue())

@@ -141,7 +141,6 @@ class Progress:
 
     @property
     def samples(self) -> int:
-        """Return the number of the stream's sample that comes next."""
         return self.start + self.step * self.pairs_per_step
 
     def continue_from(self, checkpoint: Mapping[str, Any]) -> None:

@@ -116,7 +116,8 @@ class DevicePrefetcher:
         if self._side is None:
             return batch
         with torch.cuda.stream(self._side):
-            moved = batch.to(self._device)
+            moved = batch._make(field.to(self._device, non_blocking=True) if isinstance(field, torch.Tensor) else field
+                                for field in batch)
         current = torch.cuda.current_stream(self._device)
         current.wait_stream(self._side)
         for field in moved:

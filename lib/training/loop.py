@@ -106,9 +106,7 @@ def train(cfg: Config, world: World, task: Any = Tracking) -> int:
             log.info("all %d epochs are done already; nothing to train", cfg.TRAIN.END_EPOCH)
             return 0
         stop = stack.enter_context(StopRequest(world))
-        done = trainer.run(stop)
-        stop.finish()
-        if not done:
+        if not trainer.run(stop):
             log.info("stopped on request after step %d; start again with --resume auto", progress.step)
             return EXIT_STOPPED
         skipped, replaced = trainer.skipped, len(trainer.monitor.unreadable)

@@ -51,17 +51,14 @@ class Stage:
             group["lr"] = rate * group["factor"]
 
     def rates(self) -> dict[str, float]:
-        """Return the current learning rate of each group, by the group's name."""
         return {group["name"]: float(group["lr"]) for group in self.optimizer.param_groups}
 
     def describe(self) -> str:
-        """Return one line on what trains."""
         groups = self.optimizer.param_groups
         sizes = " + ".join(f"{group['name']} {sum(p.numel() for p in group['params']):,}" for group in groups)
         return f"training {sizes} parameters" + ("" if self.thawed else "; the backbone's trunk is frozen")
 
     def parameters(self) -> list[nn.Parameter]:
-        """Return the parameters that train, in the optimizer's order."""
         return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
 
     def load_optimizer(self, state: Mapping[str, Any], names: list[str]) -> None:
@@ -101,7 +98,16 @@ def build_stage(model: Any, train: TrainConfig, *, epoch: int, world: World, bef
     groups = [{"name": part, "factor": rate_factor(train, base), "params": [parameter for _, parameter in items]}
               for part, (base, items) in parts.items() if items]
     names = tuple(name for _, items in parts.values() for name, _ in items)
-    stage = Stage(_wrap(model, train, world), _optimizer(groups, train), names, thawed, _frozen_batchnorm(model, train))
+    given: dict[str, Any] = {"lr": train.BASE_LR, "weight_decay": train.WEIGHT_DECAY}
+    optimizer = (torch.optim.AdamW(groups, **given) if train.OPTIMIZER == "AdamW"
+                 else torch.optim.SGD(groups, momentum=train.MOMENTUM, **given))
+    module: Any = model
+    if world.size > 1:
+        devices = [world.device] if world.device.type == "cuda" else None
+        module = DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
+    if train.COMPILE:
+        module = torch.compile(module)
+    stage = Stage(module, optimizer, names, thawed, _frozen_batchnorm(model, train))
     if before is not None:
         stage.load_optimizer(before.optimizer.state_dict(), list(before.names))
     return stage
@@ -129,20 +135,6 @@ def _frozen_batchnorm(model: Any, train: TrainConfig) -> tuple[nn.Module, ...]:
     return tuple(layer for module in model.trunk_layers().values() for layer in module.modules()
                  if isinstance(layer, nn.modules.batchnorm._BatchNorm)
                  and not any(parameter.requires_grad for parameter in layer.parameters()))
-
-
-def _optimizer(groups: list[dict[str, Any]], train: TrainConfig) -> torch.optim.Optimizer:
-    if train.OPTIMIZER == "AdamW":
-        return torch.optim.AdamW(groups, lr=train.BASE_LR, weight_decay=train.WEIGHT_DECAY)
-    return torch.optim.SGD(groups, lr=train.BASE_LR, momentum=train.MOMENTUM, weight_decay=train.WEIGHT_DECAY)
-
-
-def _wrap(model: nn.Module, train: TrainConfig, world: World) -> nn.Module:
-    module = model
-    if world.size > 1:
-        devices = [world.device] if world.device.type == "cuda" else None
-        module = DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
-    return torch.compile(module) if train.COMPILE else module  # type: ignore[return-value]
 
 
 def learning_rate(train: TrainConfig, *, epoch: int, step: int = 0, steps_per_epoch: int = 1) -> float:

@@ -243,7 +243,6 @@ class Trainer:
         }
 
     def close(self) -> None:
-        """End the loader processes, the progress bar and the TensorBoard writer."""
         self.bar.close()
         self.batches.close()
         self.board.close()

@@ -9,7 +9,7 @@ import re
 import shlex
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
@@ -20,16 +20,15 @@ from lib.config import DatasetConfig, SourceConfig
 from lib.crops import Image, box_in_crop511, crop511, mean_colour
 from lib.datasets import UnreadableCrop
 from lib.datasets.index import load_index
-from lib.datasets.prepare import stills, videos
-from lib.datasets.prepare.records import Filters, Task, safe_name
-from lib.datasets.prepare.work import Cutter, Journal, cut_all
+from lib.datasets.prepare import Task, safe_name, stills, videos
+from lib.datasets.prepare.work import CROPS, Journal, cut_all
 from lib.datasets.stores import crop_name, decode_crop, picture_path
 from lib.errors import UserError, did_you_mean
-from lib.files import atomic_write, sha256_of
+from lib.files import atomic_write, sha256_of, write_whole
 from lib.images import read_image
 from lib.options import PrepareOptions
 
-INDEX, PICTURES, MANIFEST, PREVIEW, CROPS = "train.json", "pictures.json", "manifest.json", "preview.png", "crop511"
+INDEX, PICTURES, MANIFEST, PREVIEW = "train.json", "pictures.json", "manifest.json", "preview.png"
 _SHEET = (6, 4)  # crops in a row, rows
 _CELL = 256  # px
 
@@ -55,18 +54,17 @@ def main(options: PrepareOptions) -> int:
         raise UserError(f"{options.source}: no source of that name{near}")
     if not options.root.is_dir():
         raise UserError(f"{options.root}: no such folder; expected {source} as its archive unpacks")
-    filters = Filters(**{item.name: getattr(options, item.name) for item in fields(Filters)})
-    settings = {
-        "source": source, "root": str(options.root.resolve()), "split": options.split,
-        "annotation": options.annotation, "pictures": options.pictures, "origin": options.origin,
-        "quality": options.quality, "crops": not options.no_crops, **asdict(filters),
-    }
+    settings = {**asdict(options), "source": source, "root": str(options.root.resolve()), "crops": not options.no_crops}
+    for key in ("out", "jobs", "no_crops"):  # which do not change what a crop is
+        del settings[key]
     tasks = READERS[source](options)
-    _check_names(tasks, options.root)
+    for name, count in Counter(task.name for task in tasks).items():
+        safe_name(name, place=str(options.root))
+        if count > 1:
+            raise UserError(f"{options.root}: {count} videos are called '{name}'; rename all but one")
     out = options.out
     with Journal(out, settings) as journal:
-        crops = None if options.no_crops else out / CROPS
-        cut_all(tasks, Cutter(options.root, crops, filters, options.quality), journal, jobs=options.jobs)
+        cut_all(tasks, options, journal)
         summary = finish(out, journal, settings)
         if not summary.crops:
             reasons = ", ".join(f"{count} {reason}" for reason, count in summary.dropped.most_common()) or "none"
@@ -75,14 +73,6 @@ def main(options: PrepareOptions) -> int:
         write_preview(out, journal, root=options.root if options.no_crops else None)
     _report(summary, options)
     return 0
-
-
-def _check_names(tasks: Sequence[Task], root: Path) -> None:
-    """Refuse names that would lead out of the folder of crops, or that two tasks share."""
-    for name, count in Counter(task.name for task in tasks).items():
-        safe_name(name, place=str(root))
-        if count > 1:
-            raise UserError(f"{root}: {count} videos are called '{name}'; rename all but one")
 
 
 @dataclass
@@ -98,7 +88,6 @@ class Summary:
     faults: list[str] = field(default_factory=list)
 
     def add(self, record: dict[str, Any]) -> None:
-        """Count one record of the journal."""
         self.videos += bool(record["tracks"])
         self.tracks += len(record["tracks"])
         self.frames += len(set().union(*record["tracks"].values()))
@@ -169,12 +158,10 @@ def write_preview(folder: Path, journal: Journal, *, root: Path | None = None) -
         for k, cell in enumerate(cells):
             top, left = k // _SHEET[0] * _CELL, k % _SHEET[0] * _CELL
             sheet[top : top + _CELL, left : left + _CELL] = cell
-        with atomic_write(folder / PREVIEW, mode="wb") as file:
-            file.write(bytes(cv2.imencode(".png", sheet)[1]))
+        write_whole(folder / PREVIEW, bytes(cv2.imencode(".png", sheet)[1]))
 
 
 def _preview_cell(record: dict[str, Any], track: int, frame: int, *, crops: Path, root: Path | None) -> Image:
-    """Return a small picture (_CELL, _CELL, 3) of a crop with its box."""
     box = record["tracks"][f"{track:02d}"][f"{frame:06d}"]
     size = np.array([box[2] - box[0], box[3] - box[1]])
     if root is None:

@@ -10,12 +10,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 from xml.etree import ElementTree
 
-from lib.datasets.prepare.records import ABSENT, MISSING, Box, Frame, Video, find_below, safe_name
+from lib.datasets.prepare import ABSENT, MISSING, Box, Frame, Video, find_below, safe_name
 from lib.errors import UserError
 from lib.files import read_json, read_text
 
-_MAX_JSON = 4 * 2**30  # bytes; instances_train2017.json has 0.45 GB
-_MAX_XML = 16 * 2**20  # bytes
 _BAD_XML = "annotation unreadable"
 ENDINGS = (".JPEG", ".jpg", ".jpeg", ".JPG", ".png", ".PNG", ".bmp", ".webp")  # of pictures, as looked for
 _COLUMNS = ("youtube_id", "timestamp_ms", "class_id", "class_name", "object_id", "object_presence", "xmin", "xmax",
@@ -33,7 +31,7 @@ def coco_tasks(root: Path, *, split: str = "", annotation: str = "", pictures: s
     UserError if they are not found or not in COCO's form.
     """
     json_path, folder, before = locate_coco(root, split=split, annotation=annotation, pictures=pictures)
-    data = read_json(json_path, max_bytes=_MAX_JSON)
+    data = read_json(json_path)
     if not isinstance(data, dict) or not all(isinstance(data.get(k), list) for k in ("images", "annotations")):
         raise UserError(f"{json_path}: not in COCO's form; expected an object with lists 'images' and 'annotations'")
     names = picture_names(data["images"], json_path)
@@ -121,7 +119,7 @@ def read_objects(path: Path, *, origin: int) -> tuple[tuple[Box, ...], int]:
     A `trackid` is the object's track, else its place among the file's objects. Raises UserError naming the file.
     """
     try:
-        tree = ElementTree.fromstring(read_text(path, max_bytes=_MAX_XML))
+        tree = ElementTree.fromstring(read_text(path))
     except (ElementTree.ParseError, ValueError) as error:
         raise UserError(f"{path}: not XML ({error})") from error
     boxes, dropped = [], 0
@@ -165,18 +163,14 @@ class XmlTask:
                 dropped[_BAD_XML] += 1
                 continue
             dropped.update({"no box": lost} if lost else {})
-            picture = _picture(self.root, f"{self.pictures}/{PurePosixPath(file).with_suffix('')}")
+            stem = f"{self.pictures}/{PurePosixPath(file).with_suffix('')}"
+            picture = next((stem + ending for ending in ENDINGS if (self.root / (stem + ending)).is_file()), None)
             if picture is None:
                 dropped[MISSING] += len(boxes)
                 faults.append(f"{path}: no picture of this name in {self.pictures}")
             else:
                 frames.append(Frame(picture, 0 if self.still else int(path.stem), boxes))
         return Video(self.name, tuple(frames), dropped, tuple(faults))
-
-
-def _picture(root: Path, stem: str) -> str | None:
-    """Return the picture whose path but for the ending is `stem`, None if there is none."""
-    return next((stem + ending for ending in ENDINGS if (root / (stem + ending)).is_file()), None)
 
 
 def vid_tasks(root: Path, *, split: str = "") -> list[XmlTask]:
@@ -242,7 +236,6 @@ class YoutubeTask:
 
     @property
     def name(self) -> str:
-        """Return the video's name."""
         return f"{self.split}/{self.video}"
 
     def read(self) -> Video:

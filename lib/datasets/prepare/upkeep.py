@@ -1,23 +1,27 @@
-"""`prepare check`, `pack` and `select`: what is done with a folder that prepare made."""
+"""`prepare check`, `pack`, `select` and `classes`: what is done beside the preparation of a source."""
 
 from __future__ import annotations
 
 import json
 import tarfile
 import zlib
-from collections.abc import Iterator, Sequence
+from collections import Counter
 from fnmatch import fnmatchcase
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
+from tqdm import tqdm
 
+from lib.crops import Image
 from lib.datasets import UnreadableCrop
-from lib.datasets.array_file import read_arrays, write_arrays
-from lib.datasets.index import MAX_BYTES, TrackIndex, load_index
-from lib.datasets.prepare.run import CROPS, INDEX, MANIFEST
-from lib.datasets.prepare.work import JOURNAL, Journal, on_all_cores, read_journal
+from lib.datasets.index import TrackIndex, load_index, read_arrays, write_arrays
+from lib.datasets.prepare import safe_name
+from lib.datasets.prepare.run import INDEX, MANIFEST
+from lib.datasets.prepare.stills import locate_coco, picture_names
+from lib.datasets.prepare.work import CROPS, JOURNAL, Journal, on_all_cores, read_journal
 from lib.datasets.stores import (
     TABLE,
     PackedCrops,
@@ -29,13 +33,15 @@ from lib.datasets.stores import (
     picture_path,
 )
 from lib.errors import UserError
-from lib.files import MAX_PICTURE_BYTES, atomic_write, read_json, read_regular, sha256_of
-from lib.options import CheckOptions, PackOptions, SelectOptions
+from lib.files import atomic_write, read_json, sha256_of, write_whole
+from lib.images import read_image
+from lib.options import CheckOptions, ClassesOptions, PackOptions, SelectOptions
 
 PACKED = "packed"  # the folder of the archives by default
 ROWS = 20_000  # crops in an archive: about a gigabyte
 _SHOWN = 20  # faults printed; the number of all is said
 _AT_ONCE = 2000  # rows of a packed folder that a process checks in one go
+_AROUND = 1.2  # side of the square that is cut for a classifier, over the object's longer one
 
 
 # ---- check
@@ -109,16 +115,14 @@ def _picture_faults(root: Path, record: dict[str, Any]) -> tuple[str, list[str]]
     return record["name"], [f"{path}: no such picture" for path in sorted(paths) if not path.is_file()]
 
 
-def _check_packed(folder: Path, *, jobs: int | None) -> Iterator[str]:
+def _check_packed(folder: Path, *, jobs: int | None) -> list[str]:
     try:
         packed = PackedCrops(folder / PACKED, load_index(folder / INDEX))
     except UserError as error:
-        yield str(error)
-        return
+        return [str(error)]
     rows = range(0, len(packed.index.frames), _AT_ONCE)
-    find = partial(_packed_faults, packed)
-    for faults in on_all_cores(find, rows, jobs=jobs, title="checking archives", unit=" parts"):
-        yield from faults
+    results = on_all_cores(partial(_packed_faults, packed), rows, jobs=jobs, title="checking archives", unit=" parts")
+    return [fault for faults in results for fault in faults]
 
 
 def _packed_faults(packed: PackedCrops, first: int) -> list[str]:
@@ -144,14 +148,14 @@ def pack_main(options: PackOptions) -> int:
     return 0
 
 
-def pack(folder: Path, out: Path, *, jobs: int | None, rows: int | None = None) -> int:
-    """Return the bytes of all archives of `rows` crops each, which now lie in `out` beside the table of offsets.
+def pack(folder: Path, out: Path, *, jobs: int | None) -> int:
+    """Return the bytes of all archives of ROWS crops each, which now lie in `out` beside the table of offsets.
 
     A killed run goes on: archives that are finished stay. Raises UserError naming a crop that is missing or damaged.
     """
-    index, rows = load_index(folder / INDEX), rows or ROWS
-    starts = range(0, len(index.frames), rows)
-    write = partial(_write_archive, index, folder / CROPS, out, rows)
+    index = load_index(folder / INDEX)
+    starts = range(0, len(index.frames), ROWS)
+    write = partial(_write_archive, index, folder / CROPS, out, ROWS)
     total = sum(on_all_cores(write, range(len(starts)), jobs=jobs, title="packing", unit=" archives"))
     parts = [read_arrays((out / archive_name(number)).with_suffix(".arrays")) for number in range(len(starts))]
     table = {key: np.concatenate([arrays[key] for arrays, _ in parts]) for key in ("offsets", "sizes", "crcs")}
@@ -192,7 +196,7 @@ def _write_archive(index: TrackIndex, crops: Path, out: Path, rows: int, number:
 def _whole_crop(index: TrackIndex, crops: Path, row: int) -> bytes:
     path = crops / crop_path(index, row)
     try:
-        data = read_regular(path, max_bytes=MAX_PICTURE_BYTES)
+        data = path.read_bytes()
         decode_crop(data, index.size_wh(row), place=str(path))
     except (OSError, UnreadableCrop) as error:
         raise UserError(f"{error}; only whole crops are packed: run prepare again to make it anew") from error
@@ -202,32 +206,81 @@ def _whole_crop(index: TrackIndex, crops: Path, row: int) -> bytes:
 # ---- select
 
 
-def select_main(options: SelectOptions) -> int:
-    """Return 0 when the smaller index is written."""
-    total, kept = select(options.index, options.out, only=options.only, without=options.without)
-    print(f"{options.out}: {kept} of {total} videos")
-    return 0
+def select(options: SelectOptions) -> int:
+    """Write the index of those videos, in the same order, whose name fits one of the shell patterns `only`, none of
+    `without`; return 0.
 
-
-def select(index: Path, out: Path, *, only: Sequence[str], without: Sequence[str] = ()) -> tuple[int, int]:
-    """Return how many videos there are and how many of them `out` now holds, in the same order.
-
-    Those whose name fits one of the shell patterns `only` and none of `without`. Raises UserError if that is none, if
-    a pattern fits nothing (a misspelt name would silently hold nothing out), or if the index cannot be read.
+    Raises UserError if that is none, if a pattern fits nothing (a misspelt name would silently hold nothing out), or if
+    the index cannot be read.
     """
+    index, out = options.index, options.out
     if out.resolve() == index.resolve():
         raise UserError(f"--out {out}: is the index itself; choose another name")
-    videos = read_json(index, max_bytes=MAX_BYTES)
+    videos = read_json(index)
     if not isinstance(videos, dict):
         raise UserError(f"{index}: expected the index of a source, {{video: {{track: {{frame: box}}}}}}")
-    for pattern in (*only, *without):
+    for pattern in (*options.only, *options.without):
         if not any(fnmatchcase(name, pattern) for name in videos):
             raise UserError(f"{index}: no video is called '{pattern}'; it holds {', '.join(sorted(videos)[:3])} ...")
     chosen = {name: tracks for name, tracks in videos.items()
-              if any(fnmatchcase(name, pattern) for pattern in only)
-              and not any(fnmatchcase(name, pattern) for pattern in without)}
+              if any(fnmatchcase(name, pattern) for pattern in options.only)
+              and not any(fnmatchcase(name, pattern) for pattern in options.without)}
     if not chosen:
         raise UserError(f"{index}: --without leaves none of its {len(videos)} videos")
-    with atomic_write(out) as file:
-        json.dump(chosen, file)
-    return len(videos), len(chosen)
+    write_whole(out, json.dumps(chosen))
+    print(f"{out}: {len(chosen)} of {len(videos)} videos")
+    return 0
+
+
+# ---- classes
+
+
+def classes_main(options: ClassesOptions) -> int:
+    """Write out/train/<category>/*.jpg and out/val/...; return 0. A picture's objects are all in one of the two.
+
+    Left out, and counted: crowds, objects below --least_side px, categories with fewer than --least objects. A file
+    that is there is not made again. Raises UserError.
+    """
+    json_path, folder, _ = locate_coco(options.root, split=options.split, annotation=options.annotation,
+                                       pictures=options.pictures)
+    data = read_json(json_path)
+    names = picture_names(data["images"], json_path)
+    try:
+        kinds = {kind["id"]: safe_name(str(kind["name"]).replace("/", "_"), place=str(json_path))
+                 for kind in data["categories"]}
+        objects = [(row["image_id"], number, kinds[row["category_id"]], [float(value) for value in row["bbox"]])
+                   for number, row in enumerate(data["annotations"]) if not row.get("iscrowd")]
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{json_path}: not in COCO's form ({error!r}); expected categories with id and name, and "
+                        f"annotations with image_id, category_id and bbox") from error
+    large = [item for item in objects if min(item[3][2:]) >= options.least_side]
+    count = Counter(kind for _, _, kind, _ in large)
+    kept = sorted((item for item in large if count[item[2]] >= options.least), key=lambda item: str(item[0]))
+    written: Counter[str] = Counter()
+    image: Image = np.empty((0, 0, 3), np.uint8)
+    before = None
+    for picture, number, kind, box in tqdm(kept, unit="object", disable=None):
+        part = "val" if zlib.crc32(str(picture).encode()) % 100 < options.val else "train"
+        path = options.out / part / kind / f"{number}.jpg"
+        written[part] += 1
+        if path.is_file():
+            continue
+        if picture != before:
+            image, before = read_image(folder / names[picture]), picture
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_whole(path, bytes(cv2.imencode(".jpg", _cut(image, box, side=options.side))[1]))
+    print(f"{options.out}: {written['train']} objects to train on and {written['val']} to validate on, "
+          f"{sum(number >= options.least for number in count.values())} categories; left out: "
+          f"{len(objects) - len(large)} too small, {len(large) - len(kept)} of rare categories")
+    return 0
+
+
+def _cut(image: Image, box_xywh: list[float], *, side: int) -> Image:
+    """Return the square around a box, at most `side` px; the border's px go on beyond the picture."""
+    x, y, width, height = box_xywh
+    half = _AROUND * max(width, height) / 2
+    scale = min(1.0, side / (2 * half))
+    size = max(1, round(2 * half * scale))
+    matrix = np.array([[scale, 0, -scale * (x + width / 2 - half)], [0, scale, -scale * (y + height / 2 - half)]])
+    return np.asarray(cv2.warpAffine(image, matrix, (size, size), flags=cv2.INTER_AREA,
+                                     borderMode=cv2.BORDER_REPLICATE), np.uint8)

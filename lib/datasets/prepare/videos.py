@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from lib.benchmarks import readers
 from lib.benchmarks.box_files import read_truth
 from lib.boxes import xywh_to_xyxy
-from lib.datasets.prepare.records import ABSENT, MISSING, Box, Frame, Video, find_below, safe_name
+from lib.datasets.prepare import ABSENT, MISSING, Box, Frame, Video, find_below, safe_name
 from lib.errors import UserError
 from lib.files import read_text
 from lib.images import list_images

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
+import signal
 import sqlite3
 import sys
-import threading
-import time
 import zlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,18 +21,18 @@ from filelock import FileLock, Timeout
 from tqdm import tqdm
 
 from lib.crops import Image, crop511, mean_colour
-from lib.datasets.prepare.records import MISSING, UNREADABLE, Box, Filters, Frame, Task, Video
+from lib.datasets.prepare import ABSENT, MISSING, UNREADABLE, Frame, Task, Video, unwanted
 from lib.datasets.stores import crop_name, pack_pictures
+from lib.distributed import available_cpus, die_with_parent
 from lib.errors import UserError
-from lib.files import MAX_PICTURE_BYTES, read_regular
 from lib.images import decode
+from lib.options import PrepareOptions
 
 In = TypeVar("In")
 Out = TypeVar("Out")
 
-JOURNAL, OLD_JOURNAL = "journal.db", "journal.jsonl"
+JOURNAL, CROPS = "journal.db", "crop511"
 _PATIENCE = 5.0  # s; the processes of a killed run hold the folder until they notice, in a second
-_COMMIT_EVERY = 0.2  # s; a record of its own for each of a million stills would wait for the disk a million times
 _AHEAD = 4  # tasks handed out per process, so that none waits for the next
 _BLOCK = 16  # px of a block with chroma at half the resolution, OpenCV's default
 _GOES_ON = "free some space and run the same command again: it goes on where it stopped"
@@ -47,16 +44,13 @@ _GOES_ON = "free some space and run the same command again: it goes on where it 
 class Journal:
     """The open journal of a folder, an SQLite file with one record per finished task; the folder is this run's alone.
 
-    Records reach the disk a few times a second: a kill costs what was cut since then. Tasks with faults are to be done
-    again: broken pictures or annotations may have been mended. UserError if another run has the folder, or other
-    settings made its crops.
+    Tasks with faults are to be done again: broken pictures or annotations may have been mended. UserError if another
+    run has the folder, or other settings made its crops.
     """
 
     def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
         self.path = folder / JOURNAL
         self._lock = FileLock(folder / "journal.lock", timeout=_PATIENCE)
-        self._next_commit = 0.0
-        self.done: set[str] = set()
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._lock.acquire()
@@ -66,21 +60,18 @@ class Journal:
         except OSError as error:
             raise UserError(f"{folder}: cannot be written ({error.strerror}); choose another --out") from error
         try:
-            old = _read_old(folder) if not self.path.exists() else None
-            self._db = sqlite3.connect(self.path)
+            self._db = sqlite3.connect(self.path, isolation_level=None)
+            # Written at once but not waited for: a million stills would wait for the disk a million times.
+            self._run("PRAGMA journal_mode = WAL")
+            self._run("PRAGMA synchronous = NORMAL")
             self._run("CREATE TABLE IF NOT EXISTS settings (settings TEXT)")
             self._run("CREATE TABLE IF NOT EXISTS tasks (name TEXT PRIMARY KEY, crops INT, faults INT, record TEXT)")
-            if old is not None:
-                self._begin(old[0])
-                for record in old[1].values():
-                    self.add(record)
             self._check_settings(json.loads(json.dumps(dict(settings))))
             self._run("DELETE FROM tasks WHERE faults > 0")
-            self._commit()
         except BaseException:
             self._lock.release()
             raise
-        self.done = {name for (name,) in self._run("SELECT name FROM tasks")}
+        self.done: set[str] = {name for (name,) in self._run("SELECT name FROM tasks")}
 
     def _run(self, command: str, *values: Any) -> sqlite3.Cursor:
         try:
@@ -89,10 +80,6 @@ class Journal:
             raise UserError(f"{self.path}: cannot be written ({error}); {_GOES_ON}") from error
         except sqlite3.DatabaseError as error:
             raise UserError(f"{self.path}: damaged ({error}); delete the folder, or choose another --out") from error
-
-    def _begin(self, settings: Mapping[str, Any]) -> None:
-        self._run("DELETE FROM settings")
-        self._run("INSERT INTO settings VALUES (?)", json.dumps(settings, ensure_ascii=False))
 
     def _check_settings(self, wanted: dict[str, Any]) -> None:
         """Refuse other settings than those that the crops here were made with; a try without crops binds to nothing."""
@@ -107,20 +94,13 @@ class Journal:
         if differing:
             self._run("DELETE FROM tasks")
         if differing or not row:
-            self._begin(wanted)
+            self._run("DELETE FROM settings")
+            self._run("INSERT INTO settings VALUES (?)", json.dumps(wanted, ensure_ascii=False))
 
     def add(self, record: Mapping[str, Any]) -> None:
-        """Keep one finished task's record."""
         self._run("INSERT OR REPLACE INTO tasks VALUES (?, ?, ?, ?)", record["name"], record["crops"],
                   len(record["faults"]), json.dumps(record, ensure_ascii=False, separators=(",", ":")))
         self.done.add(record["name"])
-        if time.monotonic() > self._next_commit:
-            self._commit()
-
-    def _commit(self) -> None:
-        if self._db.in_transaction:
-            self._run("COMMIT")
-        self._next_commit = time.monotonic() + _COMMIT_EVERY
 
     def records(self, names: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
         """Return an iterator over the records of the given tasks, by default of all, ordered by name."""
@@ -133,35 +113,16 @@ class Journal:
         return self
 
     def __exit__(self, *_error: object) -> None:
-        try:
-            self._commit()
-        finally:
-            self._db.close()
-            self._lock.release()
-
-
-def _read_old(folder: Path) -> tuple[dict[str, Any], dict[str, dict[str, Any]]] | None:
-    """Return what `read_journal` does of a folder begun by an older version, up to a line cut short; None without."""
-    lines: list[dict[str, Any]] = []
-    try:
-        with (folder / OLD_JOURNAL).open("rb") as file:
-            for line in file:
-                lines.append(json.loads(line))
-    except FileNotFoundError:
-        return None
-    except ValueError:
-        pass  # a kill leaves half a line, a power cut one of zeros; what follows it is done again
-    return (lines[0], {record["name"]: record for record in lines[1:]}) if lines else None
+        self._db.execute("PRAGMA journal_mode = DELETE")  # one file, that is read from a disk without writing too
+        self._db.close()
+        self._lock.release()
 
 
 def read_journal(folder: Path) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
     """Return the settings of a prepared folder and its records by task; UserError where there is no journal."""
     if not (folder / JOURNAL).is_file():
-        old = _read_old(folder)
-        if old is None:
-            raise UserError(f"{folder / JOURNAL}: no such file; expected a folder written by `python -m "
-                            "lib.datasets.prepare`")
-        return old
+        raise UserError(f"{folder / JOURNAL}: no such file; expected a folder written by `python -m "
+                        "lib.datasets.prepare`")
     try:
         db = sqlite3.connect(folder / JOURNAL)
         (settings,) = db.execute("SELECT settings FROM settings").fetchone()
@@ -175,78 +136,70 @@ def read_journal(folder: Path) -> tuple[dict[str, Any], dict[str, dict[str, Any]
 # ---- cutting
 
 
-@dataclass(frozen=True)
-class Cutter:
-    """How tasks are cut; `out` None writes no crops (training from the raw pictures) but checks the pictures all the
-    same, so that the index is the same."""
+def cut(options: PrepareOptions, task: Task) -> dict[str, Any]:
+    """Return the journal's record of a task whose crops are now written, unless options say that there be none.
 
-    root: Path
-    out: Path | None
-    filters: Filters
-    quality: int
-
-    def cut(self, task: Task) -> dict[str, Any]:
-        """Return the journal's record of a task whose crops are now written.
-
-        Keys: name; tracks {track: {frame: box}}; pictures, the frame's paths; crops and bytes, counts; crc, 8 hex
-        digits of each crop's CRC-32 in the order of `tracks`; dropped {reason: boxes}; faults, pictures not usable.
-        """
+    Keys: name; tracks {track: {frame: box}}; pictures, the frame's paths; crops and bytes, counts; crc, 8 hex
+    digits of each crop's CRC-32 in the order of `tracks`; dropped {reason: boxes}; faults, pictures not usable.
+    """
+    try:
+        video = task.read()
+    except UserError as error:  # one broken annotation among thousands does not end the work
+        video = Video(task.name, (), {}, (str(error),))
+    dropped: Counter[str] = Counter(video.dropped)
+    rows: list[tuple[int, int, list[float], int, str]] = []
+    pictures: dict[int, str] = {}
+    faults = list(video.faults)
+    for frame in video.frames:
+        if options.absent == "drop" and (absent := sum(box.absent for box in frame.boxes)):
+            dropped[ABSENT] += absent
+            frame = frame._replace(boxes=tuple(box for box in frame.boxes if not box.absent))
+        if not frame.boxes:
+            continue
         try:
-            video = task.read()
-        except UserError as error:  # one broken annotation among thousands does not end the work
-            video = Video(task.name, (), {}, (str(error),))
-        dropped: Counter[str] = Counter(video.dropped)
-        rows: list[tuple[int, int, list[float], int, str]] = []
-        pictures: dict[int, str] = {}
-        faults = list(video.faults)
-        for frame in (self.filters.seen(frame, dropped) for frame in video.frames):
-            if not frame.boxes:
-                continue
-            try:
-                kept = self._frame(frame, video.name, dropped)
-            except (OSError, ValueError) as error:
-                missing = isinstance(error, FileNotFoundError)
-                dropped[MISSING if missing else UNREADABLE] += len(frame.boxes)
-                faults.append(f"{frame.picture}: {'no such file' if missing else error}")
-                continue
-            rows += kept
-            if kept:
-                pictures[frame.number] = frame.picture
-        rows.sort(key=lambda row: row[:2])
-        tracks: dict[str, dict[str, list[float]]] = {}
-        for track, number, box, _, _ in rows:
-            tracks.setdefault(f"{track:02d}", {})[f"{number:06d}"] = box
-        return {
-            "name": video.name, "tracks": tracks, "pictures": pack_pictures(pictures), "crops": len(rows),
-            "bytes": sum(row[3] for row in rows), "crc": "".join(row[4] for row in rows), "dropped": dropped,
-            "faults": faults,
-        }
+            kept = _cut_frame(options, frame, video.name, dropped)
+        except (OSError, ValueError) as error:
+            missing = isinstance(error, FileNotFoundError)
+            dropped[MISSING if missing else UNREADABLE] += len(frame.boxes)
+            faults.append(f"{frame.picture}: {'no such file' if missing else error}")
+            continue
+        rows += kept
+        if kept:
+            pictures[frame.number] = frame.picture
+    rows.sort(key=lambda row: row[:2])
+    tracks: dict[str, dict[str, list[float]]] = {}
+    for track, number, box, _, _ in rows:
+        tracks.setdefault(f"{track:02d}", {})[f"{number:06d}"] = box
+    return {
+        "name": video.name, "tracks": tracks, "pictures": pack_pictures(pictures), "crops": len(rows),
+        "bytes": sum(row[3] for row in rows), "crc": "".join(row[4] for row in rows), "dropped": dropped,
+        "faults": faults,
+    }
 
-    def _frame(self, frame: Frame, video: str, dropped: Counter[str]) -> list[tuple[int, int, list[float], int, str]]:
-        """Return (track, frame, box, bytes, crc) of each box of a frame that is kept, its crop written."""
-        picture = decode(read_regular(self.root / frame.picture, max_bytes=MAX_PICTURE_BYTES))
-        height, width = picture.shape[:2]
-        kept: list[Box] = []
-        for box in frame.boxes:
-            if frame.relative:
-                x1, y1, x2, y2 = box.xyxy
-                box = box._replace(xyxy=(x1 * width, y1 * height, x2 * width, y2 * height))
-            reason = self.filters.reason(box, width=width, height=height)
-            if reason is None:
-                kept.append(box)
-            else:
-                dropped[reason] += 1
-        fill = mean_colour(picture) if kept else (0.0, 0.0, 0.0)
-        rows = []
-        for box in kept:
-            size, crc = 0, ""
-            rounded = [round(v, 2) for v in box.xyxy]
-            if self.out is not None:
-                data = encode(crop511(picture, rounded, fill=fill), quality=self.quality)
-                _write_crop(self.out / video / crop_name(frame.number, box.track), data)
-                size, crc = len(data), f"{zlib.crc32(data):08x}"
-            rows.append((box.track, frame.number, rounded, size, crc))
-        return rows
+
+def _cut_frame(
+    options: PrepareOptions, frame: Frame, video: str, dropped: Counter[str]
+) -> list[tuple[int, int, list[float], int, str]]:
+    """Return (track, frame, box, bytes, crc) of each box of a frame that is kept, its crop written."""
+    picture = decode((options.root / frame.picture).read_bytes())
+    height, width = picture.shape[:2]
+    fill = mean_colour(picture)
+    rows = []
+    for box in frame.boxes:
+        if frame.relative:
+            x1, y1, x2, y2 = box.xyxy
+            box = box._replace(xyxy=(x1 * width, y1 * height, x2 * width, y2 * height))
+        if reason := unwanted(box, options, width=width, height=height):
+            dropped[reason] += 1
+            continue
+        size, crc = 0, ""
+        rounded = [round(v, 2) for v in box.xyxy]
+        if not options.no_crops:
+            data = encode(crop511(picture, rounded, fill=fill), quality=options.quality)
+            _write_crop(options.out / CROPS / video / crop_name(frame.number, box.track), data)
+            size, crc = len(data), f"{zlib.crc32(data):08x}"
+        rows.append((box.track, frame.number, rounded, size, crc))
+    return rows
 
 
 def encode(image: Image, *, quality: int) -> bytes:
@@ -279,13 +232,13 @@ def _write_crop(path: Path, data: bytes) -> None:
         raise UserError(f"{path}: cannot be written ({error.strerror}); {_GOES_ON}") from error
 
 
-def cut_all(tasks: Sequence[Task], cutter: Cutter, journal: Journal, *, jobs: int | None) -> None:
-    """Cut all tasks that the journal does not hold, on `jobs` processes; the journal grows by one record for each.
+def cut_all(tasks: Sequence[Task], options: PrepareOptions, journal: Journal) -> None:
+    """Cut all tasks that the journal does not hold, on all cores; the journal grows by one record for each.
 
     Raises UserError if a process is killed or the disk is full; what is done stays done.
     """
     todo = [task for task in tasks if task.name not in journal.done]
-    for record in on_all_cores(cutter.cut, todo, jobs=jobs, title="cutting", unit=" tasks",
+    for record in on_all_cores(partial(cut, options), todo, jobs=options.jobs, title="cutting", unit=" tasks",
                                done=len(tasks) - len(todo)):
         journal.add(record)
 
@@ -302,7 +255,7 @@ def on_all_cores(
     """
     pace = 0.1 if sys.stderr.isatty() else 10.0  # s; a log file needs no bar ten times a second
     with tqdm(total=done + len(items), initial=done, unit=unit, smoothing=0.05, desc=title, mininterval=pace) as bar:
-        for result in _results(work, items, jobs=jobs or _cores()):
+        for result in _results(work, items, jobs=jobs or len(available_cpus())):
             yield result
             bar.update()
 
@@ -333,16 +286,4 @@ def _results(work: Callable[[In], Out], items: Sequence[In], *, jobs: int) -> It
 def _start_process() -> None:
     """Prepare a process of the pool: one thread of OpenCV, and an end when the parent has been killed."""
     cv2.setNumThreads(0)
-
-    def watch() -> None:
-        parent = multiprocessing.parent_process()
-        assert parent is not None, "a process of a pool has one, however it was started"
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=watch, daemon=True).start()
-
-
-def _cores() -> int:
-    """Return the number of cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    die_with_parent(signal.SIGKILL)

@@ -54,7 +54,6 @@ class SyntheticSource:
 
     @property
     def num_tracks(self) -> int:
-        """Return the number of tracks."""
         return self.tracks
 
     def pair(self, track: int, rng: np.random.Generator) -> FramePair:
@@ -174,7 +173,6 @@ def _record_of(folder: Path) -> Any:
 def _write_sequence(
     folder: Path, frames: Iterator[tuple[Image, Boxes]], record: dict[str, Any], progress: Callable[[int], object]
 ) -> None:
-    """Write one sequence and its record to a new folder."""
     (folder / "img").mkdir(parents=True)
     rows = []
     for index, (image, (x, y, w, h)) in enumerate(frames):

@@ -77,7 +77,6 @@ class Body:
         return replace(self, scale=scale, shift=(float(x), float(y)))
 
     def painted_as(self, other: Body) -> Body:
-        """Return the body with the textures of another one."""
         return replace(self, patches=tuple(other.patches[i % len(other.patches)] for i in range(len(self.patches))))
 
 
@@ -92,10 +91,9 @@ def hull_xyxy(outlines: Points) -> Points:
     return np.concatenate([points.min(axis=0), points.max(axis=0)])
 
 
-def random_body(bank: Bank, rng: np.random.Generator, *, kinds: int | None = None) -> Body:
-    """Return a random body of one of the first `kinds` shapes (all if None), its textures from `bank`."""
-    shapes = SHAPES[:kinds]
-    layout = np.array(shapes[int(rng.integers(len(shapes)))](rng), np.float64)  # (P, 6)
+def random_body(bank: Bank, rng: np.random.Generator) -> Body:
+    """Return a body of a random shape, its textures from `bank`."""
+    layout = np.array(SHAPES[int(rng.integers(len(SHAPES)))](rng), np.float64)  # (P, 6)
     count = len(layout)
     softness, pace = rng.uniform(0, 0.12) * (rng.random() < 0.7), rng.uniform(0.02, 0.2)
     exponent = layout[:, 4:5]
@@ -122,7 +120,6 @@ def _plate(rng: np.random.Generator) -> Layout:
 
 
 def _cluster(rng: np.random.Generator) -> Layout:
-    """Return several overlapping pieces at random."""
     return [(*rng.uniform(-0.5, 0.5, 2), *rng.uniform(0.25, 0.6, 2), rng.uniform(1.2, 6), rng.uniform(0, 0.4))
             for _ in range(int(rng.integers(2, 5)))]
 
@@ -145,7 +142,6 @@ def _vehicle(rng: np.random.Generator) -> Layout:
 
 
 def _face(rng: np.random.Generator) -> Layout:
-    """Return a head with hair, eyes and a mouth."""
     wide, gaze = rng.uniform(0.4, 0.55), rng.uniform(-0.12, 0.12)
     eyes: Layout = [(gaze + side * wide * 0.4, -0.1, 0.09, 0.05, 2, 0) for side in (-1, 1)]
     return [(0, 0, wide, 0.6, 2.2, 0), (0, -0.42, wide * 0.95, rng.uniform(0.15, 0.35), 2.5, 0.05), *eyes,

@@ -292,7 +292,6 @@ def _occluder(bank: Bank, rng: np.random.Generator, target: Mover, *, side: floa
 
 @functools.lru_cache(maxsize=2 * PROPS)
 def _prop(bank: Bank, index: int) -> Body:
-    """Return bystander `index` of a bank."""
     return random_body(bank, np.random.default_rng([*bank, PROP_STREAM, index]))
 
 
