@@ -28,7 +28,7 @@ from lib.crops import TEMPLATE_SIZE, Image, context_side, mean_colour, subwindow
 from lib.errors import UserError
 from lib.models.ocean import Ocean_, TemplateFeatures
 from lib.options import Amp
-from lib.tracker.params import OnlineParams, TrackerParams, load_tracker_params
+from lib.tracker.params import TrackerParams, load_tracker_params
 from lib.tracker.scoring import Floats, NonFiniteOutput, Peak, Prediction, find_peak
 
 SMALL_TARGET = 0.004  # share of the image below which a target gets the larger search crop
@@ -165,10 +165,8 @@ class OceanTracker:
         `load_model`. options: as of the class.
         """
         model = load_model(weights, align=align, online=cls.online)
-        if params is None and model.params_file is not None:
+        if params is None:
             params = load_tracker_params(model.params_file, online=cls.online)
-        elif params is None:
-            params = OnlineParams() if cls.online else TrackerParams()
         return cls(model, params, **options)
 
     @property

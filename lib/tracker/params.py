@@ -64,14 +64,17 @@ class OnlineParams(TrackerParams):
     target_neighborhood_scale: NonNegative = 2.2  # sizes of the target around the peak that are no other
 
 
-def load_tracker_params(path: str | Path, *, dataset: str = "", online: bool = False) -> TrackerParams:
+def load_tracker_params(path: str | Path | None, *, dataset: str = "", online: bool = False) -> TrackerParams:
     """Return the tracking hyper-parameters of a YAML file with the one top-level key TEST; UserError if it is off.
 
     Below TEST stand the settings, or, as in TracKit's own files, a block of them for each data set, of which that of
     `dataset` counts (the only one, where there is but one). online: as OnlineParams; else its keys are left out.
+    Without a path the defaults.
     """
-    data = read_yaml(path)
     kind = OnlineParams if online else TrackerParams
+    if path is None:
+        return kind()
+    data = read_yaml(path)
     known = [field.name for field in fields(kind)]
     if not isinstance(data, dict) or set(data) != {"TEST"} or not isinstance(data["TEST"], dict):
         raise UserError(f"{path}: expected the one top-level key TEST with {', '.join(known)} below it")
@@ -130,4 +133,4 @@ def find_tracker_params(benchmark: str, *, root: Path = PARAMS_ROOT, arch: str =
             path = root / name / f"{stem}.yaml"
             if path.is_file():
                 return load_tracker_params(path, dataset=benchmark, online=online), str(path)
-    return OnlineParams() if online else TrackerParams(), f"the defaults, as {root / benchmark / (arch + '.yaml')} does not exist"
+    return load_tracker_params(None, online=online), f"the defaults, as {root / benchmark / (arch + '.yaml')} does not exist"
