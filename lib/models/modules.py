@@ -114,10 +114,23 @@ class ResNet_plus2(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
         """Return ([relu of conv1, layer1, layer2], layer3) for crops (B, 3, H, H): 125, 63, 31 and 31 for H = 255."""
+        shallow = self._shallow(x)
+        return shallow, self.layer3(shallow[-1])
+
+    def _shallow(self, x: Tensor) -> list[Tensor]:
         stem = self.relu(self.bn1(self.conv1(x)))
         layer1 = self.layer1(self.maxpool(stem))
-        layer2 = self.layer2(layer1)
-        return [stem, layer1, layer2], self.layer3(layer2)
+        return [stem, layer1, self.layer2(layer1)]
+
+    def add_online(self) -> None:
+        """Add `layeronline`: a second layer3, of stride 2 and without dilation, for the online branch."""
+        self.inplanes, planes = self.out_channels // 2, self.out_channels // self.expansion
+        self.layeronline = self._make_layer(Bottleneck, planes, len(self.layer3), stride=2, dilation=1)
+        init_convs(self.layeronline)
+
+    def online(self, x: Tensor) -> Tensor:
+        """Return layeronline's map of stride 16: 13 cells a side for 224 px, 17 for 288; cell i sees px 16 i + 15."""
+        return self.layeronline(self._shallow(x)[-1])
 
 
 class MHSA(nn.Module):

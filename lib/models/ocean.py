@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from lib.models.backbones import ResNet_MHSA, ResNet_single
 from lib.models.connect import AdjustLayer, AlignHead, Head
+from lib.models.online import OnlineClassifier
+from lib.models.pretrained import IMAGENET
 
 if TYPE_CHECKING:
     from lib.models.vit import ViT
@@ -72,6 +74,8 @@ class Ocean_(nn.Module):  # the reference's name
     neck: AdjustLayer
     connect_model: Head
     align_head: AlignHead | None
+    classifier: OnlineClassifier | None  # of the online branch
+    online_pixels: str  # what the online branch sees: "imagenet" or "raw"
 
     def template(self, z: Tensor) -> TemplateFeatures:
         """Return what the template crop (B, 3, 127, 127), float32 BGR 0..255, contributes to every frame."""
@@ -106,6 +110,19 @@ class Ocean_(nn.Module):  # the reference's name
             assert tower_reg is not None, "this head gives the object-aware branch nothing to build on"
             aligned = self.align_head(tower_reg, ltrb, search_size=x.shape[-1])
         return OceanOutput(ltrb, cls, aligned)
+
+    def online_features(self, x: Tensor) -> Tensor:
+        """Return the online branch's features (B, C, h, h), float32, of crops (B, 3, H, H), float32 BGR 0..255.
+
+        h = 13 for H = 224, 17 for 288. The trunk's frozen stages see normalised RGB here where the model says so.
+        """
+        assert self.classifier is not None, "a model without the online branch"
+        if self.online_pixels == "imagenet":
+            mean, std = (x.new_tensor(values).view(3, 1, 1) for values in (IMAGENET.mean, IMAGENET.std))
+            x = (x.flip(1) - mean) / std
+        maps = self.features.features.online(x)  # type: ignore[operator,union-attr]
+        with torch.autocast(x.device.type, enabled=False):
+            return self.classifier.extract(maps.float())
 
     def forward(self, z: Tensor, x: Tensor) -> OceanOutput:
         """Return the predictions for pairs of template and search crops; the call that training makes."""

@@ -43,8 +43,6 @@ class Candidate:
 
 def main(options: TestOptions) -> int:
     """Test one checkpoint as the options say; return 0. Raises UserError."""
-    if options.online:
-        raise UserError("--online True: the online branch is not part of this framework; use --online False")
     if options.tracker:
         if not is_foreign(options.tracker):
             raise UserError(f"--tracker {options.tracker}: expected FILE.py:NAME or opencv:NAME")
@@ -156,9 +154,9 @@ def load_candidate(checkpoint: Path | None, options: BenchmarkOptions, *, name: 
     """Return a checkpoint as a tracker, with the hyper-parameters of the test set and the folder of its results."""
     foreign = is_foreign(options.arch)
     params, source = (TrackerParams(), options.arch) if foreign else params_for(
-        options.params, benchmark.name, arch=options.arch, checkpoint=checkpoint)
-    tracker = open_tracker(options.arch, checkpoint, params, align=options.align, device=options.device,
-                           amp=options.amp, compiled=options.compile)
+        options.params, benchmark.name, arch=options.arch, checkpoint=checkpoint, online=options.online)
+    tracker = open_tracker(options.arch, checkpoint, params, align=options.align, online=options.online,
+                           device=options.device, amp=options.amp, compiled=options.compile)
     _log.info("tracker %s%s", source, "" if foreign else f": {params}")
     record = record_of(weights_file(options.arch, checkpoint), model=getattr(tracker, "spec", {}), params=params,
                        params_source=source, dataset=benchmark.name, data_source=benchmark.source, amp=options.amp)
@@ -166,7 +164,7 @@ def load_candidate(checkpoint: Path | None, options: BenchmarkOptions, *, name: 
 
 
 def params_for(given: Path | None, dataset: str, *, arch: str, checkpoint: Path | None = None,
-               ) -> tuple[TrackerParams, str]:
+               online: bool = False) -> tuple[TrackerParams, str]:
     """Return the tracking hyper-parameters and where they come from.
 
     That is the given file, or the one beside the checkpoint, or that of the test set.
@@ -174,8 +172,8 @@ def params_for(given: Path | None, dataset: str, *, arch: str, checkpoint: Path 
     if given is None and checkpoint is not None:
         given = params_beside(checkpoint)
     if given is not None:
-        return load_tracker_params(given, dataset=dataset), str(given)
-    return find_tracker_params(dataset, arch=params_arch(arch))
+        return load_tracker_params(given, dataset=dataset, online=online), str(given)
+    return find_tracker_params(dataset, arch=params_arch(arch), online=online)
 
 
 def job_of(sequence: Sequence, *, trackers: tuple[int, ...] = (0,)) -> Job:

@@ -257,6 +257,8 @@ def margin(options: MarginOptions) -> int:
     box minus the highest outside. Window, penalty and drift play no part, so these tell whether the features
     discriminate. --out gets each video's frame of the smallest margin. Raises UserError.
     """
+    if options.online:
+        raise UserError("--online True: the margin is that of a frame by itself; leave it out")
     if options.out is not None:
         check_output(options.out, flag="--out", folder=False)
     benchmark = load_videos(options.dataset, options.dataset_dir, only=options.videos)

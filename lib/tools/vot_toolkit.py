@@ -125,9 +125,10 @@ def main(options: VotTrackerOptions) -> int:
         ["rectangle", "polygon", "mask"], ["path"], tracker_name=options.arch, tracker_family="OceanKit",
         multiobject=True,
     ) as server:
-        params, source = params_for(options.params, options.dataset, arch=options.arch, checkpoint=options.resume)
-        tracker = open_tracker(options.arch, options.resume, params, align=options.align, device=options.device,
-                               amp=options.amp)
+        params, source = params_for(options.params, options.dataset, arch=options.arch, checkpoint=options.resume,
+                                    online=options.online)
+        tracker = open_tracker(options.arch, options.resume, params, align=options.align, online=options.online,
+                               device=options.device, amp=options.amp)
         _log.info("tracker %s: %s", source, params)
         frames = serve(server, Objects(tracker), answer=lambda box: trax.Rectangle.create(*map(float, box)))
         _log.info("%d frames answered", frames)
@@ -165,7 +166,8 @@ def _checked(options: VotWorkspaceOptions) -> VotWorkspaceOptions:
     if not weights.exists():
         raise UserError(f"--resume {weights}: {where_else(weights)}")
     check_arch(options.arch)
-    params_for(options.params, dataset_of(options.stack), arch=options.arch, checkpoint=weights)
+    params_for(options.params, dataset_of(options.stack), arch=options.arch, checkpoint=weights,
+               online=options.online)
     if importlib.util.find_spec("trax") is None:
         _log.warning("%s lacks vot-trax, without which the tracker cannot be started: %s", sys.executable, INSTALL)
     return replace(options, resume=weights.resolve(), stack=_checked_stack(options.stack),

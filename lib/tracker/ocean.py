@@ -131,6 +131,8 @@ class OceanTracker:
     and no faster on a CPU.
     """
 
+    online = False  # with the online branch: `lib.tracker.online.OnlineTracker`
+
     def __init__(
         self,
         model: Ocean_,
@@ -162,9 +164,9 @@ class OceanTracker:
         params: by default those of the YAML beside the weights, or the defaults where there is none. align: as in
         `load_model`. options: as of the class.
         """
-        model = load_model(weights, align=align)
+        model = load_model(weights, align=align, online=cls.online)
         if params is None:
-            params = TrackerParams() if model.params_file is None else load_tracker_params(model.params_file)
+            params = load_tracker_params(model.params_file, online=cls.online)
         return cls(model, params, **options)
 
     @property
@@ -255,8 +257,13 @@ class OceanTracker:
         """Return the new states from the network's answer. Pure but for `self.params`."""
         pairs = list(zip(states, crops, strict=True))
         target_wh = np.stack([state.size_wh * crop.scale for state, crop in pairs])
-        peak = find_peak(prediction, target_wh, search_size=states[0].search_size, params=self.params)
+        peak = find_peak(prediction, target_wh, search_size=states[0].search_size, params=self.params,
+                         blend=self.blend(states, crops))
         return [advance(state, crop, peak, row=row) for row, (state, crop) in enumerate(pairs)]
+
+    def blend(self, states: Sequence[TrackerState], crops: Sequence[SearchCrop]) -> tuple[Floats, float] | None:
+        """Return what `find_peak` mixes in: nothing here, see `lib.tracker.online`."""
+        return None
 
     def _pixels(self, crops: Sequence[NDArray[np.uint8]]) -> torch.Tensor:
         """Return crops (side, side, 3) as one float32 tensor (B, 3, side, side), 0..255, on the device."""
