@@ -1,4 +1,4 @@
-"""What a training learns: the tracker's boxes and scores from pairs, or a classifier's classes from pictures.
+"""What a training learns: boxes and scores from pairs, the online branch from clips, or classes from pictures.
 
 All else (processes, schedules, resume, checkpoints, TensorBoard) is the same and does not know which it is.
 """
