@@ -13,6 +13,7 @@ from torch import Tensor
 
 from lib.checkpoint import import_pretrained, load_model, save_checkpoint
 from lib.errors import UserError
+from lib.models.losses import online_loss
 from lib.models.models import build_model
 from lib.models.online import OnlineClassifier, apply_filter, filter_gradient, prroi_pool, to_cells
 from lib.models.pretrained import IMAGENET
@@ -102,15 +103,15 @@ def test_own_golden_numbers(classifier: OnlineClassifier) -> None:
 def test_training_through_the_solver_is_the_references(classifier: OnlineClassifier,
                                                        golden: dict[str, np.ndarray]) -> None:
     train, test = trunk_map(31, 6, side=17).requires_grad_(), trunk_map(32, 6, side=17).requires_grad_()
-    filters = classifier.fit(classifier.extract(train), boxes(33, 6, size=288).view(3, 2, 4), iterations=5)
-    cells = to_cells(classifier.extract(test), frames=3)
-    scores = torch.stack([apply_filter(cells, each) for each in filters]).transpose(1, 2)
-    assert relative_error(scores, golden["train_scores"]) < 1e-4
-    label = torch.from_numpy(golden["test_label"])
-    losses = torch.where(label < 0.05, scores.clamp(min=0), scores - label).square().mean((1, 2, 3, 4))
-    total = 100 * losses[-1] + 100 * losses[0] + 400 * losses[1:-1].mean()
-    assert relative_error(losses, golden["train_losses"]) < 1e-5
-    assert relative_error(total, golden["train_total"]) < 1e-5
+    target = boxes(33, 6, size=288).view(3, 2, 4)
+    scores = classifier.learn(classifier.extract(train), classifier.extract(test), target)
+    assert relative_error(torch.stack(scores).transpose(1, 2), golden["train_scores"]) < 1e-4
+    losses = online_loss(scores, torch.from_numpy(golden["test_label"]).transpose(0, 1))
+    each = golden["train_losses"]
+    for name, wanted in (("initial", each[0]), ("between", each[1:-1].mean()), ("last", each[-1]),
+                         ("total", golden["train_total"])):
+        assert relative_error(losses[name], wanted) < 1e-5, name
+    total = losses["total"]
     inputs = {**{f"classifier.{name}": p for name, p in classifier.named_parameters()}, "train_map": train,
               "test_map": test}
     for (name, _), grad in zip(inputs.items(), torch.autograd.grad(total, list(inputs.values())), strict=True):

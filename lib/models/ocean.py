@@ -124,6 +124,18 @@ class Ocean_(nn.Module):  # the reference's name
         with torch.autocast(x.device.type, enabled=False):
             return self.classifier.extract(maps.float())
 
+    def learn_online(self, train: Tensor, test: Tensor, boxes_xywh: Tensor) -> list[Tensor]:
+        """Return the score maps (s, n, h + 1, h + 1) of test crops as the filters learned from train crops give them.
+
+        train, test (n s, 3, H, H): n frames of s sequences, frame by frame, as `online_features` takes them; boxes
+        (n, s, 4): x, y, w, h in the train crops. Maps of the first filter and after each of 5 iterations; the call that
+        training of the branch makes.
+        """
+        assert self.classifier is not None, "a model without the online branch"
+        train_features, test_features = self.online_features(torch.cat([train, test])).chunk(2)
+        with torch.autocast(train.device.type, enabled=False):
+            return self.classifier.learn(train_features, test_features, boxes_xywh)
+
     def forward(self, z: Tensor, x: Tensor) -> OceanOutput:
         """Return the predictions for pairs of template and search crops; the call that training makes."""
         return self.track(x, self.template(z))

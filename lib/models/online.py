@@ -187,3 +187,8 @@ class OnlineClassifier(nn.Module):
         """
         problem = self.filter_optimizer.problem(to_cells(features, frames=len(boxes_xywh)), boxes_xywh)
         return self.filter_optimizer(self.filter_initializer(features, boxes_xywh), problem, iterations=iterations)
+
+    def learn(self, train: Tensor, test: Tensor, boxes_xywh: Tensor, *, iterations: int = 5) -> list[Tensor]:
+        """Return the score maps (s, n, h + 1, h + 1) of test features under the filters of `fit` on train features."""
+        cells = to_cells(test, frames=len(boxes_xywh))
+        return [apply_filter(cells, filters) for filters in self.fit(train, boxes_xywh, iterations=iterations)]

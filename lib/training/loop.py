@@ -29,7 +29,7 @@ from lib.options import TrainOptions
 from lib.training import checkpoints
 from lib.training.checkpoints import Progress
 from lib.training.stage import check_schedule
-from lib.training.tasks import Classification, Task, Tracking
+from lib.training.tasks import Classification, OnlineTracking, Task, Tracking
 from lib.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
@@ -89,7 +89,7 @@ def train(cfg: Config, world: World, task: Any = Tracking) -> int:
     with RunLog(main=world.is_main) as run_log, ExitStack() as stack:
         _log_devices(cfg, world)
         _set_determinism(cfg)
-        work: Task = task(cfg)
+        work: Task = (OnlineTracking if cfg.TRAIN.ONLINE else task)(cfg)
         torch.manual_seed(cfg.TRAIN.SEED)
         model = work.build()
         snapshot = Path(cfg.CHECKPOINT_DIR)
@@ -134,6 +134,8 @@ def _load_start(model: Any, cfg: Config, checkpoint: dict[str, Any] | None, *, p
     elif train.PRETRAIN:
         path = _pretrained_path(str(train.PRETRAIN))
         content, given = read_checkpoint(path), train.PRETRAIN_INPUT
+        if train.ONLINE and not any("connect_model." in name for name in content["state_dict"]):
+            raise UserError(f"TRAIN.PRETRAIN: {path} is no tracker; TRAIN.ONLINE needs the checkpoint of a trained one")
         pixels = Pixels(given.ORDER, given.MEAN, given.STD) if given else pixels_of(content, source=str(path))
         log.info("%s", import_pretrained(model, content["state_dict"], source=str(path), pixels=pixels))
     return progress
@@ -160,6 +162,8 @@ def _check_start(cfg: Config, *, place: str, frozen_start: bool = True) -> None:
         return
     elif train.PRETRAIN:
         _pretrained_path(str(train.PRETRAIN))
+    elif train.ONLINE and not train.RANDOM_TRUNK:
+        raise UserError(f"{place}: TRAIN.ONLINE trains beside a trained tracker; name its checkpoint in TRAIN.PRETRAIN")
     elif frozen_start and train.UNFIX_EPOCH > train.START_EPOCH and not train.RANDOM_TRUNK:
         name = TORCHVISION.get(train.BACKBONE)
         remedy = "name pretrained weights in TRAIN.PRETRAIN" if name is None else (

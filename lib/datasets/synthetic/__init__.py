@@ -20,7 +20,7 @@ from pydantic.dataclasses import dataclass
 
 from lib.boxes import Boxes, xywh_to_xyxy
 from lib.crops import CROP_SIZE, Image, box_in_crop511, crop_square, transform_box, view_matrix
-from lib.datasets import Crop, FramePair
+from lib.datasets import Crop, CropReader, FramePair
 from lib.datasets.synthetic.scene import Scene, random_scene
 from lib.errors import UserError
 from lib.files import read_json
@@ -61,20 +61,31 @@ class SyntheticSource:
 
         Frames in which the target is mostly hidden are drawn again.
         """
-        assert 0 <= track < self.tracks, track
-        scene = random_scene(self.seed, TRAINING, track, size_wh=self.size_wh, length=self.length,
-                             difficulty=self.difficulty)
-        first = _visible(scene, lambda: int(rng.integers(self.length)), limit=CLEAR)
-        low, high = max(first - self.frame_range, 0), min(first + self.frame_range, self.length - 1)
-        second = _visible(scene, lambda: int(rng.integers(low, high + 1)), limit=USABLE)
+        scene, last = self._scene(track), self.length - 1
+        first = _visible(scene, rng, 0, last, limit=CLEAR)
+        second = _visible(scene, rng, max(first - self.frame_range, 0), min(first + self.frame_range, last),
+                          limit=USABLE)
         return FramePair(functools.partial(crop_of, scene, first), functools.partial(crop_of, scene, second))
 
+    def clip(self, track: int, rng: np.random.Generator) -> list[CropReader]:
+        """Return a frame of a track and two before it to learn it from, and three after it to find it in."""
+        scene, reach, last = self._scene(track), self.frame_range, self.length - 1
+        base = _visible(scene, rng, 0, last - 1, limit=CLEAR)
+        others = [_visible(scene, rng, max(base - reach, 0), max(base - 1, 0), limit=CLEAR) for _ in range(2)]
+        others += [_visible(scene, rng, base + 1, min(base + reach, last), limit=USABLE) for _ in range(3)]
+        return [functools.partial(crop_of, scene, frame) for frame in (base, *others)]
 
-def _visible(scene: Scene, draw: Callable[[], int], *, limit: float) -> int:
+    def _scene(self, track: int) -> Scene:
+        assert 0 <= track < self.tracks, track
+        return random_scene(self.seed, TRAINING, track, size_wh=self.size_wh, length=self.length,
+                            difficulty=self.difficulty)
+
+
+def _visible(scene: Scene, rng: np.random.Generator, first: int, last: int, *, limit: float) -> int:
     """Return the first of a few drawn frames in which at most `limit` of the target is hidden, else the best one."""
     tried: list[tuple[float, int]] = []
     while len(tried) < DRAWS and (not tried or tried[-1][0] > limit):
-        frame = draw()
+        frame = int(rng.integers(first, last + 1))
         tried.append((scene.covered(frame), frame))
     return min(tried, key=lambda pair: pair[0])[1]
 
