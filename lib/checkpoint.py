@@ -244,7 +244,7 @@ def import_pretrained(model: Ocean, state_dict: Mapping[str, Any], *, source: st
              for name, tensor in weights.items()}
     downsample = plain.get("layer3.0.downsample.0.weight")
     if isinstance(model.features, TimmTrunk):
-        front, inner = "features.", model.features.import_names(plain)
+        front, inner = "features.", model.features.import_names(plain, pixels)
     elif "encoder.pos_embedding" in plain or "patch_embed.proj.weight" in plain:
         front, inner = "features.", torchvision_vit(plain, pixels or IMAGENET)
     elif downsample is not None and downsample.shape[-1] == 1:
@@ -275,6 +275,8 @@ def _fill_trunk(model: Ocean, weights: Mapping[str, Tensor], *, source: str) -> 
     parts = nn.ModuleDict({"features": model.features})
     ignore = ["classifier.", "features_single.", "features_mhsa.", *(f"features.{name}" for name in (
         "features.layer4.", "features.fc.", "heads.", "class_token"))]
+    if isinstance(model.features, TimmTrunk):
+        ignore.append("features.features.")  # what comes after the cut
     tails = {name: getattr(model, name) for name in ("features_single", "features_mhsa", "features_mhsa_z")}
     tails = {name: tail for name, tail in tails.items() if tail is not None}
     if tails and model.new_block:

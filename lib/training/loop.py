@@ -25,6 +25,7 @@ from lib.distributed import EXIT_STOPPED, StopRequest, World, on_main
 from lib.errors import EXIT_USER_ERROR, UserError
 from lib.log import RunLog, new_run_folder, old_run_folder
 from lib.models.pretrained import TORCHVISION, Pixels
+from lib.models.timm_trunk import fetch_weights
 from lib.options import TrainOptions
 from lib.training import checkpoints
 from lib.training.checkpoints import Progress
@@ -34,6 +35,7 @@ from lib.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
 
+TIMM = "timm:"  # before a name in TRAIN.PRETRAIN: weights by timm's own loading
 _LOST = re.compile(r"Connection (closed|reset|refused)|Broken pipe|gloo|NCCL", re.IGNORECASE)
 
 
@@ -134,10 +136,14 @@ def _load_start(model: Any, cfg: Config, checkpoint: dict[str, Any] | None, *, p
         log.info("going on from %s, after epoch %d and %d steps of the next", source,
                  *divmod(progress.step, progress.steps_per_epoch))
     elif train.PRETRAIN:
-        path = _pretrained_path(str(train.PRETRAIN))
-        content, given = read_checkpoint(path), train.PRETRAIN_INPUT
-        pixels = Pixels(given.ORDER, given.MEAN, given.STD) if given else pixels_of(content, source=str(path))
-        log.info("%s", import_pretrained(model, content["state_dict"], source=str(path), pixels=pixels))
+        source, given = str(train.PRETRAIN), train.PRETRAIN_INPUT
+        if source.startswith(TIMM):
+            content = fetch_weights(source.removeprefix(TIMM))
+        else:
+            source = str(_pretrained_path(source))
+            content = read_checkpoint(source)
+        pixels = Pixels(given.ORDER, given.MEAN, given.STD) if given else pixels_of(content, source=source)
+        log.info("%s", import_pretrained(model, content["state_dict"], source=source, pixels=pixels))
     return progress
 
 
@@ -161,7 +167,8 @@ def _check_start(cfg: Config, *, place: str, frozen_start: bool = True) -> None:
     elif train.RESUME and checkpoints.saved_checkpoints(snapshot):
         return
     elif train.PRETRAIN:
-        _pretrained_path(str(train.PRETRAIN))
+        if not str(train.PRETRAIN).startswith(TIMM):
+            _pretrained_path(str(train.PRETRAIN))
     elif frozen_start and train.UNFIX_EPOCH > train.START_EPOCH and not train.RANDOM_TRUNK:
         name = TORCHVISION.get(train.BACKBONE)
         remedy = "name pretrained weights in TRAIN.PRETRAIN" if name is None else (
