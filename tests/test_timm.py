@@ -188,3 +188,26 @@ def test_timms_transformers_compute_the_same_in_the_trackers_trunk(patch: int, s
     table = theirs.pos_embed[:, -side * side:].transpose(1, 2).unflatten(2, (side, side))
     expected = torch.nn.functional.interpolate(table, size=(31, 31), mode="bicubic")
     torch.testing.assert_close(ours.positions.table, expected)
+
+
+def test_clips_transformer_computes_the_same_with_its_norm_before_the_blocks() -> None:
+    """CLIP's has no bias at its patches, other pixels and another epsilon; all follow from its names and norm_pre."""
+    torch.manual_seed(0)
+    theirs = timm.models.VisionTransformer(img_size=64, patch_size=16, embed_dim=16, depth=2, num_heads=2,
+                                           pre_norm=True, norm_layer=torch.nn.LayerNorm, num_classes=3).eval()
+    for parameter in theirs.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    options = {"dim": 16, "depth": 2, "heads": 2}
+    with pytest.raises(UserError, match=r"unexpected: features\.ln_pre"):
+        import_pretrained(build_model(backbone="ViT", backbone_options=options), theirs.state_dict(), source="clip.pth")
+    model = build_model(backbone="ViT", backbone_options=options | {"norm_pre": True}, channels=8).eval()
+    import_pretrained(model, theirs.state_dict(), source="clip.pth")
+    bgr, tokens = picture(255), torch.randn(1, 49, 16)
+    known = timm.get_pretrained_cfg("vit_base_patch16_clip_224.openai")
+    mean, std = (torch.tensor(value).view(1, 3, 1, 1) for value in (known.mean, known.std))
+    with torch.no_grad():
+        torch.testing.assert_close(model.features._encode(tokens), theirs.norm(theirs.blocks(theirs.norm_pre(tokens))),
+                                   rtol=1e-4, atol=1e-4)
+        padded = torch.nn.functional.pad((bgr.flip(1) / 255 - mean) / std, (0, 1, 0, 1), mode="replicate")
+        patches = model.features.embed(bgr) - model.features.positions.of_side(31)
+        torch.testing.assert_close(patches[..., ::2, ::2], theirs.patch_embed.proj(padded), rtol=1e-3, atol=1e-3)

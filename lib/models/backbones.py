@@ -131,14 +131,16 @@ def _three(layers: Sequence[int], *, split: int = 0) -> tuple[int, ...]:
     return layers[0], layers[1], layers[2] - split
 
 
-def _vit(*, dim: int = 768, depth: int = 12, heads: int = 12, joint: bool = False) -> Backbone:
+def _vit(*, dim: int = 768, depth: int = 12, heads: int = 12, joint: bool = False, norm_pre: bool = False,
+         lora: int = 0) -> Backbone:
     """Return a vision transformer, by default ViT-B/16: dim channels, depth blocks, heads.
 
-    joint: template and search attend to each other in every block (one stream).
+    joint: template and search attend to each other in every block (one stream). norm_pre: of CLIP's nets.
+    lora: a rank; the trunk then rests for good, and products of that rank beside its weights train from epoch 1.
     """
     from lib.models.vit import ViT  # here, as torchvision takes longer to import than all else and few models need it
 
-    trunk = ViT(dim=dim, depth=depth, heads=heads, joint=joint)
+    trunk = ViT(dim=dim, depth=depth, heads=heads, joint=joint, norm_pre=norm_pre, lora=lora)
     return Backbone(trunk, trunk.out_channels, joint=joint)
 
 

@@ -19,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from lib.config import Config, ScheduleKwargs, TrainConfig
 from lib.distributed import World
 from lib.errors import UserError, did_you_mean
+from lib.models.modules import LowRank
 from lib.training.monitor import check_layers
 
 ONECYCLE_START = 1 / 25  # the first rate of a one-cycle over its highest, as in torch's OneCycleLR
@@ -33,6 +34,7 @@ class Stage:
     names: tuple[str, ...]  # the optimizer's parameters, in its order
     thawed: bool  # whether the trunk trains
     frozen_bn: tuple[nn.Module, ...]  # BatchNorm layers that keep their statistics
+    rests: bool  # whether there is a trunk and none of it trains
 
     def train_mode(self) -> None:
         """Put the model into training mode, except BatchNorm layers of the frozen part."""
@@ -58,7 +60,7 @@ class Stage:
         """Return one line on what trains."""
         groups = self.optimizer.param_groups
         sizes = " + ".join(f"{group['name']} {sum(p.numel() for p in group['params']):,}" for group in groups)
-        return f"training {sizes} parameters" + ("" if self.thawed else "; the backbone's trunk is frozen")
+        return f"training {sizes} parameters" + ("; the backbone's trunk is frozen" if self.rests else "")
 
     def parameters(self) -> list[nn.Parameter]:
         """Return the parameters that train, in the optimizer's order."""
@@ -101,7 +103,8 @@ def build_stage(model: Any, train: TrainConfig, *, epoch: int, world: World, bef
     groups = [{"name": part, "factor": rate_factor(train, base), "params": [parameter for _, parameter in items]}
               for part, (base, items) in parts.items() if items]
     names = tuple(name for _, items in parts.values() for name, _ in items)
-    stage = Stage(_wrap(model, train, world), _optimizer(groups, train), names, thawed, _frozen_batchnorm(model, train))
+    stage = Stage(_wrap(model, train, world), _optimizer(groups, train), names, thawed, _frozen_batchnorm(model, train),
+                  rests=bool(trunk) and not any(trunk.values()))
     if before is not None:
         stage.load_optimizer(before.optimizer.state_dict(), list(before.names))
     return stage
@@ -110,16 +113,18 @@ def build_stage(model: Any, train: TrainConfig, *, epoch: int, world: World, bef
 def trunk_parameters(model: Any, layers: list[str], *, trainable: bool) -> dict[str, bool]:
     """Return for each parameter of the pretrained trunk, by name, whether it trains.
 
-    The trunk is what the backbone's `trunk_layers()` lists; anything else of the model is new and always trains.
+    The trunk is what the backbone's `trunk_layers()` lists; anything else of the model is new and always trains, and so
+    is what LoRA adds to the trunk, which then never trains itself.
     `layers` are those that may train (empty: all of them).
     """
     known = model.trunk_layers()
     for layer in layers if known else ():  # a classifier has no trunk: all of it is new
         if layer not in known:
             raise UserError(f"TRAIN.TRAINABLE_LAYER: the backbone has no layer '{layer}'{did_you_mean(layer, known)}")
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    return {names[id(parameter)]: trainable and (not layers or layer in layers)
-            for layer, module in known.items() for parameter in module.parameters()}
+    low_rank = {id(p) for module in model.modules() if isinstance(module, LowRank) for p in module.parameters()}
+    names = {id(parameter): name for name, parameter in model.named_parameters() if id(parameter) not in low_rank}
+    return {names[id(parameter)]: trainable and not low_rank and (not layers or layer in layers)
+            for layer, module in known.items() for parameter in module.parameters() if id(parameter) in names}
 
 
 def _frozen_batchnorm(model: Any, train: TrainConfig) -> tuple[nn.Module, ...]:
