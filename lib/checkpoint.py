@@ -29,6 +29,7 @@ from lib.models.pretrained import (
     LAST_BLOCK,
     OURS,
     Pixels,
+    beside_low_rank,
     fit_tables,
     fold_stem,
     split_last_block,
@@ -189,7 +190,8 @@ def load_weights(model: nn.Module, state_dict: Mapping[str, Any], *, source: str
     }
     if any(problems.values()):
         text = "; ".join(f"{what}: {_few(names)}" for what, names in problems.items() if names)
-        raise UserError(f"{source}: weights of another architecture; {text}")
+        fit = sum(name in weights and weights[name].shape == tensor.shape for name, tensor in own.items())
+        raise UserError(f"{source}: weights of another architecture ({fit} of {len(own)} tensors fit); {text}")
     usable = {name: tensor for name, tensor in weights.items() if name in own}
     # A model with such values predicts nonsense without a word.
     if broken := [name for name, tensor in usable.items() if not bool(torch.isfinite(tensor).all())]:
@@ -247,25 +249,27 @@ def import_pretrained(model: Ocean, state_dict: Mapping[str, Any], *, source: st
     weights, prefixes = _strip(state_dict, source=source)
     if any(name.startswith("connect_model.") for name in weights):
         whole = split_last_block(weights) if model.features_single is not None else weights
+        whole, low_rank = beside_low_rank(whole, model.state_dict())
         new = tuple(part for part in NEW_PARTS if not any(name.startswith(part) for name in whole))
         unwanted = {ALIGN_PREFIX: model.align_head is None, LAST_BLOCK: model.features_mhsa is not None,
                     ONLINE_PREFIX: model.classifier is None, LAYERONLINE: model.classifier is None}
         report = load_weights(model, whole, source=source, ignore=[part for part in unwanted if unwanted[part]],
-                              optional=new)
+                              optional=(*new, *low_rank))
         return replace(report, prefixes=prefixes)
     plain = {re.sub(r"^(features\.)+", "", name).replace(".shortcut.", ".downsample."): tensor
              for name, tensor in weights.items()}
     downsample = plain.get("layer3.0.downsample.0.weight")
     if isinstance(model.features, TimmTrunk):
-        front, inner = "features.", model.features.import_names(plain)
+        front, inner = "features.", model.features.import_names(plain, pixels)
     elif "encoder.pos_embedding" in plain or "patch_embed.proj.weight" in plain:
-        front, inner = "features.", torchvision_vit(plain, pixels or IMAGENET)
+        front, inner = "features.", torchvision_vit(plain, pixels)
     elif downsample is not None and downsample.shape[-1] == 1:
         front, inner = "features.features.", torchvision_resnet(plain, pixels or IMAGENET)
     elif "classifier.weight" in weights:
         front, inner = "", fold_stem(weights, pixels or OURS)
     else:
-        front, inner = "features.features.", fold_stem(plain, pixels or OURS)
+        front = "features." if "conv_proj.weight" in plain else "features.features."  # of a ViT, of a ResNet
+        inner = fold_stem(plain, pixels or OURS)
     named = {front + name: tensor for name, tensor in inner.items()}
     return replace(_fill_trunk(model, named, source=source), prefixes=prefixes)
 
@@ -288,6 +292,8 @@ def _fill_trunk(model: Ocean, weights: Mapping[str, Tensor], *, source: str) -> 
     parts = nn.ModuleDict({"features": model.features})
     ignore = ["classifier.", "features_single.", "features_mhsa.", *(f"features.{name}" for name in (
         "features.layer4.", "features.fc.", "heads.", "class_token"))]
+    if isinstance(model.features, TimmTrunk):
+        ignore.append("features.features.")  # what comes after the cut
     tails = {name: getattr(model, name) for name in ("features_single", "features_mhsa", "features_mhsa_z")}
     tails = {name: tail for name, tail in tails.items() if tail is not None}
     if tails and model.new_block:
@@ -298,8 +304,10 @@ def _fill_trunk(model: Ocean, weights: Mapping[str, Tensor], *, source: str) -> 
         if "features_mhsa_z" in tails:
             weights |= {name.replace("mhsa.", "mhsa_z.", 1): tensor for name, tensor in weights.items()
                         if name.startswith("features_mhsa.")}
-    return load_weights(parts, fit_tables(weights, parts.state_dict()), source=source, ignore=ignore,
-                        optional=("features.kinds.", "features.mean", "features.std"))
+    own = parts.state_dict()
+    weights, low_rank = beside_low_rank(fit_tables(weights, own), own)
+    return load_weights(parts, weights, source=source, ignore=ignore,
+                        optional=("features.kinds.", "features.mean", "features.std", *low_rank))
 
 
 def _strip(state_dict: Any, *, source: str) -> tuple[dict[str, Tensor], tuple[str, ...]]:

@@ -195,6 +195,22 @@ def resize_table(table: Tensor, size: int, *, dim: int) -> Tensor:
     return torch.tensordot(weight, table, dims=([1], [dim])).movedim(0, dim)
 
 
+class LowRank(nn.Module):
+    """What a resting weight (out, in) learns besides: W + up @ down, a parametrization of torch.
+
+    up starts at zero, so that the first output is that of W. Source: LoRA (Hu et al., ICLR 2022), with alpha = rank.
+    """
+
+    def __init__(self, weight: Tensor, *, rank: int) -> None:
+        super().__init__()
+        self.up = nn.Parameter(torch.zeros(weight.shape[0], rank))
+        self.down = nn.Parameter(torch.randn(rank, weight.shape[1]) / rank**0.5)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """Return the weight that the layer works with."""
+        return weight + self.up @ self.down
+
+
 class Bottleneck_MHSA(Bottleneck):
     """The Bottleneck with attention in place of its 3x3 convolution; at stride 2 a mean over 2x2 cells follows it.
 

@@ -19,6 +19,7 @@ from torch.nn.parallel import DistributedDataParallel
 from lib.config import Config, ScheduleKwargs, TrainConfig
 from lib.distributed import World
 from lib.errors import UserError, did_you_mean
+from lib.models.modules import LowRank
 from lib.training.monitor import check_layers
 
 SOLVER_LR = 10.0  # factor on the rate of what the online classifier's optimiser learns: DiMP's 5e-4 to 5e-5
@@ -99,7 +100,7 @@ def build_stage(model: Any, train: TrainConfig, *, epoch: int, world: World, bef
     groups = [{"name": part, "factor": rate_factor(train, bases[part]), "params": [parameter for _, parameter in items]}
               for part, items in parts.items() if items]
     names = tuple(name for items in parts.values() for name, _ in items)
-    resting = "; the tracker rests" if train.ONLINE else "" if thawed else "; the backbone's trunk is frozen"
+    resting = "; the tracker rests" if train.ONLINE else "" if parts["backbone"] else "; the backbone's trunk is frozen"
     stage = Stage(_wrap(model, train, world), _optimizer(groups, train), names, thawed, resting,
                   _frozen_batchnorm(model, train))
     if before is not None:
@@ -128,16 +129,18 @@ def online_groups(model: Any) -> dict[str, str]:
 def trunk_parameters(model: Any, layers: list[str], *, trainable: bool) -> dict[str, bool]:
     """Return for each parameter of the pretrained trunk, by name, whether it trains.
 
-    The trunk is what the backbone's `trunk_layers()` lists; anything else of the model is new and always trains.
+    The trunk is what the backbone's `trunk_layers()` lists; anything else of the model is new and always trains, and so
+    is what LoRA adds to the trunk, which then never trains itself.
     `layers` are those that may train (empty: all of them).
     """
     known = model.trunk_layers()
     for layer in layers if known else ():  # a classifier has no trunk: all of it is new
         if layer not in known:
             raise UserError(f"TRAIN.TRAINABLE_LAYER: the backbone has no layer '{layer}'{did_you_mean(layer, known)}")
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    return {names[id(parameter)]: trainable and (not layers or layer in layers)
-            for layer, module in known.items() for parameter in module.parameters()}
+    low_rank = {id(p) for module in model.modules() if isinstance(module, LowRank) for p in module.parameters()}
+    names = {id(parameter): name for name, parameter in model.named_parameters() if id(parameter) not in low_rank}
+    return {names[id(parameter)]: trainable and not low_rank and (not layers or layer in layers)
+            for layer, module in known.items() for parameter in module.parameters() if id(parameter) in names}
 
 
 def _frozen_batchnorm(model: Any, train: TrainConfig) -> tuple[nn.Module, ...]:
