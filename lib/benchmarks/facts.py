@@ -95,6 +95,7 @@ LASOT_NAMES, LASOT_EXT_NAMES = _names("LASOT"), _names("LASOT_ext")
 UAV123_PARTS = {name: (int(first), int(last)) for name, first, last in
                 (re.split("[:-]", entry) for entry in _LISTS["names"]["UAV123 parts"].split())}
 UAV123_NAMES = tuple(sorted([*_names("UAV123"), *UAV123_PARTS]))
+UAV20L_NAMES = _names("UAV20L")
 
 # ---- VOT2015-2019 (short-term)
 

@@ -199,6 +199,9 @@ def _read(sequence: Sequence, path: Path, rules: Convention, *, shift: int) -> R
         fitted = np.concatenate([fitted_truth[:1], fitted[1:]])
     absent = np.zeros(len(sequence), bool) if sequence.absent is None else sequence.absent
     absent = np.concatenate([np.zeros(lead_in, bool), absent])[: len(fitted_truth)]
+    if sequence.sparse:
+        counts = sequence.annotated[: len(fitted_truth)]
+        fitted_truth, fitted, absent = fitted_truth[counts], fitted[counts], absent[counts]
     odd = {"invalid_rows": int(invalid_rows(fitted_truth, "any").sum()),
            "broken_boxes": int(broken_rows(boxes).sum()), "repaired_boxes": num_repaired}
     return Rows(fitted_truth, fitted, lead_in, absent, odd, mismatch, first_shift)
