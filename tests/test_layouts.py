@@ -245,18 +245,6 @@ def test_absence_is_read_and_left_out(tmp_path: Path, dataset: str, tree: object
     assert scores.values["precision"] == pytest.approx(2 / 3)
 
 
-def test_the_parts_of_uav20l_and_of_10_frames_a_second(tmp_path: Path) -> None:
-    put(tmp_path / "UAV123" / "anno" / "UAV20L" / "bird1.txt", rows(BOXES))
-    put(tmp_path / "UAV123" / "anno" / "UAV123_10fps" / "bird1_2.txt", rows([BOXES[0]] * 235))
-    for name in ("UAV123", "UAV123_10fps"):
-        images(tmp_path / "UAV123" / "data_seq" / name / "bird1", range(1, 4 if name == "UAV123" else 600), digits=6)
-    long = load_benchmark("UAV20L", tmp_path, images=True)
-    assert len(long.sequences[0].frames) == 3
-    assert (len(long.missing), "bike1" in long.missing) == (19, True)
-    slow, = load_benchmark("UAV123@10fps", tmp_path, images=True).sequences
-    assert [slow.frames[i].stem for i in (0, -1)] == ["000259", "000493"]  # 775 to 1477, every third
-
-
 def oxuva(root: Path) -> Path:
     lines = [f"vid0000,obj0001,5,bear,unknown,true,{frame},{sides}" for frame, sides in (
         (30, "present,0.1,0.4,0.2,0.6"), (33, "absent,-1,-1,-1,-1"), (35, "present,0.2,0.5,0.2,0.6"))]

@@ -64,6 +64,8 @@ class Layout:
     """Other names of it; how they are written (case, dashes) does not matter."""
     folders: tuple[str, ...] = ()
     """Names of folders and JSON files in which it may lie among others."""
+    results: tuple[str, ...] = ()
+    """Further names of the folder of its results, in pytracking and what descends from it."""
     json_first: bool = False
     """Whether a JSON in its folder is preferred to the official files."""
     read: Callable[[Video, int], Boxes] | None = None
@@ -98,7 +100,7 @@ def _lasot(name: str, example: str, *also: str, **differs: Any) -> Layout:
 def _nfs(rate: int) -> Layout:
     # The got10k toolkit forgives one frame.
     return Layout(f"NFS{rate}", readers.nfs(rate), f"airboard_1/{rate}/airboard_1.txt", expected=100,
-                  read=readers.nfs_boxes, folders=("NFS", "Nfs", "NfS", "nfs"),
+                  read=readers.nfs_boxes, folders=("NFS", "Nfs", "NfS", "nfs"), results=("nfs",) if rate == 30 else (),
                   shorter_counts=lambda boxes, images: abs(boxes - images) == 1)
 
 
@@ -137,7 +139,7 @@ LAYOUTS: dict[str, Layout] = {layout.name: layout for layout in (
     Layout("TrackingNet", readers.paired("anno", "frames", "TEST"), "TEST/anno/<name>.txt", "server", expected=511,
            also=("TrackingNet_TEST",)),
     Layout("UAV123", readers.uav("UAV123"), "anno/UAV123/bike1.txt", origin=1, names=UAV123_NAMES,
-           folders=("Dataset_UAV123",)),
+           folders=("Dataset_UAV123",), results=("uav",)),
     Layout("UAV123_10fps", readers.uav("UAV123_10fps", step=3), "anno/UAV123_10fps/bike1.txt", origin=1,
            names=UAV123_NAMES, folders=("Dataset_UAV123_10fps", "UAV123")),
     Layout("UAV20L", readers.uav("UAV20L", images="UAV123"), "anno/UAV20L/bird1.txt", origin=1, names=UAV20L_NAMES,
