@@ -1,8 +1,8 @@
 """Checkpoints: saved whole or not at all, read without running anything in them, loaded strictly and with a report.
 
 Every form in the wild is read: `{"epoch", "arch", "state_dict", "optimizer"}`, a bare state dict, names with the
-prefixes `module.` and `feature_extractor.`. What is saved here adds `model` (the keywords of `build_model`) and what a
-resume needs; the reference code reads it too.
+prefixes `module.` and `feature_extractor.`, SOTS' names of Ocean's parts (`backbone.`, `neck.`, `head.`). What is saved
+here adds `model` (the keywords of `build_model`) and what a resume needs; the reference code reads it too.
 """
 
 from __future__ import annotations
@@ -39,6 +39,7 @@ from lib.models.pretrained import (
 from lib.models.timm_trunk import TimmTrunk
 
 PREFIXES = ("module.", "_orig_mod.", "feature_extractor.")
+_SOTS = {"backbone.": "features.features.", "head.": "connect_model."}  # what its Ocean calls ours
 ALIGN_PREFIX = "align_head."
 ONLINE_PREFIX, LAYERONLINE = "classifier.", "features.features.layeronline."  # the two parts of the online branch
 WEIGHTS_ROOT = Path(__file__).resolve().parents[1] / "experiments" / "weights"
@@ -324,6 +325,10 @@ def _strip(state_dict: Any, *, source: str) -> tuple[dict[str, Tensor], tuple[st
             found[prefix] = None
             name = name.removeprefix(prefix)
         weights[name] = tensor
+    if all(any(name.startswith(front) for name in weights) for front in _SOTS):
+        weights = {next((ours + name.removeprefix(front) for front, ours in _SOTS.items() if name.startswith(front)),
+                        name): tensor for name, tensor in weights.items()}
+        found |= dict.fromkeys(_SOTS)
     return weights, tuple(found)
 
 

@@ -50,7 +50,7 @@ def result_folder(results: str | Path, dataset: str) -> Path:
     if (root / name).is_dir() or not root.is_dir():
         return root / name
     known = layout_of(dataset)
-    keys = {alias_key(other) for other in (name, *(known.also if known else ()))}
+    keys = {alias_key(other) for other in (name, *((*known.also, *known.results) if known else ()))}
     return next((path for path in sorted(root.iterdir()) if path.is_dir() and alias_key(path.name) in keys),
                 root / name)
 

@@ -95,13 +95,16 @@ def _content(folder: Path) -> frozenset[tuple[str, bytes]]:
 
 
 def _trackers_below(result_dir: Path, dataset: str) -> dict[str, Path]:
-    """Return the folder of every tracker in a folder of results, by name; UserError when there is none."""
+    """Return the folder of every tracker in a folder of results, by name; UserError when there is none.
+
+    A tracker's files may lie in a folder called as the data set, as with OSTrack and its like.
+    """
     own = result_folder(result_dir, dataset)
     root = own if own.is_dir() else result_dir
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; expected one folder of result files per tracker")
-    folders = {path.name: path for path in sorted(root.iterdir())
-               if path.is_dir() and not path.name.startswith((".", "_"))}
+    folders = {path.name: inner if (inner := result_folder(path, dataset)).is_dir() else path
+               for path in sorted(root.iterdir()) if path.is_dir() and not path.name.startswith((".", "_"))}
     # The OTB toolkit's layout has no folders: a name in it stands for the files <sequence>_<name>.mat.
     folders |= {name: root / name for name in flat_trackers(root) if name not in folders}
     if not folders:
@@ -111,8 +114,8 @@ def _trackers_below(result_dir: Path, dataset: str) -> dict[str, Path]:
 
 def _has_results(folder: Path) -> bool:
     return not folder.is_dir() or any(
-        path.suffix in (".txt", ".mat") or path.name == "baseline" or (path / f"{path.name}_001.txt").is_file()
-        for path in folder.iterdir())
+        path.suffix in (".txt", ".mat") or path.name in ("baseline", "longterm")
+        or any((path / f"{path.name}{end}.txt").is_file() for end in ("", "_001")) for path in folder.iterdir())
 
 
 def read_rows(
@@ -184,6 +187,9 @@ def _read(sequence: Sequence, path: Path, rules: Convention, *, shift: int) -> R
         fitted = np.concatenate([fitted_truth[:1], fitted[1:]])
     absent = np.zeros(len(sequence), bool) if sequence.absent is None else sequence.absent
     absent = np.concatenate([np.zeros(lead_in, bool), absent])[: len(fitted_truth)]
+    if sequence.sparse:
+        counts = sequence.annotated[: len(fitted_truth)]
+        fitted_truth, fitted, absent = fitted_truth[counts], fitted[counts], absent[counts]
     odd = {"invalid_rows": int(invalid_rows(fitted_truth, "any").sum()),
            "broken_boxes": int(broken_rows(boxes).sum()), "repaired_boxes": num_repaired}
     return Rows(fitted_truth, fitted, lead_in, absent, odd, mismatch, first_shift)

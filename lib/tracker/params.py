@@ -68,13 +68,15 @@ def load_tracker_params(path: str | Path | None, *, dataset: str = "", online: b
     """Return the tracking hyper-parameters of a YAML file with the one top-level key TEST; UserError if it is off.
 
     Below TEST stand the settings, or, as in TracKit's own files, a block of them for each data set, of which that of
-    `dataset` counts (the only one, where there is but one). online: as OnlineParams; else its keys are left out.
-    Without a path the defaults.
+    `dataset` counts (the only one, where there is but one). In a file of SOTS these blocks are TEST.HYPERS. online: as
+    OnlineParams; else its keys are left out. Without a path the defaults.
     """
     kind = OnlineParams if online else TrackerParams
     if path is None:
         return kind()
     data = read_yaml(path)
+    if isinstance(data, dict) and isinstance(data.get("TEST"), dict) and "HYPERS" in data["TEST"]:
+        data = {"TEST": data["TEST"]["HYPERS"]}
     known = [field.name for field in fields(kind)]
     if not isinstance(data, dict) or set(data) != {"TEST"} or not isinstance(data["TEST"], dict):
         raise UserError(f"{path}: expected the one top-level key TEST with {', '.join(known)} below it")
@@ -118,7 +120,8 @@ def _key(name: str) -> str:
 
 # Benchmarks that hold the videos of another one use its hyper-parameters.
 _SAME_VIDEOS = {"OTB100": "OTB2015", "OTB2015": "OTB100", "OTB2013": "OTB2015", "OTB50": "OTB2015",
-                "VOT2017": "VOT2018", "VOT2018": "VOT2017", "GOT10KVAL": "GOT10K"}  # fmt: skip
+                "VOT2017": "VOT2018", "VOT2018": "VOT2017", "GOT10KVAL": "GOT10K",
+                "GOT10K": "GOT10KTEST", "LASOT": "LASOTTEST"}  # as SOTS calls them  # fmt: skip
 
 
 def find_tracker_params(benchmark: str, *, root: Path = PARAMS_ROOT, arch: str = "Ocean",
