@@ -58,10 +58,6 @@ class ClipSample(NamedTuple):
     label: Any  # float32 (3, 18, 18), of the test frames, see `centre_label`
     unreadable: tuple[str, ...] = ()  # as in `Sample`
 
-    def to(self, device: Any) -> ClipSample:
-        """Return the batch on `device`, as `Sample.to`."""
-        return ClipSample._make([*(field.to(device, non_blocking=True) for field in self[:-1]), self.unreadable])
-
 
 class OceanDataset(Dataset[Any]):
     """Samples by number. Sample n is a function of (seed, n) alone, not of the worker, the rank or any other sample."""

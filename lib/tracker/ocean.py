@@ -25,6 +25,7 @@ from numpy.typing import ArrayLike, NDArray
 from lib.boxes import Boxes
 from lib.checkpoint import load_model
 from lib.crops import TEMPLATE_SIZE, Image, context_side, mean_colour, subwindow
+from lib.device import Link
 from lib.errors import UserError
 from lib.models.ocean import Ocean_, TemplateFeatures
 from lib.options import Amp
@@ -145,6 +146,7 @@ class OceanTracker:
     ) -> None:
         self.params = params
         self.device = torch.device(device)
+        self._link = Link(self.device)
         nhwc = self.device.type == "cuda" if channels_last is None else channels_last
         self.memory_format = torch.channels_last if nhwc else torch.contiguous_format
         self.model = model.eval()
@@ -187,7 +189,7 @@ class OceanTracker:
         fill = mean_colour(image)
         crop = subwindow(image, centre_xy, side=max(1, round(context_side(size_wh))), out_size=TEMPLATE_SIZE, fill=fill)
         with self._precision():
-            template = self.model.template(self._pixels([crop]))
+            template = self.model.template(self._as_float(self._pixels([crop])))
         search_size = self.params.big_sz if small else self.params.small_sz
         return TrackerState(centre_xy, size_wh, 1.0, search_size, fill, template)
 
@@ -230,26 +232,23 @@ class OceanTracker:
     def predict(self, states: Sequence[TrackerState], crops: Sequence[SearchCrop]) -> Callable[[], Prediction]:
         """Ask the network about B crops of one search size (section 5, step 2); return what waits for its answer."""
         with self._precision():
-            output = self._track(self._pixels([crop.pixels for crop in crops]), self._templates(states))
-            score = torch.sigmoid(output.cls.float())
-            if output.cls_aligned is not None:
-                aligned = torch.sigmoid(output.cls_aligned.float())
-                score = self.params.ratio * score + (1 - self.params.ratio) * aligned
-            maps = torch.cat([score, output.ltrb.float()], dim=1)  # (B, 5, S, S): one copy to the host for all
-            ready: Any = None
-            if self.device.type == "cuda":
-                host = torch.empty(maps.shape, dtype=maps.dtype, pin_memory=True)
-                maps = host.copy_(maps, non_blocking=True)
-                ready = torch.cuda.Event()
-                ready.record(torch.cuda.current_stream(self.device))
+            maps = self._maps(self._pixels([crop.pixels for crop in crops]), self._templates(states))
+            fetched = self._link.fetch(maps)
 
         def answer() -> Prediction:
-            if ready is not None:
-                ready.synchronize()
-            on_host = maps.cpu().numpy()
+            on_host = fetched().numpy()
             return Prediction(on_host[:, 0], on_host[:, 1:])
 
         return answer
+
+    def _maps(self, pixels: torch.Tensor, template: TemplateFeatures) -> torch.Tensor:
+        """Return score and ltrb (B, 5, S, S), float32: one tensor, so that one copy to the host brings all."""
+        output = self._track(self._as_float(pixels), template)
+        score = torch.sigmoid(output.cls.float())
+        if output.cls_aligned is not None:
+            aligned = torch.sigmoid(output.cls_aligned.float())
+            score = self.params.ratio * score + (1 - self.params.ratio) * aligned
+        return torch.cat([score, output.ltrb.float()], dim=1)
 
     def update(
         self, states: Sequence[TrackerState], crops: Sequence[SearchCrop], prediction: Prediction
@@ -266,13 +265,15 @@ class OceanTracker:
         return None
 
     def _pixels(self, crops: Sequence[NDArray[np.uint8]]) -> torch.Tensor:
-        """Return crops (side, side, 3) as one float32 tensor (B, 3, side, side), 0..255, on the device."""
-        shape = (len(crops), *crops[0].shape)
+        """Return crops (side, side, 3) as one tensor (B, side, side, 3) uint8 on the device."""
         # From pinned memory the copy to a GPU does not wait for the work that is still queued there.
-        stacked = torch.empty(shape, dtype=torch.uint8, pin_memory=self.device.type == "cuda")
+        stacked = self._link.empty((len(crops), *crops[0].shape), torch.uint8)
         np.stack(crops, out=stacked.numpy())
-        on_device = stacked.to(self.device, non_blocking=True)
-        return on_device.permute(0, 3, 1, 2).to(torch.float32, memory_format=self.memory_format)
+        return stacked.to(self.device, non_blocking=True)
+
+    def _as_float(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Return crops of `_pixels` as the network takes them: (B, 3, side, side) float32, 0..255."""
+        return pixels.permute(0, 3, 1, 2).to(torch.float32, memory_format=self.memory_format)
 
     def _templates(self, states: Sequence[TrackerState]) -> TemplateFeatures:
         """Return the template features of all states with a leading B."""
