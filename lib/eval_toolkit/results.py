@@ -19,6 +19,7 @@ from lib.benchmarks import (
     Sequence,
     find_results,
     flat_trackers,
+    read_presence,
     read_result,
     read_result_rows,
     result_folder,
@@ -26,7 +27,16 @@ from lib.benchmarks import (
 )
 from lib.boxes import Boxes
 from lib.errors import UserError
-from lib.eval_toolkit.ope import CONVENTIONS, Convention, Flags, LengthRule, broken_rows, invalid_rows, repair_boxes
+from lib.eval_toolkit.ope import (
+    CONVENTIONS,
+    Convention,
+    Flags,
+    Floats,
+    LengthRule,
+    broken_rows,
+    invalid_rows,
+    repair_boxes,
+)
 from lib.files import atomic_write, read_json, read_regular
 
 SHOWN_NAMES = 5
@@ -134,7 +144,8 @@ def read_rows(
     files = find_results(folder, benchmark.names)
     check_complete(benchmark, folder, files, allow_missing=allow_missing)
     shift = 0 if origin is None else result_origin(benchmark.name) - origin
-    return {sequence.name: _read(sequence, files[sequence.name], rules, shift=shift)
+    return {sequence.name: _read(sequence, files[sequence.name], rules, shift=shift)._replace(
+                presence=read_presence(folder, sequence.name, frames=len(sequence)))
             for sequence in benchmark.sequences if sequence.name in files}
 
 
@@ -172,6 +183,8 @@ class Rows(NamedTuple):
     mismatch: Mismatch | None
     first_shift: Boxes
     """(4,) first predicted box minus first true box, as in the files."""
+    presence: Floats | None = None
+    """(N - lead_in,) the tracker's probability that its box shows the target, where its folder tells."""
 
 
 def _read(sequence: Sequence, path: Path, rules: Convention, *, shift: int) -> Rows:
