@@ -50,7 +50,8 @@ def frames_of(rows: Rows) -> Frames | None:
     """
     if rows.presence is None:
         return None
-    truth, boxes, absent = (part[rows.lead_in + 1 :] for part in (rows.truth, rows.boxes, rows.absent))
+    after = slice(rows.lead_in + 1, None)
+    truth, boxes, absent = rows.truth[after], rows.boxes[after], rows.absent[after]
     known = absent | ~invalid_rows(truth, "size")
     overlap = np.where(absent, 0.0, np.nan_to_num(np.clip(iou_xywh(boxes, truth), 0, 1)))
     return Frames(rows.presence[1 : 1 + len(truth)][known], overlap[known], absent[known])

@@ -52,6 +52,7 @@ class Track:
     tracker: int
     boxes_xywh: Boxes  # (N, 4), origin 0; one pass: the first is the given one; restart: NaN where no region was told
     scores: NDArray[np.float64]  # (N,) 0..1, NaN where the tracker was not asked
+    presence: NDArray[np.float64]  # (N,) the same of its presence, and NaN where it has none
     seconds: float  # this track's share of the time, decoding included: the shares of all tracks add up to the whole
     codes: NDArray[np.int8] | None = None  # (N,) of the restart protocol: INIT, REGION, FAILURE, UNKNOWN
 
@@ -67,6 +68,7 @@ class _Path:
     job: Job
     boxes: Boxes
     scores: NDArray[np.float64]
+    presence: NDArray[np.float64]
     codes: NDArray[np.int8] | None = None
     state: TrackState | None = None  # None before the start, and after a failure
     start: int = 0  # frame of the next start
@@ -79,6 +81,7 @@ class _Path:
         """Take in the tracker's state after a frame."""
         self.boxes[index] = self.start_box if index == self.start else state.box_xywh
         self.scores[index] = state.score
+        self.presence[index] = getattr(state, "presence", np.nan)
         self.state = state
 
 
@@ -188,7 +191,7 @@ class Lockstep:
         count = len(job.frames)
         assert count >= 1, job.name
         kind = _Path if job.restart is None else _RestartPath
-        paths = {k: kind(job, np.full((count, 4), np.nan), np.full(count, np.nan)) for k in job.trackers}
+        paths = {k: kind(job, np.full((count, 4), np.nan), *np.full((2, count), np.nan)) for k in job.trackers}
         run = _Run(job, decode_ahead(job.frames, pool), paths)
         self._enter_frame(run)
         self._after_frame(run)
@@ -235,7 +238,8 @@ class Lockstep:
         lane.runs = [run for run in lane.runs if run.index < len(run.job.frames)]
         for run in ended:
             for k, path in run.paths.items():
-                yield Track(run.job, k, path.boxes, path.scores, run.seconds / len(run.paths), path.codes)
+                yield Track(run.job, k, path.boxes, path.scores, path.presence, run.seconds / len(run.paths),
+                            path.codes)
 
     def _after_frame(self, run: _Run) -> None:
         if self.watcher is not None:

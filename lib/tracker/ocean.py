@@ -29,6 +29,7 @@ from lib.errors import UserError
 from lib.models.ocean import Ocean_, TemplateFeatures
 from lib.options import Amp
 from lib.tracker.params import TrackerParams, load_tracker_params
+from lib.tracker.presence import Trace, judged, settled, similarity_map, views
 from lib.tracker.scoring import Floats, NonFiniteOutput, Peak, Prediction, find_peak
 
 SMALL_TARGET = 0.004  # share of the image below which a target gets the larger search crop
@@ -46,6 +47,9 @@ class TrackerState:
     search_size: int  # side of the search crop in px, chosen on the first frame
     fill: Floats  # (3,) mean colour of the first frame: shown beyond the image's border
     template: TemplateFeatures  # of one target
+    presence: float = 1.0  # 0..1, that the box shows the target
+    trace: Trace | None = None  # what presence is made of; None on the first frame
+    away: int = 0  # frames since the target was lost; 0 while it is held, and always where `lost_below` is 0
 
     @property
     def box_xywh(self) -> Boxes:
@@ -203,25 +207,28 @@ class OceanTracker:
     def begin(self, states: Sequence[TrackerState], images: Sequence[NDArray[Any]]) -> Callable[[], list[TrackerState]]:
         """Ask the network about the next image of several targets; return what waits for the new states.
 
-        Targets of one search size share a call. Until the answer is asked for, a GPU works while the host is free.
+        Targets of one search size share a call, and so do the places in which lost ones are looked for. Until the
+        answer is asked for, a GPU works while the host is free.
         """
         calls = []
+        every = [(row, view) for row, state in enumerate(states) for view in views(state, images[row])]
         for size in sorted({state.search_size for state in states}):
-            rows = [row for row, state in enumerate(states) if state.search_size == size]
-            some = [states[row] for row in rows]
+            rows = [row for row, view in every if view.search_size == size]
+            some = [view for _, view in every if view.search_size == size]
             crops = [search_crop(state, as_bgr(images[row])) for state, row in zip(some, rows, strict=True)]
             calls.append((rows, some, crops, self.predict(some, crops)))
 
         def finish() -> list[TrackerState]:
-            new = list(states)
+            found: list[list[TrackerState]] = [[] for _ in states]
             for rows, some, crops, answer in calls:
                 try:
                     updated = self.update(some, crops, answer())
                 except NonFiniteOutput as error:
                     raise NonFiniteOutput([rows[row] for row in error.rows]) from error
                 for row, state in zip(rows, updated, strict=True):
-                    new[row] = state
-            return new
+                    found[row].append(state)
+            return [settled(state, own, lost_below=self.params.lost_below)
+                    for state, own in zip(states, found, strict=True)]
 
         return finish
 
@@ -233,7 +240,9 @@ class OceanTracker:
             if output.cls_aligned is not None:
                 aligned = torch.sigmoid(output.cls_aligned.float())
                 score = self.params.ratio * score + (1 - self.params.ratio) * aligned
-            maps = torch.cat([score, output.ltrb.float()], dim=1)  # (B, 5, S, S): one copy to the host for all
+            zf, search = self._templates(states).zf, output.search
+            similar = [] if zf is None or search is None else [similarity_map(search, zf)]
+            maps = torch.cat([score, output.ltrb.float(), *similar], dim=1)  # (B, 6, S, S): one copy to the host
             ready: Any = None
             if self.device.type == "cuda":
                 host = torch.empty(maps.shape, dtype=maps.dtype, pin_memory=True)
@@ -245,7 +254,7 @@ class OceanTracker:
             if ready is not None:
                 ready.synchronize()
             on_host = maps.cpu().numpy()
-            return Prediction(on_host[:, 0], on_host[:, 1:])
+            return Prediction(on_host[:, 0], on_host[:, 1:5], on_host[:, 5] if on_host.shape[1] > 5 else None)
 
         return answer
 
@@ -256,7 +265,8 @@ class OceanTracker:
         pairs = list(zip(states, crops, strict=True))
         target_wh = np.stack([state.size_wh * crop.scale for state, crop in pairs])
         peak = find_peak(prediction, target_wh, search_size=states[0].search_size, params=self.params)
-        return [advance(state, crop, peak, row=row) for row, (state, crop) in enumerate(pairs)]
+        return [judged(state, advance(state, crop, peak, row=row), prediction, peak, row=row)
+                for row, (state, crop) in enumerate(pairs)]
 
     def _pixels(self, crops: Sequence[NDArray[np.uint8]]) -> torch.Tensor:
         """Return crops (side, side, 3) as one float32 tensor (B, 3, side, side), 0..255, on the device."""

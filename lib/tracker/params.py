@@ -40,6 +40,7 @@ class TrackerParams:
     small_sz: SearchSize = 255  # search side in px
     big_sz: SearchSize = 255  # the same for targets below 0.004 of the image
     ratio: Probability = 0.94  # share of the first score beside the aligned one
+    lost_below: Probability = 0.0  # presence below which the box rests and the target is looked for elsewhere; 0: never
     tuned_on: str = ""  # the benchmark these were tuned on; said beside every score made with them
 
 
