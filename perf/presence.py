@@ -35,14 +35,14 @@ from lib.tracker.presence import Trace, seen
 
 L2 = 0.01  # of weights of standardised evidence
 STEPS = 50  # of Newton's method; it needs some ten
-Video = dict[str, Any]  # score, similarity, overlap, absent: a list each, NaN as None
+Video = dict[str, Any]  # score, similarity, colour, overlap, absent: a list each, NaN as None
 
 
 def follow(name: str, dataset: str, folder: Path) -> dict[str, Video]:
     """Return by video what a checkpoint saw of each frame after the first."""
     benchmark = load_benchmark(dataset, folder, images=True)
     params, _ = params_for(None, dataset, arch="Ocean", checkpoint=find_weights(Path(name)))
-    videos: dict[str, Video] = {s.name: {key: [] for key in ("score", "similarity", "overlap", "absent")}
+    videos: dict[str, Video] = {s.name: {key: [] for key in ("score", "similarity", "colour", "overlap", "absent")}
                                 for s in benchmark.sequences}
     truths = {s.name: s for s in benchmark.sequences}
 
@@ -55,6 +55,7 @@ def follow(name: str, dataset: str, folder: Path) -> dict[str, Video]:
         similarity = state.trace.similarity
         video["score"].append(state.score)
         video["similarity"].append(similarity if np.isfinite(similarity) else None)
+        video["colour"].append(state.trace.colour)
         video["overlap"].append(float(iou_xywh(state.box_xywh[None], box[None])[0]) if known else None)
         video["absent"].append(truth.absent is not None and bool(truth.absent[index]))
 
@@ -67,8 +68,8 @@ def follow(name: str, dataset: str, folder: Path) -> dict[str, Video]:
 def traces_of(video: Video) -> list[Trace]:
     """Return the traces that a video leaves behind."""
     traces: list[Trace] = []
-    for score, similarity in zip(video["score"], video["similarity"], strict=True):
-        traces.append(seen(score, np.nan if similarity is None else similarity, traces[-1] if traces else None))
+    for score, similarity, colour in zip(video["score"], video["similarity"], video["colour"], strict=True):
+        traces.append(seen(score, np.nan if similarity is None else similarity, colour, traces[-1] if traces else None))
     return traces
 
 
@@ -117,9 +118,9 @@ def main() -> None:
     if not lost.any() or lost.all():
         raise UserError("--data: no frame is lost, or every one is; expected videos with both")
     evidence = {"COEFFICIENTS": np.array([row.evidence for row in rows]),
-                "WITHOUT_SIMILARITY": np.array([row[:2] for row in rows])}
+                "WITHOUT_SIMILARITY": np.array([row._replace(similarity_level=np.nan).evidence for row in rows])}
     for title, values in evidence.items():
-        presence = np.array([row.presence if title == "COEFFICIENTS" else row._replace(similarity=np.nan).presence
+        presence = np.array([row.presence if title == "COEFFICIENTS" else row._replace(similarity_level=np.nan).presence
                              for row in rows])
         if not args.judge:
             for video in dict.fromkeys(owner):

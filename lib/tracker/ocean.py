@@ -29,7 +29,7 @@ from lib.errors import UserError
 from lib.models.ocean import Ocean_, TemplateFeatures
 from lib.options import Amp
 from lib.tracker.params import TrackerParams, load_tracker_params
-from lib.tracker.presence import Trace, judged, settled, similarity_map, views
+from lib.tracker.presence import Trace, colours_of, judged, settled, similarity_map, views
 from lib.tracker.scoring import Floats, NonFiniteOutput, Peak, Prediction, find_peak
 
 SMALL_TARGET = 0.004  # share of the image below which a target gets the larger search crop
@@ -48,6 +48,7 @@ class TrackerState:
     fill: Floats  # (3,) mean colour of the first frame: shown beyond the image's border
     template: TemplateFeatures  # of one target
     presence: float = 1.0  # 0..1, that the box shows the target
+    colours: Floats | None = None  # histogram of the first box; None: the next one's will do
     trace: Trace | None = None  # what presence is made of; None on the first frame
     away: int = 0  # frames since the target was lost; 0 while it is held, and always where `lost_below` is 0
 
@@ -191,7 +192,8 @@ class OceanTracker:
         with self._precision():
             template = self.model.template(self._pixels([crop]))
         search_size = self.params.big_sz if small else self.params.small_sz
-        return TrackerState(centre_xy, size_wh, 1.0, search_size, fill, template)
+        colours = colours_of(image, centre_xy, size_wh)
+        return TrackerState(centre_xy, size_wh, 1.0, search_size, fill, template, colours=colours)
 
     def track(self, state: TrackerState, image: NDArray[Any]) -> TrackerState:
         """Return the state after the next image (H, W, 3) BGR uint8. Raises NonFiniteOutput."""
@@ -265,7 +267,7 @@ class OceanTracker:
         pairs = list(zip(states, crops, strict=True))
         target_wh = np.stack([state.size_wh * crop.scale for state, crop in pairs])
         peak = find_peak(prediction, target_wh, search_size=states[0].search_size, params=self.params)
-        return [judged(state, advance(state, crop, peak, row=row), prediction, peak, row=row)
+        return [judged(state, advance(state, crop, peak, row=row), crop.pixels, prediction, peak, row=row)
                 for row, (state, crop) in enumerate(pairs)]
 
     def _pixels(self, crops: Sequence[NDArray[np.uint8]]) -> torch.Tensor:

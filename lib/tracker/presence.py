@@ -1,9 +1,10 @@
 """Presence: the probability that a tracker's box shows its target, from what a frame leaves behind; nothing is trained.
 
-A score map is high wherever something looks like a target, on the wrong runner too. A better witness is how much the
-features around the found box resemble the template's (cosine over the neck's 7 x 7 map, one extra correlation), beside
-how much they did in the first frames, and what both were of late. A logistic model of these, fitted by
-perf/presence.py on videos with lost and absent targets, makes the probability.
+A score map is high wherever something looks like a target, on the wrong runner too. Better witnesses are how much the
+features around the found box resemble the template's (cosine over the neck's 7 x 7 map, one extra correlation), and how
+much the colours in the box resemble those of the first box (Bhattacharyya's coefficient of two histograms), both beside
+what they were in the first frames. A logistic model of these, fitted by perf/presence.py on videos with lost and absent
+targets, makes the probability.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, NamedTuple
 
+import cv2
 import numpy as np
 import torch.nn.functional as F
 from numpy.typing import NDArray
@@ -25,13 +27,14 @@ if TYPE_CHECKING:
     from lib.tracker.ocean import TrackerState
 
 SLOW = 0.1  # share of a new frame in what is remembered of score and similarity
-LEVEL_FRAMES = 5  # first frames, whose mean similarity is the level that later ones are compared with
+LEVEL_FRAMES = 5  # first frames, whose means are the levels that later frames are compared with
 TRUSTED = 0.999  # the score's logit is cut at this score and at 1 minus it
 VIEWS, GRID = 3, 0.6  # further places looked at in a frame while lost, and their distance in sides of a search crop
-COEFFICIENTS = (2.5332, 0.2058, 0.1928, 4.3897, 4.1144)
+COEFFICIENTS = (3.5095, 0.1861, 0.2195, 4.6021, 3.8227, 3.2359)
 """Bias, and weights of `Trace.evidence`; docs/EXPERIMENTS.md has the command that made them."""
-WITHOUT_SIMILARITY = (-1.1669, 0.2759, 0.3548)
-"""Bias and weights of the two scores, for a network whose features are out of reach: an exported or a joint one."""
+WITHOUT_SIMILARITY = (0.5385, 0.2555, 0.3585, 5.3477)
+"""The same without similarity, for a network whose features are out of reach: an exported or a joint one."""
+COLOURS, INNER = 8, 0.9  # steps of each channel in a histogram of colours, and the share of the box's sides it is of
 
 
 class Trace(NamedTuple):
@@ -41,39 +44,43 @@ class Trace(NamedTuple):
     scores: float  # its slow mean
     similarity: float  # cosine with the template at the found box, -1..1; NaN where the network gives no features
     similarities: float  # its slow mean
-    level: float  # its mean over the first frames
+    similarity_level: float  # its mean over the first frames
+    colour: float  # Bhattacharyya's coefficient of the box's colours and those of the first box, 0..1
+    colour_level: float  # its mean over the first frames
     frames: int  # so many of them
 
     @property
     def evidence(self) -> tuple[float, ...]:
-        """Return what the logistic model weighs: both scores, and both similarities above the level, if known."""
-        scores = (self.score, self.scores)
-        known = math.isfinite(self.similarity)
-        return (*scores, self.similarity - self.level, self.similarities - self.level) if known else scores
+        """Return what the logistic model weighs: scores, and colour and known similarities above their level."""
+        told = (self.score, self.scores, self.colour - self.colour_level)
+        level = self.similarity_level
+        return (*told, self.similarity - level, self.similarities - level) if math.isfinite(level) else told
 
     @property
     def presence(self) -> float:
         """Return the probability that the box shows the target, 0..1."""
         told = self.evidence
-        bias, *weights = COEFFICIENTS if len(told) == 4 else WITHOUT_SIMILARITY
+        bias, *weights = COEFFICIENTS if len(told) == 5 else WITHOUT_SIMILARITY
         return 1 / (1 + math.exp(-bias - sum(weight * value for weight, value in zip(weights, told, strict=True))))
 
 
-def seen(score: float, similarity: float, before: Trace | None, *, alone: bool = False) -> Trace:
-    """Return the trace after a frame with this score, 0..1, and similarity; before: None on the first tracked frame.
+def seen(score: float, similarity: float, colour: float, before: Trace | None, *, alone: bool = False) -> Trace:
+    """Return the trace after a frame with this score, 0..1, and so on; before: None on the first tracked frame.
 
     alone: judge the frame by itself, as if all before it had been like it.
     """
     score = min(max(score, 1 - TRUSTED), TRUSTED)
     logit = math.log(score / (1 - score))
     if before is None:
-        return Trace(logit, logit, similarity, similarity, similarity, 1)
+        return Trace(logit, logit, similarity, similarity, similarity, colour, colour, 1)
     if alone:
-        return Trace(logit, logit, similarity, similarity, before.level, LEVEL_FRAMES)
-    frames = min(before.frames + 1, LEVEL_FRAMES)
-    level = before.level + (similarity - before.level) / frames * (before.frames < LEVEL_FRAMES)
-    return Trace(logit, before.scores + SLOW * (logit - before.scores), similarity,
-                 before.similarities + SLOW * (similarity - before.similarities), level, frames)
+        return before._replace(score=logit, scores=logit, similarity=similarity, similarities=similarity, colour=colour)
+    rate = 1 / (before.frames + 1) if before.frames < LEVEL_FRAMES else 0.0
+    return Trace(
+        logit, before.scores + SLOW * (logit - before.scores),
+        similarity, before.similarities + SLOW * (similarity - before.similarities),
+        before.similarity_level + rate * (similarity - before.similarity_level),
+        colour, before.colour_level + rate * (colour - before.colour_level), before.frames + 1)
 
 
 def similarity_map(search: Tensor, template: Tensor) -> Tensor:
@@ -95,15 +102,28 @@ def at_offset(values: NDArray[np.float32], offset_xy: Floats) -> float:
     return float(values[row, column])
 
 
-def judged(before: TrackerState, after: TrackerState, prediction: Prediction, peak: Peak, *, row: int) -> TrackerState:
-    """Return the state after a frame with its presence, from row `row` of a batch's answer.
+def colours_of(pixels: Image, centre_xy: Floats, size_wh: Floats) -> Floats:
+    """Return the histogram (COLOURS ** 3,), sum 1, of the colours in a box, of its inner part; at least of one px."""
+    last = np.array(pixels.shape[1::-1]) - 1
+    low, high = (np.clip(np.rint(centre_xy + sign * INNER / 2 * size_wh), 0, last).astype(int) for sign in (-1, 1))
+    inside = pixels[low[1] : high[1] + 1, low[0] : high[0] + 1]
+    counts = cv2.calcHist([inside], [0, 1, 2], None, [COLOURS] * 3, [0, 256] * 3).ravel()
+    return np.asarray(counts / counts.sum(), np.float64)
+
+
+def judged(before: TrackerState, after: TrackerState, pixels: Image, prediction: Prediction, peak: Peak, *, row: int
+           ) -> TrackerState:
+    """Return the state after a frame with its presence, from its search crop and row `row` of a batch's answer.
 
     While the target is lost each frame is judged by itself.
     """
+    middle = np.array(pixels.shape[1::-1]) // 2
+    colours = colours_of(pixels, peak.offset_xy[row] + middle, peak.box_wh[row])
+    first = colours if before.colours is None else before.colours
     similarity = (math.nan if prediction.similarity is None
                   else at_offset(prediction.similarity[row], peak.offset_xy[row]))
-    trace = seen(after.score, similarity, before.trace, alone=before.away > 0)
-    return replace(after, trace=trace, presence=trace.presence)
+    trace = seen(after.score, similarity, float(np.sqrt(first * colours).sum()), before.trace, alone=before.away > 0)
+    return replace(after, trace=trace, presence=trace.presence, colours=first)
 
 
 def views(state: TrackerState, image: Image) -> list[TrackerState]:
