@@ -365,7 +365,7 @@ def test_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     identity = json.loads(Path("result/MINE/Ocean/run.json").read_text())["identity"]
     assert (identity["model"]["online"], identity["tracker"]["online_ratio"]) == (True, 0.3)
     assert len(Path("result/MINE/Ocean/B.txt").read_text().splitlines()) == 1
-    with pytest.raises(UserError, match="holds results made with model.online True instead of None"):
+    with pytest.raises(UserError, match=r"holds results made with model\.online True instead of None"):
         commands.call("test", test)
     online = Path("result/MINE/Ocean/A.txt").read_bytes()
     assert commands.call("test", [*test, "--tracker_name", "Without"]) == 0

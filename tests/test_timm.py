@@ -86,7 +86,8 @@ def test_relative_positions_are_timms_at_its_own_size_and_the_same_pixels_at_ano
                                for name, tensor in theirs.state_dict().items()})
         torch.testing.assert_close(own[1.0](part), small(part))
         own[1.0](part), own[0.5](part)
-        tables = [own[step].pos_embed._offsets(theirs.pos_embed.height_rel, side) for step, side in ((1.0, 9), (0.5, 17))]
+        tables = [own[step].pos_embed._offsets(theirs.pos_embed.height_rel, side)
+                  for step, side in ((1.0, 9), (0.5, 17))]
         torch.testing.assert_close(tables[1][::2, ::2], tables[0])  # cells of 8 px: every other one is of 16
 
 

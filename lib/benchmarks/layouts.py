@@ -191,7 +191,14 @@ def canonical_name(dataset: str) -> str:
 
 def own_layout(dataset: str) -> Layout:
     """Return the layout of any folder of videos with a `groundtruth_rect.txt` or `groundtruth.txt`."""
-    return Layout(dataset, readers.own, "<Name>/groundtruth.txt or groundtruth_rect.txt", origin=1, json_first=True)
+    return Layout(dataset, readers.own, "<Name>/groundtruth.txt or groundtruth_rect.txt", origin=1, json_first=True,
+                  absent=_marked_absent)
+
+
+def _marked_absent(video: Video, _boxes: Boxes) -> Flags | None:
+    """Return where `absent.txt` beside the ground truth has a number other than 0, one per frame."""
+    marks = readers.frame_flags(video.truth.with_name("absent.txt"))
+    return None if marks is None else marks != 0
 
 
 def load_benchmark(dataset: str, dataset_dir: str | Path, *, images: bool) -> Benchmark:
@@ -317,8 +324,8 @@ def _sequence(
         notes.append(f"{video.name}: {len(boxes)} boxes for {len(frames)} images; cut to the shorter")
         frames, boxes = frames[: len(boxes)], boxes[: len(frames)]
     _check_counts(len(boxes), frames, place)
-    absent = layout.absent(video, boxes) if layout.absent else None
-    if layout.absent and absent is None:
+    absent = layout.absent(video, boxes) if layout.absent and video.entry is None else None
+    if layout.absent and absent is None and layout.name in LAYOUTS:
         notes.append(f"{video.name}: no file tells where the target is absent; every frame counts")
     if absent is not None and len(absent) != len(boxes):
         raise UserError(f"{video.truth.parent}: absence is told for {len(absent)} of {len(boxes)} frames of "

@@ -18,6 +18,7 @@ from lib.benchmarks import (
     Sequence,
     find_results,
     flat_trackers,
+    read_presence,
     read_result,
     read_result_rows,
     result_folder,
@@ -25,7 +26,14 @@ from lib.benchmarks import (
 )
 from lib.boxes import Boxes
 from lib.errors import UserError
-from lib.eval_toolkit.ope import Convention, Flags, broken_rows, invalid_rows, repair_boxes
+from lib.eval_toolkit.ope import (
+    Convention,
+    Flags,
+    Floats,
+    broken_rows,
+    invalid_rows,
+    repair_boxes,
+)
 from lib.files import atomic_write, read_json
 
 SHOWN_NAMES = 5  # how many names a message lists before it says how many more there are
@@ -128,7 +136,8 @@ def read_rows(
     files = find_results(folder, benchmark.names)
     check_complete(benchmark, folder, files, allow_missing=allow_missing)
     shift = 0 if origin is None else result_origin(benchmark.name) - origin
-    return {sequence.name: _read(sequence, files[sequence.name], rules, shift=shift)
+    return {sequence.name: _read(sequence, files[sequence.name], rules, shift=shift)._replace(
+                presence=read_presence(folder, sequence.name, frames=len(sequence)))
             for sequence in benchmark.sequences if sequence.name in files}
 
 
@@ -160,6 +169,7 @@ class Rows(NamedTuple):
     odd: dict[str, int]  # how many invalid (any of x, y, w, h <= 0), broken and repaired rows there are
     mismatch: Mismatch | None
     first_shift: Boxes  # (4,) first predicted box minus first true box, as in the files
+    presence: Floats | None = None  # (N - lead_in,) probability that the box shows the target, where the folder tells
 
 
 def _read(sequence: Sequence, path: Path, rules: Convention, *, shift: int) -> Rows:

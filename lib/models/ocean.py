@@ -55,6 +55,7 @@ class OceanOutput(NamedTuple):
     ltrb: Tensor  # (B, 4, S, S) px > 0: from the grid point to the box's left, top, right and bottom side
     cls: Tensor  # (B, 1, S, S) logit
     cls_aligned: Tensor | None  # (B, 1, S, S) logit of the object-aware branch, None without it
+    search: Tensor | None = None  # (B, C, S + 6, S + 6) the neck's map, which presence compares with the template's
 
 
 class Ocean_(nn.Module):  # the reference's name
@@ -104,12 +105,13 @@ class Ocean_(nn.Module):  # the reference's name
                 deep = self.features_mhsa(deep, template.raw)
             elif self.features_single is not None:
                 deep = self.features_single(deep)
-        ltrb, cls, _, tower_reg = self.connect_model.track(self.neck(deep), template.cls, template.reg)
+        search = self.neck(deep)
+        ltrb, cls, _, tower_reg = self.connect_model.track(search, template.cls, template.reg)
         aligned = None
         if self.align_head is not None:
             assert tower_reg is not None, "this head gives the object-aware branch nothing to build on"
             aligned = self.align_head(tower_reg, ltrb, search_size=x.shape[-1])
-        return OceanOutput(ltrb, cls, aligned)
+        return OceanOutput(ltrb, cls, aligned, search)
 
     def online_features(self, x: Tensor) -> Tensor:
         """Return the online branch's features (B, C, h, h), float32, of crops (B, 3, H, H), float32 BGR 0..255.

@@ -191,7 +191,8 @@ def run_jobs(candidates: ListOf[Candidate], sequences: Mapping[str, Sequence], j
     loop = Lockstep([candidate.tracker for candidate in candidates], batch=batch, threads=threads, watcher=watcher)
     for track in loop.follow(iter(jobs)):
         candidate = candidates[track.tracker]
-        candidate.folder.save(sequences[track.job.name], track.boxes_xywh, seconds=track.seconds, codes=track.codes)
+        candidate.folder.save(sequences[track.job.name], track.boxes_xywh, seconds=track.seconds, codes=track.codes,
+                              presence=track.presence)
         yield candidate, track
 
 

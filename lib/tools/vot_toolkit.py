@@ -89,7 +89,8 @@ def serve(server: Any, objects: Objects, *, answer: Callable[[Boxes], Any]) -> i
         except NonFiniteOutput as error:
             raise UserError(f"{request.image['color'].path()}: {error}; the checkpoint has diverged, or fp16 is too "
                             "narrow for it (try --amp none)") from error
-        server.status([(answer(state.box_xywh), {"confidence": float(state.score)}) for state in objects.states])
+        server.status([(answer(state.box_xywh), {"confidence": float(getattr(state, "presence", state.score))})
+                       for state in objects.states])
         frames += 1
     return frames
 

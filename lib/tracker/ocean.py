@@ -30,6 +30,7 @@ from lib.errors import UserError
 from lib.models.ocean import Ocean_, TemplateFeatures
 from lib.options import Amp
 from lib.tracker.params import TrackerParams, load_tracker_params
+from lib.tracker.presence import Trace, colours_of, judged, settled, similarity_map, views
 from lib.tracker.scoring import Floats, NonFiniteOutput, Peak, Prediction, find_peak
 
 SMALL_TARGET = 0.004  # share of the image below which a target gets the larger search crop
@@ -47,6 +48,10 @@ class TrackerState:
     search_size: int  # side of the search crop in px, chosen on the first frame
     fill: Floats  # (3,) mean colour of the first frame: shown beyond the image's border
     template: TemplateFeatures  # of one target
+    presence: float = 1.0  # 0..1, that the box shows the target
+    colours: Floats | None = None  # histogram of the first box; None: the next one's will do
+    trace: Trace | None = None  # what presence is made of; None on the first frame
+    away: int = 0  # frames since the target was lost; 0 while it is held, and always where `lost_below` is 0
 
     @property
     def box_xywh(self) -> Boxes:
@@ -191,7 +196,8 @@ class OceanTracker:
         with self._precision():
             template = self.model.template(self._as_float(self._pixels([crop])))
         search_size = self.params.big_sz if small else self.params.small_sz
-        return TrackerState(centre_xy, size_wh, 1.0, search_size, fill, template)
+        colours = colours_of(image, centre_xy, size_wh)
+        return TrackerState(centre_xy, size_wh, 1.0, search_size, fill, template, colours=colours)
 
     def track(self, state: TrackerState, image: NDArray[Any]) -> TrackerState:
         """Return the state after the next image (H, W, 3) BGR uint8. Raises NonFiniteOutput."""
@@ -207,25 +213,28 @@ class OceanTracker:
     def begin(self, states: Sequence[TrackerState], images: Sequence[NDArray[Any]]) -> Callable[[], list[TrackerState]]:
         """Ask the network about the next image of several targets; return what waits for the new states.
 
-        Targets of one search size share a call. Until the answer is asked for, a GPU works while the host is free.
+        Targets of one search size share a call, and so do the places in which lost ones are looked for. Until the
+        answer is asked for, a GPU works while the host is free.
         """
         calls = []
+        every = [(row, view) for row, state in enumerate(states) for view in views(state, images[row])]
         for size in sorted({state.search_size for state in states}):
-            rows = [row for row, state in enumerate(states) if state.search_size == size]
-            some = [states[row] for row in rows]
+            rows = [row for row, view in every if view.search_size == size]
+            some = [view for _, view in every if view.search_size == size]
             crops = [search_crop(state, as_bgr(images[row])) for state, row in zip(some, rows, strict=True)]
             calls.append((rows, some, crops, self.predict(some, crops)))
 
         def finish() -> list[TrackerState]:
-            new = list(states)
+            found: list[list[TrackerState]] = [[] for _ in states]
             for rows, some, crops, answer in calls:
                 try:
                     updated = self.update(some, crops, answer())
                 except NonFiniteOutput as error:
                     raise NonFiniteOutput([rows[row] for row in error.rows]) from error
                 for row, state in zip(rows, updated, strict=True):
-                    new[row] = state
-            return new
+                    found[row].append(state)
+            return [settled(state, own, lost_below=self.params.lost_below)
+                    for state, own in zip(states, found, strict=True)]
 
         return finish
 
@@ -237,18 +246,20 @@ class OceanTracker:
 
         def answer() -> Prediction:
             on_host = fetched().numpy()
-            return Prediction(on_host[:, 0], on_host[:, 1:])
+            return Prediction(on_host[:, 0], on_host[:, 1:5], on_host[:, 5] if on_host.shape[1] > 5 else None)
 
         return answer
 
     def _maps(self, pixels: torch.Tensor, template: TemplateFeatures) -> torch.Tensor:
-        """Return score and ltrb (B, 5, S, S), float32: one tensor, so that one copy to the host brings all."""
+        """Return score, ltrb and, where there are features, similarity (B, 5 or 6, S, S), float32: one copy for all."""
         output = self._track(self._as_float(pixels), template)
         score = torch.sigmoid(output.cls.float())
         if output.cls_aligned is not None:
             aligned = torch.sigmoid(output.cls_aligned.float())
             score = self.params.ratio * score + (1 - self.params.ratio) * aligned
-        return torch.cat([score, output.ltrb.float()], dim=1)
+        zf, search = template.zf, output.search
+        similar = [] if zf is None or search is None else [similarity_map(search, zf)]
+        return torch.cat([score, output.ltrb.float(), *similar], dim=1)
 
     def update(
         self, states: Sequence[TrackerState], crops: Sequence[SearchCrop], prediction: Prediction
@@ -258,7 +269,8 @@ class OceanTracker:
         target_wh = np.stack([state.size_wh * crop.scale for state, crop in pairs])
         peak = find_peak(prediction, target_wh, search_size=states[0].search_size, params=self.params,
                          blend=self.blend(states, crops))
-        return [advance(state, crop, peak, row=row) for row, (state, crop) in enumerate(pairs)]
+        return [judged(state, advance(state, crop, peak, row=row), crop.pixels, prediction, peak, row=row)
+                for row, (state, crop) in enumerate(pairs)]
 
     def blend(self, states: Sequence[TrackerState], crops: Sequence[SearchCrop]) -> tuple[Floats, float] | None:
         """Return what `find_peak` mixes in: nothing here, see `lib.tracker.online`."""

@@ -43,6 +43,7 @@ class TrackerParams:
     small_sz: SearchSize = 255  # search side in px
     big_sz: SearchSize = 255  # the same for targets below 0.004 of the image
     ratio: Probability = 0.94  # share of the first score beside the aligned one
+    lost_below: Probability = 0.0  # presence below which the box rests and the target is looked for elsewhere; 0: never
     tuned_on: str = ""  # the benchmark these were tuned on; said beside every score made with them
 
 
@@ -136,4 +137,5 @@ def find_tracker_params(benchmark: str, *, root: Path = PARAMS_ROOT, arch: str =
             path = root / name / f"{stem}.yaml"
             if path.is_file():
                 return load_tracker_params(path, dataset=benchmark, online=online), str(path)
-    return load_tracker_params(None, online=online), f"the defaults, as {root / benchmark / (arch + '.yaml')} does not exist"
+    missing = root / benchmark / f"{arch}.yaml"
+    return load_tracker_params(None, online=online), f"the defaults, as {missing} does not exist"

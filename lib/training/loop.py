@@ -141,7 +141,7 @@ def _load_start(model: Any, cfg: Config, checkpoint: dict[str, Any] | None, *, p
             source = str(_pretrained_path(source))
             content = read_checkpoint(source)
         if train.ONLINE and not any("connect_model." in name for name in content["state_dict"]):
-            raise UserError(f"TRAIN.PRETRAIN: {source} is no tracker; TRAIN.ONLINE needs the checkpoint of a trained one")
+            raise UserError(f"TRAIN.PRETRAIN: {source} is no tracker; TRAIN.ONLINE needs the checkpoint of one")
         pixels = Pixels(given.ORDER, given.MEAN, given.STD) if given else pixels_of(content, source=source)
         log.info("%s", import_pretrained(model, content["state_dict"], source=source, pixels=pixels))
     return progress

@@ -21,6 +21,7 @@ from pydantic.dataclasses import dataclass
 from lib.boxes import Boxes, xywh_to_xyxy
 from lib.crops import CROP_SIZE, Image, box_in_crop511, crop_square, transform_box, view_matrix
 from lib.datasets import Crop, CropReader, FramePair
+from lib.datasets.synthetic.absence import with_absences
 from lib.datasets.synthetic.scene import Scene, random_scene
 from lib.errors import UserError
 from lib.files import read_json
@@ -130,21 +131,26 @@ def render_sequence(
 
     The box holds all of the target, hidden parts too, as OTB's do.
     """
-    scene = held_out_scene(seed, number, length=length, size_wh=size_wh, difficulty=difficulty)
+    yield from rendered(held_out_scene(seed, number, length=length, size_wh=size_wh, difficulty=difficulty), length)
+
+
+def rendered(scene: Scene, length: int) -> Iterator[tuple[Image, Boxes]]:
+    """Yield the first frames of a scene, uint8 (H, W, 3) BGR, and the target's box (x, y, w, h), origin 0."""
     for time in range(length):
         yield scene.frame(time), scene.box_xywh(time)
 
 
 def write_otb(
     root: str | Path, *, num: int, length: int, seed: int, size_wh: tuple[int, int] = SIZE_WH,
-    difficulty: float = 1.0, progress: Callable[[int], object] = lambda _frames: None,
+    difficulty: float = 1.0, absences: bool = False, progress: Callable[[int], object] = lambda _frames: None,
 ) -> list[str]:
     """Return the names of `num` held-out sequences of `length` frames, written to `root` in OTB's official form.
 
     `<root>/<name>/img/0001.jpg ...` and `<root>/<name>/groundtruth_rect.txt`, 1-based x,y,w,h. A sequence that is there
     as it is asked for is kept; one that this function wrote for other settings is replaced, and those beyond `num`
-    are removed. `progress` is called with the number of frames just done. Raises UserError for a sequence of one of
-    these names that it did not write, and when the folder cannot be written.
+    are removed. With `absences` the target is out of sight now and then (`with_absences`), and `absent.txt` beside
+    the boxes holds 1 for each frame without it. `progress` is called with the number of frames just done. Raises
+    UserError for a sequence of one of these names that it did not write, and when the folder cannot be written.
     """
     if num < 1 or length < 2:
         raise UserError(f"{root}: {num} sequences of {length} frames asked for; expected at least 1 of at least 2")
@@ -152,14 +158,20 @@ def write_otb(
     try:
         for number, name in enumerate(names):
             record = {"renderer": RENDERER, "seed": seed, "number": number, "length": length,
-                      "size_wh": list(size_wh), "difficulty": difficulty}
+                      "size_wh": list(size_wh), "difficulty": difficulty} | ({"absences": True} if absences else {})
             if _record_of(root / name) == record:
                 progress(length)
                 continue
             part = root / f".{name}.part"
             shutil.rmtree(part, ignore_errors=True)
             frames = render_sequence(seed, number, length=length, size_wh=size_wh, difficulty=difficulty)
+            if absences:
+                scene = held_out_scene(seed, number, length=length, size_wh=size_wh, difficulty=difficulty)
+                scene, absent = with_absences(scene, seed=seed, length=length)
+                frames = rendered(scene, length)
             _write_sequence(part, frames, record, progress)
+            if absences:
+                (part / "absent.txt").write_text("".join(f"{int(gone)}\n" for gone in absent), encoding="utf-8")
             shutil.rmtree(root / name, ignore_errors=True)
             part.replace(root / name)
         for folder in root.glob("Synthetic*"):
