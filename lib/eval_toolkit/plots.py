@@ -45,7 +45,8 @@ def save_plots(folder: Path, scores: Sequence[ScoreSummary], *, dataset: str) ->
             figures[f"{file}_by_attribute"] = _attribute_curves(metric, scores, names)
     if "success" in scores[0].scoring.in_attribute_tables and names:
         figures["attributes"] = _attribute_bars(scores, names, dataset)
-    return [_save(folder / f"{name}.{suffix}", figure, _stamps(scores))
+    stamps = "; ".join(f"{s.name}: settings tuned on {s.tuned_on}" for s in scores if s.tuned_on)
+    return [_save(folder / f"{name}.{suffix}", figure, stamps)
             for name, figure in figures.items() for suffix in ("png", "pdf")]
 
 
@@ -103,11 +104,6 @@ def _attribute_bars(scores: Sequence[ScoreSummary], names: Sequence[str], datase
     axes.set_axisbelow(True)
     figure.legend(*axes.get_legend_handles_labels(), fontsize="small", loc="outside right upper")
     return figure
-
-
-def _stamps(scores: Sequence[ScoreSummary]) -> str:
-    """Return in one line whose settings were tuned on what."""
-    return "; ".join(f"{s.name}: settings tuned on {s.tuned_on}" for s in scores if s.tuned_on)
 
 
 def _plain(text: str) -> str:
