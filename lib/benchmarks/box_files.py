@@ -208,8 +208,9 @@ def find_results(folder: str | Path, names: tuple[str, ...]) -> dict[str, Path]:
     for path, stem in stems.items():
         by_key.setdefault(_match_key(stem), []).append(path)
     meanings = Counter(_match_key(name) for name in names)
-    plain = {path: stem for path, stem in _without_prefix(stems).items()
-             if _match_key(stem) not in by_key and _match_key(stems[path]) not in meanings}
+    plain = {path: bare for path, stem in stems.items() for prefix in _RESULT_PREFIXES
+             if stem.startswith(prefix) and _match_key(bare := stem.removeprefix(prefix)) not in by_key
+             and _match_key(stem) not in meanings}
     for path, stem in plain.items():
         by_key.setdefault(_match_key(stem), []).append(path)
     found = {}
@@ -235,11 +236,6 @@ def _result_stems(root: Path) -> dict[Path, str]:
     stems |= {path: stem[: -len(ending)] for path, stem in stems.items() if stem.lower().endswith(ending)}
     return stems | {path: path.parent.name for form in ("*/*.txt", "longterm/*/*_001.txt") for path in root.glob(form)
                     if path.stem in (path.parent.name, f"{path.parent.name}_001")}
-
-
-def _without_prefix(stems: dict[Path, str]) -> dict[Path, str]:
-    return {path: stem[len(prefix):] for path, stem in stems.items() for prefix in _RESULT_PREFIXES
-            if stem.startswith(prefix)}
 
 
 def flat_trackers(folder: Path) -> list[str]:

@@ -22,10 +22,6 @@ started again."""
 Corners = NDArray[np.float64]  # corner points (..., 4, 2) of quadrilaterals, x and y in image px
 
 
-def _no_boxes() -> Boxes:
-    return np.empty((0, 4))
-
-
 @dataclass(frozen=True, eq=False)
 class Sequence:
     """One target in one video.
@@ -41,7 +37,7 @@ class Sequence:
     attributes: tuple[str, ...] = ()
     origin: int = 1
     """Pixel origin of the annotation file. Whether a row is invalid is judged on the values of the file."""
-    lead_in_xywh: Boxes = field(default_factory=_no_boxes)
+    lead_in_xywh: Boxes = field(default_factory=lambda: np.empty((0, 4)))
     """Annotated boxes (k, 4), origin 0, before the first tracked frame, as far as the files hold them; only got10k
     scores them."""
     num_lead_in: int = 0

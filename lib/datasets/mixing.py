@@ -161,15 +161,10 @@ def draw_negative(
         if settings.NEGATIVE_FROM == "any":
             other = int(np.searchsorted(np.cumsum(use), rng.integers(sum(use)), side="right"))
         drawn = int(rng.integers(sources[other].num_tracks))
-        if other != source or not _same_video(own, track, drawn):
+        videos = own.index.video_of_track if isinstance(own, IndexedSource) else range(own.num_tracks)
+        if other != source or videos[track] != videos[drawn]:
             return sources[other].pair(drawn, rng).search
     return None
-
-
-def _same_video(source: TrainingSource, a: int, b: int) -> bool:
-    if isinstance(source, IndexedSource):
-        return bool(source.index.video_of_track[a] == source.index.video_of_track[b])
-    return a == b
 
 
 def distractor(index: TrackIndex, track: int, rng: np.random.Generator) -> int | None:

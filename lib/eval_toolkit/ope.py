@@ -154,32 +154,15 @@ def leave_out(errors: FrameErrors, frames: Flags) -> FrameErrors:
 
 
 def curves(errors: FrameErrors, lengths: Items[int]) -> Curves:
-    """Return the curves of S sequences whose frames lie one after the other in `errors`, `lengths` frames each.
-
-    Each frame is put in the bin of the last threshold it passes; a cumulative sum of a sequence's histogram is its
-    curve. That is one search for all frames and thresholds instead of one comparison for each pair.
-    """
-    count = np.asarray(lengths)
-    assert count.sum() == len(errors.overlap), "every frame belongs to one sequence"
-    assert (count > 0).all(), "a sequence without frames has no curve"
-    owner = np.repeat(np.arange(len(count)), count)
-    # Thresholds passed by `overlap > t`: those strictly below it; side="left" counts exactly these.
-    passed = np.searchsorted(OVERLAP_THRESHOLDS, errors.overlap, side="left")
-    success = _histogram(owner, passed, len(count), len(OVERLAP_THRESHOLDS) + 1)[:, :0:-1].cumsum(axis=1)[:, ::-1]
-    return Curves(success / count[:, None],
-                  _below(errors.distance, DISTANCE_THRESHOLDS, owner, count),
-                  _below(errors.norm_distance, NORM_DISTANCE_THRESHOLDS, owner, count))
-
-
-def _below(distance: Floats, thresholds: Floats, owner: NDArray[np.intp], count: NDArray[np.intp]) -> Floats:
-    """Return the share (S, T) of each sequence's frames with `distance <= t`."""
-    first = np.searchsorted(thresholds, distance, side="left")
-    return _histogram(owner, first, len(count), len(thresholds) + 1)[:, :-1].cumsum(axis=1) / count[:, None]
-
-
-def _histogram(owner: NDArray[np.intp], index: NDArray[np.intp], rows: int, columns: int) -> NDArray[np.intp]:
-    """Return how often each index occurs for each owner, (rows, columns)."""
-    return np.bincount(owner * columns + index, minlength=rows * columns).reshape(rows, columns)
+    """Return the curves of S sequences whose frames lie one after the other in `errors`, `lengths` frames each."""
+    assert sum(lengths) == len(errors.overlap), "every frame belongs to one sequence"
+    assert min(lengths) > 0, "a sequence without frames has no curve"
+    ends = np.cumsum(lengths)[:-1]
+    return Curves(
+        np.stack([(part[:, None] > OVERLAP_THRESHOLDS).mean(axis=0) for part in np.split(errors.overlap, ends)]),
+        *(np.stack([(part[:, None] <= thresholds).mean(axis=0) for part in np.split(distance, ends)])
+          for distance, thresholds in ((errors.distance, DISTANCE_THRESHOLDS),
+                                       (errors.norm_distance, NORM_DISTANCE_THRESHOLDS))))
 
 
 def mean_curve(per_sequence: Floats, convention: Convention) -> Floats:

@@ -48,7 +48,8 @@ def save_plots(folder: Path, scores: Sequence[ScoreSummary], *, dataset: str) ->
         figures["attributes"] = _attribute_bars(scores, names, dataset)
     if any(s.presence for s in scores):
         figures["presence"] = _reliability_curves(scores, dataset)
-    return [_save(folder / f"{name}.{suffix}", figure, _stamps(scores))
+    stamps = "; ".join(f"{s.name}: settings tuned on {s.tuned_on}" for s in scores if s.tuned_on)
+    return [_save(folder / f"{name}.{suffix}", figure, stamps)
             for name, figure in figures.items() for suffix in ("png", "pdf")]
 
 
@@ -122,11 +123,6 @@ def _reliability_curves(scores: Sequence[ScoreSummary], dataset: str) -> Figure:
              xlim=(0, 1), ylim=(0, 1))
     axes.legend(fontsize="small", handlelength=3.5)
     return figure
-
-
-def _stamps(scores: Sequence[ScoreSummary]) -> str:
-    """Return in one line whose settings were tuned on what."""
-    return "; ".join(f"{s.name}: settings tuned on {s.tuned_on}" for s in scores if s.tuned_on)
 
 
 def _plain(text: str) -> str:

@@ -107,11 +107,6 @@ class _Run:
     def place(self) -> str:
         return f"{self.job.name}: frame {self.index + 1} of {len(self.job.frames)} ({self.job.frames[self.index].name})"
 
-    def is_asking(self, tracker: int) -> bool:
-        """Return whether the tracker has to answer on this frame: it has a state, and did not just start."""
-        path = self.paths.get(tracker)
-        return path is not None and path.state is not None and path.start != self.index
-
 
 @dataclass(eq=False)
 class _Lane:
@@ -184,7 +179,9 @@ class Lockstep:
         for run in lane.runs:
             self._enter_frame(run)
         for k, tracker in enumerate(self.trackers):
-            runs = [run for run in lane.runs if run.is_asking(k)]
+            # Those in which the tracker has a state, and did not just start.
+            runs = [run for run in lane.runs if (path := run.paths.get(k)) is not None
+                    and path.state is not None and path.start != run.index]
             if runs:
                 states = [run.paths[k].state for run in runs]
                 lane.calls.append((k, runs, begin(tracker, states, [run.image for run in runs])))

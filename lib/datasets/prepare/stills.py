@@ -231,12 +231,8 @@ class YoutubeTask:
 
     root: Path
     split: str
-    video: str  # class/youtube id
+    name: str  # split/class/youtube id
     pieces: tuple[tuple[int, int], ...]
-
-    @property
-    def name(self) -> str:
-        return f"{self.split}/{self.video}"
 
     def read(self) -> Video:
         """Return the frames at hand; frame numbers are whole seconds, so RANGE counts seconds."""
@@ -300,4 +296,4 @@ def youtube_tasks(root: Path, *, split: str = "") -> list[YoutubeTask]:
             else:
                 runs.append((at, len(line)))
             at, last = at + len(line), video
-    return [YoutubeTask(root, split, video, tuple(runs)) for video, runs in pieces.items()]
+    return [YoutubeTask(root, split, f"{split}/{video}", tuple(runs)) for video, runs in pieces.items()]

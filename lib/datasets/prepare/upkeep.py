@@ -181,7 +181,12 @@ def _write_archive(index: TrackIndex, crops: Path, out: Path, rows: int, number:
     crcs = np.zeros(end - first, np.uint32)
     with atomic_write(archive, mode="wb") as file:
         for k, row in enumerate(range(first, end)):
-            data = _whole_crop(index, crops, row)
+            path = crops / crop_path(index, row)
+            try:
+                data = path.read_bytes()
+                decode_crop(data, index.size_wh(row), place=str(path))
+            except (OSError, UnreadableCrop) as error:
+                raise UserError(f"{error}; only whole crops are packed: run prepare again to make it anew") from error
             info = tarfile.TarInfo(crop_path(index, row))
             info.size = len(data)
             file.write(info.tobuf(tarfile.GNU_FORMAT, "utf-8", "surrogateescape"))
@@ -191,16 +196,6 @@ def _write_archive(index: TrackIndex, crops: Path, out: Path, rows: int, number:
         total = int(file.tell())
     write_arrays(table, {"offsets": offsets, "sizes": sizes, "crcs": crcs}, note={**note, "bytes": total})
     return total
-
-
-def _whole_crop(index: TrackIndex, crops: Path, row: int) -> bytes:
-    path = crops / crop_path(index, row)
-    try:
-        data = path.read_bytes()
-        decode_crop(data, index.size_wh(row), place=str(path))
-    except (OSError, UnreadableCrop) as error:
-        raise UserError(f"{error}; only whole crops are packed: run prepare again to make it anew") from error
-    return data
 
 
 # ---- select
