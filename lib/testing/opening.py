@@ -36,7 +36,8 @@ def open_checkpoint(path: Path, params: TrackerParams, *, align: bool | None = N
     """Return the tracker of a checkpoint, given by path or as the name of shipped weights."""
     model = load_model(path, align=align, online=online)
     _log.info("%s", model.load_report)
-    return (OnlineTracker if online else OceanTracker)(model, params, device=pick_device(device), amp=amp, compiled=compiled)
+    kind = OnlineTracker if online else OceanTracker
+    return kind(model, params, device=pick_device(device), amp=amp, compiled=compiled)
 
 
 def open_exported(path: Path, params: TrackerParams, *, align: bool | None = None, device: str = "",

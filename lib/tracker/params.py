@@ -19,7 +19,8 @@ Probability = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Rate = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
-Count, AtLeastOne = Annotated[int, Field(ge=0)], Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=0)]
+AtLeastOne = Annotated[int, Field(ge=1)]
 PARAMS_ROOT = Path(__file__).resolve().parents[2] / "experiments" / "test"
 _log = logging.getLogger(__name__)
 
@@ -133,4 +134,5 @@ def find_tracker_params(benchmark: str, *, root: Path = PARAMS_ROOT, arch: str =
             path = root / name / f"{stem}.yaml"
             if path.is_file():
                 return load_tracker_params(path, dataset=benchmark, online=online), str(path)
-    return load_tracker_params(None, online=online), f"the defaults, as {root / benchmark / (arch + '.yaml')} does not exist"
+    missing = root / benchmark / f"{arch}.yaml"
+    return load_tracker_params(None, online=online), f"the defaults, as {missing} does not exist"
