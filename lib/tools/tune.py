@@ -218,7 +218,7 @@ def _baseline(study: Any, task: Task, name: str, params: TrackerParams) -> Line:
         study.set_user_attr(f"baseline {name}", known)
         optuna = _optuna()
         # The sampler knows steps of its own; the exact settings stand beside them.
-        probe = optuna.trial.FixedTrial({key: round(getattr(params, key), 3) for key in SETTINGS if hasattr(params, key)})
+        probe = optuna.trial.FixedTrial({key: round(v, 3) for key, v in known["params"].items() if key in SETTINGS})
         suggest(probe, task.record.params, has_branch=task.has_branch)
         study.add_trial(optuna.trial.create_trial(
             value=first(values), params=probe.params, distributions=probe.distributions, intermediate_values=steps,
