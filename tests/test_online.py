@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 import torch
 from tracker_stubs import Oracle, small_checkpoint, small_model, square_frames, write_squares
+from vot_trees import make_video, square
 
 from lib import commands
+from lib.benchmarks.vot import FAILURE, INIT, read_trajectory
 from lib.crops import grid_points
 from lib.errors import UserError
 from lib.models.models import build_model
@@ -377,6 +379,11 @@ def test_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert Path("result/MINE/Ocean_checkpoint_e1/A.txt").read_bytes() == online
     assert commands.call("track", ["dataset/MINE/A/img", "--init", "60,50,30,30", *test[:2], *test[4:], "--online",
                                    "True", "--save_video", "False", "--out", "out"]) == 0
+    regions = [square(40 + 40 * (index == 2), 30) for index in range(8)]  # lost in the third frame, begun again
+    make_video(Path("dataset/VOT2018"), "bag", regions, images=True)
+    assert commands.call("test", [*test[:2], "--dataset", "VOT2018", *test[4:], "--online", "True"]) == 0
+    codes = read_trajectory(Path("result/VOT2018/Ocean/baseline/bag/bag_001.txt")).codes
+    assert (codes[0], codes[2], codes[7]) == (INIT, FAILURE, INIT)
     for words, message in ((["--resume", "plain.pth", *test[2:]], "without the online branch"),
                            (["--tracker", "opencv:MIL", *test[2:4]], "opencv:MIL has none"),
                            (["--arch", "OceanONNX", *test], "an exported model has no online branch")):
