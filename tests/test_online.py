@@ -11,8 +11,10 @@ import numpy as np
 import pytest
 import torch
 from tracker_stubs import Oracle, small_checkpoint, small_model, square_frames, write_squares
+from vot_trees import make_video, square
 
 from lib import commands
+from lib.benchmarks.vot import FAILURE, INIT, read_trajectory
 from lib.crops import grid_points
 from lib.errors import UserError
 from lib.models.models import build_model
@@ -211,21 +213,22 @@ def test_a_full_memory_gives_up_its_least_sample() -> None:
 
 @pytest.mark.parametrize("size", [255, 287])
 def test_a_registered_map_peaks_where_the_target_is(size: int) -> None:
-    """A target seen by the filter 20 px right of the crop's middle: on Ocean's grid too, or pulled in."""
-    target, scale = np.array([120.0, 104.0]), 0.8
+    """A target of 45 px that moved by 40: found there on Ocean's grid too, or pulled in as the reference has it."""
+    target, scale = np.array([141.0, 104.0]), 4 * 45 / 224
     y, x = np.mgrid[0:14, 0:14]
-    look = Look(np.zeros((14, 14), np.float32), torch.zeros(1), np.array([100.0, 100.0]), scale, "normal")
+    look = Look(np.zeros((14, 14), np.float32), torch.zeros(1), np.array([108.0, 106.0]), scale, "normal")
     at = (target - look.middle_xy) / scale / 16 + 7
     look.scores[:] = np.exp(-((x - at[0]) ** 2 + (y - at[1]) ** 2) / 4)
     state = OnlineState(np.array([101.0, 99.0]), np.array([45.0, 45.0]), 1.0, size, np.zeros(3), None, None, look)
-    crop = SearchCrop(np.empty(0, np.uint8), 1.4, (640, 480))
+    crop = SearchCrop(np.empty(0, np.uint8), 127 / 90, (640, 480))
     placed = []
     for registered in (True, False):
         row, column = np.unravel_index(_on_cells(state, crop, registered=registered).argmax(), (size // 8 - 6,) * 2)
         px = grid_points(size)[[column, row]] - size // 2
         placed.append(state.centre_xy + px / crop.scale)
     assert np.abs(placed[0] - target).max() <= 4 / 1.4 + 0.2  # half a cell
-    assert placed[1][0] < placed[0][0]
+    pull = (placed[1][0] - 101) / (placed[0][0] - 101)
+    assert pull == pytest.approx({255: 0.79, 287: 0.91}[size], abs=0.08)
 
 
 # ---- tracking
@@ -376,6 +379,11 @@ def test_the_commands(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert Path("result/MINE/Ocean_checkpoint_e1/A.txt").read_bytes() == online
     assert commands.call("track", ["dataset/MINE/A/img", "--init", "60,50,30,30", *test[:2], *test[4:], "--online",
                                    "True", "--save_video", "False", "--out", "out"]) == 0
+    regions = [square(40 + 40 * (index == 2), 30) for index in range(8)]  # lost in the third frame, begun again
+    make_video(Path("dataset/VOT2018"), "bag", regions, images=True)
+    assert commands.call("test", [*test[:2], "--dataset", "VOT2018", *test[4:], "--online", "True"]) == 0
+    codes = read_trajectory(Path("result/VOT2018/Ocean/baseline/bag/bag_001.txt")).codes
+    assert (codes[0], codes[2], codes[7]) == (INIT, FAILURE, INIT)
     for words, message in ((["--resume", "plain.pth", *test[2:]], "without the online branch"),
                            (["--tracker", "opencv:MIL", *test[2:4]], "opencv:MIL has none"),
                            (["--arch", "OceanONNX", *test], "an exported model has no online branch")):

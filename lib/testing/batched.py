@@ -157,7 +157,7 @@ class Lockstep:
         """Return a run whose first frame is done."""
         count = len(job.frames)
         assert count >= 1, job.name
-        paths = {k: _Path(job, np.full((count, 4), np.nan), *np.full((2, count), np.nan),
+        paths = {k: _Path(job, np.full((count, 4), np.nan), np.full(count, np.nan), np.full(count, np.nan),
                           None if job.restart is None else np.full(count, UNKNOWN, np.int8)) for k in job.trackers}
         run = _Run(job, decode_ahead(job.frames, pool), paths)
         self._enter_frame(run)

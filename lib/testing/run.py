@@ -21,7 +21,7 @@ from lib.checkpoint import params_beside
 from lib.crops import Image
 from lib.errors import UserError, did_you_mean
 from lib.log import RunLog, duration
-from lib.options import BenchmarkOptions, TestOptions
+from lib.options import BenchmarkOptions, ModelOptions, TestOptions
 from lib.testing.batched import Job, Lockstep, Track, Watcher
 from lib.testing.opening import check_arch, is_foreign, open_tracker, params_arch, weights_file
 from lib.testing.results import ResultFolder, record_of
@@ -152,15 +152,21 @@ def choose(benchmark: Benchmark, video: str) -> tuple[Sequence, ...]:
 
 def load_candidate(checkpoint: Path | None, options: BenchmarkOptions, *, name: str, benchmark: Benchmark) -> Candidate:
     """Return a checkpoint as a tracker, with the hyper-parameters of the test set and the folder of its results."""
-    foreign = is_foreign(options.arch)
-    params, source = (TrackerParams(), options.arch) if foreign else params_for(
-        options.params, benchmark.name, arch=options.arch, checkpoint=checkpoint, online=options.online)
-    tracker = open_tracker(options.arch, checkpoint, params, align=options.align, online=options.online,
-                           device=options.device, amp=options.amp, compiled=options.compile)
-    _log.info("tracker %s%s", source, "" if foreign else f": {params}")
+    tracker, params, source = open_with_params(options, checkpoint, benchmark.name, compiled=options.compile)
+    _log.info("tracker %s%s", source, "" if is_foreign(options.arch) else f": {params}")
     record = record_of(weights_file(options.arch, checkpoint), model=getattr(tracker, "spec", {}), params=params,
                        params_source=source, dataset=benchmark.name, data_source=benchmark.source, amp=options.amp)
     return Candidate(tracker, ResultFolder(result_folder(options.result_dir, benchmark.name) / name, record))
+
+
+def open_with_params(options: ModelOptions, checkpoint: Path | None, dataset: str, *, compiled: bool = False,
+                     ) -> tuple[Any, TrackerParams, str]:
+    """Return the tracker that the options name, its hyper-parameters for a test set, and where these come from."""
+    params, source = (TrackerParams(), options.arch) if is_foreign(options.arch) else params_for(
+        options.params, dataset, arch=options.arch, checkpoint=checkpoint, online=options.online)
+    tracker = open_tracker(options.arch, checkpoint, params, align=options.align, online=options.online,
+                           device=options.device, amp=options.amp, compiled=compiled)
+    return tracker, params, source
 
 
 def params_for(given: Path | None, dataset: str, *, arch: str, checkpoint: Path | None = None,

@@ -16,7 +16,7 @@ import sys
 import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +34,9 @@ from lib.eval_toolkit.tables import Cell, Table, markdown_table
 from lib.files import atomic_write, check_output, write_whole
 from lib.log import RunLog
 from lib.options import TuneOptions
-from lib.testing.opening import open_tracker, weights_file
+from lib.testing.opening import weights_file
 from lib.testing.results import RunRecord, record_of
-from lib.testing.run import params_for, say_what_is_there
+from lib.testing.run import open_with_params, say_what_is_there
 from lib.tools.measure import Values, follow_and_score, load_videos
 from lib.tracker.ocean import OceanTracker
 from lib.tracker.params import TrackerParams
@@ -47,6 +47,7 @@ SIDES = (255, 271, 287)
 RANGES = {"penalty_k": (0.0, 0.2), "lr": (0.2, 0.9), "window_influence": (0.05, 0.65), "ratio": (0.7, 1.0),
           "online_ratio": (0.1, 0.95)}
 STEP = 0.001
+SETTINGS = ("penalty_k", "lr", "window_influence", "small_sz", "big_sz", "ratio", "online_ratio")
 HEARTBEAT, GRACE = 30, 120  # seconds: a trial whose process was killed counts as failed after the second
 OnChunk = Callable[[int, Values], object]
 _log = logging.getLogger(__name__)
@@ -116,12 +117,10 @@ def tune(options: TuneOptions) -> str:
     check_output(options.out or Path("logs"), flag="--out")
     task = _open_task(options)
     options = replace(options, dataset=task.benchmark.name)
-    folder = options.out or default_folder(options.resume, task.benchmark.name + "_online" * options.online,
-                                           digest=task.record.sha256)
+    folder = options.out or default_folder(options.resume, task.benchmark.name, digest=task.record.sha256)
     study = open_study(folder / "study.db", options, checkpoint=task.record.sha256, videos=task.benchmark.names)
-    untuned = type(task.record.params)()
-    known = {"before": task.record.params} if replace(task.record.params, tuned_on="") != untuned else {}
-    known["untuned"] = untuned
+    start, untuned = task.record.params, type(task.record.params)()
+    known = {"before": start, "untuned": untuned} if replace(start, tuned_on="") != untuned else {"untuned": untuned}
     lines = [_baseline(study, task, name, params) for name, params in known.items()]
     # Only now, so that not every process measures the settings that the others are compared with.
     command = [sys.executable, str(SCRIPT), *as_argv(replace(options, workers=1, helper=True))]
@@ -132,8 +131,7 @@ def tune(options: TuneOptions) -> str:
     finally:
         codes = [helper.wait() for helper in helpers]
         if any(codes):
-            _log.warning("%d of %d helping processes failed; the study went on without them", np.count_nonzero(codes),
-                         len(codes))
+            _log.warning("%d of %d helping processes failed; the study went on", np.count_nonzero(codes), len(codes))
         if not options.helper:
             text = _write(folder, study, task, lines)
     return text
@@ -143,10 +141,7 @@ def _open_task(options: TuneOptions) -> Task:
     """Return the videos, and the tracker with the settings in force."""
     benchmark = load_videos(options.dataset, options.dataset_dir, only=options.videos)
     say_what_is_there(benchmark)
-    start, source = params_for(options.params, benchmark.name, arch=options.arch, checkpoint=options.resume,
-                               online=options.online)
-    tracker = open_tracker(options.arch, options.resume, start, align=options.align, online=options.online,
-                           device=options.device, amp=options.amp)
+    tracker, start, source = open_with_params(options, options.resume, benchmark.name)
     record = record_of(weights_file(options.arch, options.resume), model=tracker.model.spec, params=start,
                        params_source=source, dataset=benchmark.name, data_source=benchmark.source, amp=options.amp)
     stamp = benchmark.name
@@ -198,11 +193,6 @@ def _optuna() -> Any:
     return optuna
 
 
-def settings_of(params: TrackerParams) -> list[str]:
-    """Return the names of the settings that are searched."""
-    return [key.name for key in fields(params) if key.name in (*RANGES, "small_sz", "big_sz")]
-
-
 def suggest(trial: Any, start: TrackerParams, *, has_branch: bool) -> TrackerParams:
     """Return the settings that the sampler proposes for a trial; `ratio` only where the model has two scores.
 
@@ -228,7 +218,7 @@ def _baseline(study: Any, task: Task, name: str, params: TrackerParams) -> Line:
         study.set_user_attr(f"baseline {name}", known)
         optuna = _optuna()
         # The sampler knows steps of its own; the exact settings stand beside them.
-        probe = optuna.trial.FixedTrial({key: round(getattr(params, key), 3) for key in settings_of(params)})
+        probe = optuna.trial.FixedTrial({key: round(v, 3) for key, v in known["params"].items() if key in SETTINGS})
         suggest(probe, task.record.params, has_branch=task.has_branch)
         study.add_trial(optuna.trial.create_trial(
             value=first(values), params=probe.params, distributions=probe.distributions, intermediate_values=steps,
@@ -316,7 +306,7 @@ def _write(folder: Path, study: Any, task: Task, lines: Sequence[Line]) -> str:
 def table(lines: Sequence[Line], *, dataset: str, notes: Sequence[str]) -> str:
     """Return the Markdown table of the settings; the first line is the one that others are compared with."""
     names = list(lines[0].values)
-    searched = settings_of(lines[0].params)
+    searched = [name for name in SETTINGS if hasattr(lines[0].params, name)]
     columns = ("settings", *searched, f"{dataset} {names[0]}", "difference", *names[1:], "tuned on")
     rows: list[tuple[Cell, ...]] = []
     for line in lines:

@@ -33,8 +33,8 @@ from lib.files import atomic_write, read_text, read_yaml, write_whole
 from lib.images import read_image
 from lib.log import RunLog
 from lib.options import ModelOptions, VotTrackerOptions, VotWorkspaceOptions
-from lib.testing.opening import check_arch, open_tracker
-from lib.testing.run import params_for
+from lib.testing.opening import check_arch
+from lib.testing.run import open_with_params, params_for
 from lib.tracker.ocean import OceanTracker, TrackerState
 from lib.tracker.scoring import NonFiniteOutput
 
@@ -126,10 +126,7 @@ def main(options: VotTrackerOptions) -> int:
         ["rectangle", "polygon", "mask"], ["path"], tracker_name=options.arch, tracker_family="OceanKit",
         multiobject=True,
     ) as server:
-        params, source = params_for(options.params, options.dataset, arch=options.arch, checkpoint=options.resume,
-                                    online=options.online)
-        tracker = open_tracker(options.arch, options.resume, params, align=options.align, online=options.online,
-                               device=options.device, amp=options.amp)
+        tracker, params, source = open_with_params(options, options.resume, options.dataset)
         _log.info("tracker %s: %s", source, params)
         frames = serve(server, Objects(tracker), answer=lambda box: trax.Rectangle.create(*map(float, box)))
         _log.info("%d frames answered", frames)

@@ -78,7 +78,7 @@ def views(big: Pixels, shares: Floats) -> tuple[Pixels, Floats]:
     The crop itself, shifted, flipped, blurred, rotated. shares (18, 2): y, x in 0..1 of the shift of the latter three.
     """
     middle = (len(big) - 1) / 2
-    changed = [big[:, ::-1]]
+    changed: list[NDArray[Any]] = [big[:, ::-1]]
     changed += [cv2.GaussianBlur(big, (2 * int(np.ceil(2 * x)) + 1, 2 * int(np.ceil(2 * y)) + 1), sigmaX=x, sigmaY=y)
                 for y, x in BLURS]
     for angle in np.radians(ANGLES):
@@ -155,7 +155,7 @@ class Look(NamedTuple):
     flag: str  # see `judge`
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class OnlineState(TrackerState):
     """A target's state with what the online branch knows of it."""
 
@@ -188,7 +188,7 @@ class OnlineTracker(OceanTracker):
 
     def draws(self, image: Image, box_xywh: Floats) -> tuple[Floats, NDArray[np.bool_]]:
         """Return the shares (18, 2) of `views` and which channels stay (7, C), drawn from the first frame's bytes."""
-        rng = np.random.default_rng(zlib.crc32(box_xywh.tobytes(), zlib.crc32(np.ascontiguousarray(image))))
+        rng = np.random.default_rng(zlib.crc32(box_xywh.tobytes(), zlib.crc32(image.tobytes())))
         channels = self.classifier.filter_initializer.filter_conv.out_channels
         return rng.uniform(size=(18, 2)), rng.uniform(size=(DROPPED, channels)) >= DROP_RATE
 
@@ -215,7 +215,8 @@ class OnlineTracker(OceanTracker):
         """Ask the network about the next image of several targets; return what waits for the new states."""
         shown = [as_bgr(image) for image in images]
         looks = self._look([state.memory for state in states], shown)
-        answer = super().begin([replace(state, look=look) for state, look in zip(states, looks, strict=True)], shown)
+        seen = [replace(state, look=look) for state, look in zip(states, looks, strict=True)]
+        answer: Callable[[], list[Any]] = super().begin(seen, shown)
         return lambda: [replace(state, memory=self.learn(state.memory, state.look, state)) for state in answer()]
 
     def blend(self, states: Sequence[Any], crops: Sequence[SearchCrop]) -> tuple[Floats, float] | None:

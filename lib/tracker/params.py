@@ -19,7 +19,6 @@ Probability = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Rate = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
-Count, AtLeastOne = Annotated[int, Field(ge=0)], Annotated[int, Field(ge=1)]
 PARAMS_ROOT = Path(__file__).resolve().parents[2] / "experiments" / "test"
 _log = logging.getLogger(__name__)
 
@@ -53,10 +52,10 @@ class OnlineParams(TrackerParams):
 
     online_ratio: Probability = 0.5  # share of the online map in what the best cell is chosen by
     online_registered: bool = False  # True lays that map over Ocean's cell by cell; False: as the reference, see MODELS
-    net_opt_iter: Count = 25  # iterations on the first frame
-    net_opt_update_iter: Count = 3  # every `train_skipping` frames
-    net_opt_hn_iter: Count = 3  # on a frame with a hard negative
-    train_skipping: AtLeastOne = 10
+    net_opt_iter: Annotated[int, Field(ge=0)] = 25  # iterations on the first frame
+    net_opt_update_iter: Annotated[int, Field(ge=0)] = 3  # every `train_skipping` frames
+    net_opt_hn_iter: Annotated[int, Field(ge=0)] = 3  # on a frame with a hard negative
+    train_skipping: Annotated[int, Field(ge=1)] = 10
     sample_memory_size: Annotated[int, Field(ge=30)] = 250  # samples kept, 0.35 MB each; the first frame has 30
     learning_rate: Rate = 0.0075  # weight of a new sample
     hard_negative_learning_rate: Rate = 0.02
