@@ -9,6 +9,7 @@ Source: An Image is Worth 16x16 Words (Dosovitskiy et al., ICLR 2021); joint att
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -57,6 +58,7 @@ class ViT(nn.Module):
             weight, bias = fold_normalisation(self.conv_proj.weight)
             self.conv_proj.weight.copy_(weight)
             self.conv_proj.bias.copy_(bias)  # type: ignore[union-attr]
+        block: Any
         for block in self.blocks if lora else ():
             for layer, name in ((block.self_attention, "in_proj_weight"), (block.self_attention.out_proj, "weight"),
                                 (block.mlp[0], "weight"), (block.mlp[3], "weight")):
