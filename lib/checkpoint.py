@@ -1,8 +1,8 @@
 """Checkpoints: saved whole or not at all, read without running anything in them, loaded strictly and with a report.
 
 Every form in the wild is read: `{"epoch", "arch", "state_dict", "optimizer"}`, a bare state dict, names with the
-prefixes `module.` and `feature_extractor.`. What is saved here adds `model` (the keywords of `build_model`) and what a
-resume needs; the reference code reads it too.
+prefixes `module.` and `feature_extractor.`, SOTS' names of Ocean's parts (`backbone.`, `neck.`, `head.`). What is saved
+here adds `model` (the keywords of `build_model`) and what a resume needs; the reference code reads it too.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from lib.models.pretrained import (
     LAST_BLOCK,
     OURS,
     Pixels,
+    beside_low_rank,
     fit_tables,
     fold_stem,
     split_last_block,
@@ -38,11 +39,13 @@ from lib.models.pretrained import (
 from lib.models.timm_trunk import TimmTrunk
 
 PREFIXES = ("module.", "_orig_mod.", "feature_extractor.")
+_SOTS = {"backbone.": "features.features.", "head.": "connect_model."}  # what its Ocean calls ours
 ALIGN_PREFIX = "align_head."
+ONLINE_PREFIX, LAYERONLINE = "classifier.", "features.features.layeronline."  # the two parts of the online branch
 WEIGHTS_ROOT = Path(__file__).resolve().parents[1] / "experiments" / "weights"
 EXPORTED_PARAMS = "tracker.yaml"
 _COUNTER = "num_batches_tracked"  # of a BatchNorm: no weight, only old checkpoints and ours for use lack it
-NEW_PARTS = (ALIGN_PREFIX, "features_mhsa.", "features_mhsa_z.")  # what may be added to a trained Ocean
+NEW_PARTS = (ALIGN_PREFIX, ONLINE_PREFIX, "features_mhsa.", "features_mhsa_z.")  # what may be added to a trained Ocean
 # What makes plain numpy numbers, as numpy 1 and 2 call it: the reference's optimizer keeps its rates as np.float64.
 _SCALAR = np.float64(0).__reduce__()[0]
 _NUMBERS: list[Any] = [*((_SCALAR, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")), np.dtype,
@@ -58,6 +61,7 @@ class LoadReport:
     missing: tuple[str, ...] = ()  # in the model, not in the file, harmless: BatchNorm counters, new parts
     skipped: tuple[str, ...] = ()  # in the file, not used
     prefixes: tuple[str, ...] = ()  # stripped from the names
+    copied: int = 0  # tensors of layeronline, which the file lacks, filled from layer3
 
     def __str__(self) -> str:
         parts = [f"{self.source}: {self.loaded} tensors loaded"]
@@ -67,6 +71,8 @@ class LoadReport:
             parts.append(f"not in the file: {_few(new)}")
         if self.skipped:
             parts.append(f"not used: {_few(self.skipped)}")
+        if self.copied:
+            parts.append(f"layeronline, which the file lacks, filled from layer3 ({self.copied} tensors)")
         return "; ".join(parts)
 
 
@@ -164,12 +170,16 @@ def load_weights(model: nn.Module, state_dict: Mapping[str, Any], *, source: str
     """Copy `state_dict` into `model` and return the report; strict, except for BatchNorm's counters.
 
     source: the file's name, for messages. ignore: prefixes of names that may be in the file and are not wanted.
-    optional: prefixes of names that the file may lack.
+    optional: prefixes of names that the file may lack. Where it lacks all of `layeronline`, layer3 fills that.
     Raises UserError, naming the first few and counting all, for missing, unexpected or mismatched names, and for
     values that are not finite; the model is then unchanged.
     """
     weights, prefixes = _strip(state_dict, source=source)
     own = model.state_dict()
+    copies = {} if any(name.startswith(LAYERONLINE) for name in weights) else {
+        name: weights[twin] for name in own if name.startswith(LAYERONLINE)
+        and (twin := name.replace("layeronline", "layer3")) in weights}
+    weights |= copies
     skipped = tuple(name for name in weights if name not in own and name.startswith(tuple(ignore)))
     absent = [name for name in own if name not in weights]
     missing = tuple(name for name in absent if name.endswith(_COUNTER) or name.startswith(tuple(optional)))
@@ -181,23 +191,24 @@ def load_weights(model: nn.Module, state_dict: Mapping[str, Any], *, source: str
     }
     if any(problems.values()):
         text = "; ".join(f"{what}: {_few(names)}" for what, names in problems.items() if names)
-        raise UserError(f"{source}: weights of another architecture; {text}")
+        fit = sum(name in weights and weights[name].shape == tensor.shape for name, tensor in own.items())
+        raise UserError(f"{source}: weights of another architecture ({fit} of {len(own)} tensors fit); {text}")
     usable = {name: tensor for name, tensor in weights.items() if name in own}
     # A model with such values predicts nonsense without a word.
     if broken := [name for name, tensor in usable.items() if not bool(torch.isfinite(tensor).all())]:
         raise UserError(f"{source}: values that are not finite in {_few(broken)}; the training that made it diverged, "
                         f"take an earlier checkpoint")
     model.load_state_dict(usable, strict=False)
-    return LoadReport(source, len(usable), missing, skipped, prefixes)
+    return LoadReport(source, len(usable) - len(copies), missing, skipped, prefixes, len(copies))
 
 
-def load_model(path: str | Path, *, align: bool | None = None) -> Ocean:
+def load_model(path: str | Path, *, align: bool | None = None, online: bool | None = None) -> Ocean:
     """Return the model of a checkpoint, or of the weights of that name, in eval mode on the CPU.
 
     The architecture is what the checkpoint says (`model`); one of the reference code is Ocean on ResNet-50, with the
-    object-aware branch when its weights are there. align: True requires the branch, False leaves it out, None takes
-    what the file has. `model.load_report` says what was skipped or missing, `model.params_file` names the tracking
-    hyper-parameters that belong to the weights, None if they have none of their own.
+    object-aware and the online branch where their weights are there. align, online: True requires the branch, False
+    leaves it out, None takes what the file has. `model.load_report` says what was skipped or missing,
+    `model.params_file` names the tracking hyper-parameters that belong to the weights, None if they have none.
     """
     checkpoint = read_checkpoint(path)
     weights, _ = _strip(checkpoint["state_dict"], source=str(path))
@@ -205,15 +216,20 @@ def load_model(path: str | Path, *, align: bool | None = None) -> Ocean:
     if align and not has_branch:
         raise UserError(f"{path}: trained without the object-aware branch, so --align True cannot be; "
                         f"use --align False or a checkpoint trained with ALIGN: True")
+    has_online = any(name.startswith(ONLINE_PREFIX) for name in weights)
+    if online and not has_online:
+        raise UserError(f"{path}: trained without the online branch (no {ONLINE_PREFIX}*), so --online True cannot be; "
+                        f"use --online False or a checkpoint with it")
     spec = checkpoint.get("model") or {}
     if not isinstance(spec, dict) or not all(isinstance(key, str) for key in spec):
         raise UserError(f"{path}: its 'model' is {spec!r}; expected the keywords of a model")
-    options = {**spec, "align": has_branch if align is None else align}
+    options = {**spec, "align": has_branch if align is None else align,
+               "online": has_online if online is None else online}
     try:
         model = build_model(**options)
     except (UserError, TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"{path}: {error}") from error
-    unwanted = () if model.align_head is not None else (ALIGN_PREFIX,)
+    unwanted = [ALIGN_PREFIX] * (model.align_head is None) + [ONLINE_PREFIX, LAYERONLINE] * (model.classifier is None)
     model.load_report = load_weights(model, checkpoint["state_dict"], source=str(path), ignore=unwanted)
     model.params_file = params_beside(path)
     return model.eval()
@@ -234,24 +250,27 @@ def import_pretrained(model: Ocean, state_dict: Mapping[str, Any], *, source: st
     weights, prefixes = _strip(state_dict, source=source)
     if any(name.startswith("connect_model.") for name in weights):
         whole = split_last_block(weights) if model.features_single is not None else weights
+        whole, low_rank = beside_low_rank(whole, model.state_dict())
         new = tuple(part for part in NEW_PARTS if not any(name.startswith(part) for name in whole))
-        unwanted = {ALIGN_PREFIX: model.align_head is None, LAST_BLOCK: model.features_mhsa is not None}
+        unwanted = {ALIGN_PREFIX: model.align_head is None, LAST_BLOCK: model.features_mhsa is not None,
+                    ONLINE_PREFIX: model.classifier is None, LAYERONLINE: model.classifier is None}
         report = load_weights(model, whole, source=source, ignore=[part for part in unwanted if unwanted[part]],
-                              optional=new)
+                              optional=(*new, *low_rank))
         return replace(report, prefixes=prefixes)
     plain = {re.sub(r"^(features\.)+", "", name).replace(".shortcut.", ".downsample."): tensor
              for name, tensor in weights.items()}
     downsample = plain.get("layer3.0.downsample.0.weight")
     if isinstance(model.features, TimmTrunk):
-        front, inner = "features.", model.features.import_names(plain)
+        front, inner = "features.", model.features.import_names(plain, pixels)
     elif "encoder.pos_embedding" in plain or "patch_embed.proj.weight" in plain:
-        front, inner = "features.", torchvision_vit(plain, pixels or IMAGENET)
+        front, inner = "features.", torchvision_vit(plain, pixels)
     elif downsample is not None and downsample.shape[-1] == 1:
         front, inner = "features.features.", torchvision_resnet(plain, pixels or IMAGENET)
     elif "classifier.weight" in weights:
         front, inner = "", fold_stem(weights, pixels or OURS)
     else:
-        front, inner = "features.features.", fold_stem(plain, pixels or OURS)
+        front = "features." if "conv_proj.weight" in plain else "features.features."  # of a ViT, of a ResNet
+        inner = fold_stem(plain, pixels or OURS)
     named = {front + name: tensor for name, tensor in inner.items()}
     return replace(_fill_trunk(model, named, source=source), prefixes=prefixes)
 
@@ -274,6 +293,8 @@ def _fill_trunk(model: Ocean, weights: Mapping[str, Tensor], *, source: str) -> 
     parts = nn.ModuleDict({"features": model.features})
     ignore = ["classifier.", "features_single.", "features_mhsa.", *(f"features.{name}" for name in (
         "features.layer4.", "features.fc.", "heads.", "class_token"))]
+    if isinstance(model.features, TimmTrunk):
+        ignore.append("features.features.")  # what comes after the cut
     tails = {name: getattr(model, name) for name in ("features_single", "features_mhsa", "features_mhsa_z")}
     tails = {name: tail for name, tail in tails.items() if tail is not None}
     if tails and model.new_block:
@@ -284,8 +305,10 @@ def _fill_trunk(model: Ocean, weights: Mapping[str, Tensor], *, source: str) -> 
         if "features_mhsa_z" in tails:
             weights |= {name.replace("mhsa.", "mhsa_z.", 1): tensor for name, tensor in weights.items()
                         if name.startswith("features_mhsa.")}
-    return load_weights(parts, fit_tables(weights, parts.state_dict()), source=source, ignore=ignore,
-                        optional=("features.kinds.", "features.mean", "features.std"))
+    own = parts.state_dict()
+    weights, low_rank = beside_low_rank(fit_tables(weights, own), own)
+    return load_weights(parts, weights, source=source, ignore=ignore,
+                        optional=("features.kinds.", "features.mean", "features.std", *low_rank))
 
 
 def _strip(state_dict: Any, *, source: str) -> tuple[dict[str, Tensor], tuple[str, ...]]:
@@ -302,6 +325,10 @@ def _strip(state_dict: Any, *, source: str) -> tuple[dict[str, Tensor], tuple[st
             found[prefix] = None
             name = name.removeprefix(prefix)
         weights[name] = tensor
+    if all(any(name.startswith(front) for name in weights) for front in _SOTS):
+        weights = {next((ours + name.removeprefix(front) for front, ours in _SOTS.items() if name.startswith(front)),
+                        name): tensor for name, tensor in weights.items()}
+        found |= dict.fromkeys(_SOTS)
     return weights, tuple(found)
 
 

@@ -109,6 +109,7 @@ class TrainConfig(_Section):
     DETERMINISTIC: bool = False
     DETECT_ANOMALY: bool = False
     DATA_TIMEOUT: Count = 300
+    ONLINE: Literal[False, "raw", "imagenet"] = False
 
     @field_validator("WHICH_USE", "TRAINABLE_LAYER")
     @classmethod
@@ -239,7 +240,8 @@ class Config(_Section):
         train = self.TRAIN
         return {"arch": train.MODEL, "backbone": train.BACKBONE, "backbone_options": train.BACKBONE_OPTIONS,
                 "head": train.HEAD, "head_options": train.HEAD_OPTIONS, "channels": train.CHANNELS,
-                "towernum": train.TOWERNUM, "align": train.ALIGN, "box_bias": train.BOX_BIAS}
+                "towernum": train.TOWERNUM, "align": train.ALIGN, "box_bias": train.BOX_BIAS,
+                **({"online": True, "online_pixels": train.ONLINE} if train.ONLINE else {})}
 
     def summary(self) -> dict[str, int | float | str | bool]:
         """Return what sets one training apart from another, by the names of the keys, for a table of runs."""

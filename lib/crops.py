@@ -22,6 +22,9 @@ CONTEXT = 0.5  # share of (w + h) added to each side: SiamFC (Bertinetto et al. 
 TEMPLATE_SIZE = 127  # px that the context square is scaled to
 CROP_SIZE = 511  # side of a prepared training crop, px
 STRIDE = 8  # search px from one cell of the score map to the next (OCEAN section 1)
+CLIP_SIZE = 288  # side of a crop that the online classifier is trained on, px; it shows 5 sqrt(w h) of the target
+CLIP_AREA = 5.0
+ONLINE_STRIDE = 16  # px from one cell of the online classifier's maps to the next (ONLINE section 1)
 
 
 def context_side(size_wh: ArrayLike) -> float:

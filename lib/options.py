@@ -20,6 +20,7 @@ class ModelOptions:
 
     arch: str = flag("architecture; OceanONNX takes an exported folder", "Ocean")
     align: bool | None = flag("with the object-aware branch; default: if the checkpoint has it", None)
+    online: bool = flag("with the online branch, which goes on learning each target", False)
     params: Path | None = flag("tracking hyper-parameters; default: the YAML beside the checkpoint, of its name, or "
                                "experiments/test/<dataset>/...", None)
     device: str = flag("cpu, cuda or cuda:N; default: cuda where there is one", "")
@@ -54,7 +55,6 @@ class TestOptions(BenchmarkOptions):
     resume: Path | None = flag(_CHECKPOINT, None)
     tracker: str = flag("one of your own, FILE.py:NAME, or of OpenCV, opencv:MIL, in place of --arch; --resume is its "
                         "model, if it takes one", "", metavar="FILE.py:NAME")
-    online: bool = flag("True is refused: there is no online branch", False)
     epoch_test: bool = flag("True: results go to <arch>_checkpoint_eN", False)
     video: str = flag("one sequence, by name; default: all", "")
     vis: bool = flag("write videos with boxes", False)

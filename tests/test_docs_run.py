@@ -25,6 +25,7 @@ from vot_trees import make_video, square
 
 from lib import commands
 from lib.benchmarks.layouts import LAYOUTS
+from lib.checkpoint import save_checkpoint
 from lib.config_file import load_config
 from lib.datasets.synthetic import write_otb
 from lib.errors import UserError
@@ -37,7 +38,8 @@ ORDER = ("prepare", "prepare check", "prepare pack", "train", "tune", "test", "s
          "onekey", "release")
 SHORTER = {"tune": ["--trials", "4"], "onekey": ["--trials", "4"], "compare": ["--frames", "1"]}
 # What stands for something of the reader's own.
-STAND_IN = {"CKPT": "snapshot/checkpoint_e20.pth", "../shared/data/OTB_sample": "dataset/OTB2015",
+STAND_IN = {"CKPT": "snapshot/checkpoint_e20.pth", "CKPT_ONLINE": "online.pth",
+            "../shared/data/OTB_sample": "dataset/OTB2015",
             "../shared/data/raw_results/OTB2015": "raw_results/OTB2015", "MY_VIDEOS": "dataset/OTB2015"}
 # What names something that is not here.
 ELSEWHERE = re.compile(r"rtsp:|--show|train_sample|int8|Skiing|NAME|[{$]|held_out|Nano|snapshot/OceanLite|"
@@ -118,6 +120,7 @@ def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for path in sorted((ROOT / "experiments" / "train").glob("*.yaml")):
         if path.stem != "Ocean":
             small["OCEAN"]["CHECKPOINT_DIR"] = f"snapshot/{path.stem}"
+        small["OCEAN"]["TRAIN"]["ONLINE"] = "raw" if path.stem.endswith("online") else False
         (tmp_path / "experiments" / "train" / path.name).write_text(yaml.safe_dump(small))
     (tmp_path / "my_file.py").write_text("class MyTracker:\n    def init(self, image, box):\n        self.box = box\n"
                                          "    def track(self, image):\n        return self.box\n")
@@ -125,6 +128,8 @@ def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     model = build_model(**load_config(tmp_path / "experiments" / "train" / "Ocean.yaml").model_options())
     for name in ("resnet50.pth", "vit_b_16.pth", "efficientnet-lite0-57934424.pth"):
         torch.save(model.features.state_dict(), tmp_path / "pretrain" / name)
+    online = build_model(**model.spec, online=True)
+    save_checkpoint(tmp_path / "online.pth", {"state_dict": online.state_dict(), "model": online.spec})
     published = tmp_path / "raw_results" / "OTB2015"
     for tracker in ("SiamBAN", "MDNet", "KCF", "STRUCK"):
         for name in NAMES:

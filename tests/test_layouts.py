@@ -1,4 +1,4 @@
-"""GOT-10k, LaSOT, TrackingNet, UAV123, NfS, TColor-128, DTB70 and plain folders: read, scored and packed."""
+"""Every benchmark but OTB and VOT, from GOT-10k to OxUvA, and plain folders: read, scored and packed."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from raw_trees import write_picture
 
 from lib.benchmarks import LAYOUTS, Benchmark, layout_of, load_benchmark, result_origin, write_result
 from lib.commands import call
@@ -85,6 +86,54 @@ def dtb70(root: Path) -> Path:
     return root
 
 
+def totb(root: Path, third: Sequence[object] = BOXES[2]) -> Path:
+    folder = root / "TOTB" / "Beaker_1"
+    put(folder / "groundtruth.txt", rows([*BOXES[:2], third]))
+    put(folder / "full_occlusion.txt", "0,0,0")
+    put(folder / "out_of_view.txt", "0,0,1")
+    named(folder / "img", "img{:05d}.jpg")
+    return root
+
+
+def vasttrack(root: Path, third: Sequence[object] = BOXES[2]) -> Path:
+    folder = root / "VastTrack" / "test" / "Adhesive Tape" / "Adhesive Tape-38"
+    put(folder / "Groundtruth.txt", rows([*BOXES[:2], third]))
+    images(folder / "img", [1, 2, 3, 4])  # the ground truth decides
+    return root
+
+
+def avist(root: Path, third: Sequence[object] = BOXES[2]) -> Path:
+    put(root / "avist" / "anno" / "air_show.txt", rows([*BOXES[:2], third], " "))
+    for flag, values in (("full_occlusion", "0,0,0"), ("out_of_view", "0,0,1")):
+        put(root / "avist" / flag / f"air_show_{flag}.txt", values)
+    named(root / "avist" / "sequences" / "air_show", "img_{:05d}.jpg")
+    return root
+
+
+def visdrone(root: Path) -> Path:
+    folder = root / "VisDrone2019-SOT-test-dev"
+    put(folder / "annotations" / "uav0000011_00000_s.txt", rows(BOXES))
+    named(folder / "sequences" / "uav0000011_00000_s", "img{:07d}.jpg")
+    return root
+
+
+def vot_lt(root: Path, third: Sequence[object] = BOXES[2]) -> Path:
+    put(root / "VOT2018-LT" / "bike1" / "groundtruth.txt", rows([*BOXES[:2], third]))
+    images(root / "VOT2018-LT" / "bike1" / "color", [1, 2, 3])
+    return root
+
+
+def tnl2k(root: Path, third: Sequence[object] = BOXES[2]) -> Path:
+    put(root / "TNL2K_test_subset" / "Bullet_video_08_done" / "groundtruth.txt", rows([*BOXES[:2], third]))
+    images(root / "TNL2K_test_subset" / "Bullet_video_08_done" / "imgs", [1, 2, 3])
+    return root
+
+
+def named(folder: Path, form: str) -> None:
+    for number in (1, 2, 3):
+        put(folder / form.format(number))
+
+
 def plain(root: Path) -> Path:
     put(root / "Mine" / "cat" / "groundtruth.txt", rows(BOXES))
     images(root / "Mine" / "cat", [1, 2, 3], digits=4)
@@ -98,6 +147,12 @@ TREES = [
     ("TC128", tc128, "Airport_ce", "0002.jpg", 128, 1),
     ("DTB70", dtb70, "Animal1", "00001.jpg", 70, 1),
     ("Mine", plain, "cat", "0001.jpg", 1, 1),
+    ("TOTB", totb, "Beaker_1", "img00001.jpg", 225, 1),
+    ("VastTrack", vasttrack, "Adhesive Tape-38", "00000001.jpg", 3500, 1),
+    ("AVisT", avist, "air_show", "img_00001.jpg", 120, 0),
+    ("VisDrone-SOT", visdrone, "uav0000011_00000_s", "img0000001.jpg", 35, 1),
+    ("VOT2018-LT", vot_lt, "bike1", "00000001.jpg", 35, 0),
+    ("TNL2K", tnl2k, "Bullet_video_08_done", "00000001.jpg", 700, 1),
 ]
 
 
@@ -171,6 +226,58 @@ def test_absence_and_size_are_read(tmp_path: Path) -> None:
     assert sequence.image_wh == (100, 50)
     tmp_path.joinpath("GOT10K", "val", "GOT-10k_Val_000001", "cover.label").unlink()
     assert "no file tells" in load_benchmark("GOT10K-val", tmp_path, images=False).notes[0]
+
+
+ABSENT = [("TOTB", totb, BOXES[2]), ("VastTrack", vasttrack, [0] * 4), ("AVisT", avist, BOXES[2]),
+          ("VOT2018-LT", vot_lt, ["nan"] * 4), ("TNL2K", tnl2k, [0] * 4)]
+
+
+@pytest.mark.parametrize(("dataset", "tree", "third"), ABSENT)
+def test_absence_is_read_and_left_out(tmp_path: Path, dataset: str, tree: object, third: Sequence[object]) -> None:
+    benchmark = load_benchmark(dataset, tree(tmp_path, third), images=True)  # type: ignore[operator]
+    sequence, = benchmark.sequences
+    assert sequence.absent is not None
+    assert sequence.absent.tolist() == [False, False, True]
+    assert benchmark.notes == (("Adhesive Tape-38: 3 boxes for 4 images; cut to the shorter",)
+                               if dataset == "VastTrack" else ())
+    scores = score_results(benchmark, results(tmp_path, benchmark, BOXES), allow_missing=True)
+    assert scores.facts["convention"] == ("pytracking" if dataset == "AVisT" else "lasot")
+    assert scores.values["precision"] == pytest.approx(2 / 3)
+
+
+def oxuva(root: Path) -> Path:
+    lines = [f"vid0000,obj0001,5,bear,unknown,true,{frame},{sides}" for frame, sides in (
+        (30, "present,0.1,0.4,0.2,0.6"), (33, "absent,-1,-1,-1,-1"), (35, "present,0.2,0.5,0.2,0.6"))]
+    put(root / "annotations" / "dev.csv", "\n".join([*lines, lines[0].replace("obj0001", "obj0000")]) + "\n")
+    for number in range(29, 37):
+        write_picture(root / "images" / "dev" / "vid0000" / f"{number:06d}.jpeg", np.zeros((50, 100, 3), np.uint8))
+    return root
+
+
+def test_oxuva_has_an_annotation_a_second_in_shares_of_the_picture(tmp_path: Path) -> None:
+    benchmark = load_benchmark("OxUvA", oxuva(tmp_path), images=True)
+    assert benchmark.expected == 200
+    sequence, other = benchmark.sequences
+    assert (sequence.name, other.name, len(other)) == ("vid0000_obj0001", "vid0000_obj0000", 1)
+    assert [frame.name for frame in sequence.frames] == [f"{number:06d}.jpeg" for number in range(30, 36)]
+    assert sequence.boxes_xywh[[0, 5]].tolist() == [pytest.approx([10, 10, 30, 20]), pytest.approx([20, 10, 30, 20])]
+    assert np.isnan(sequence.boxes_xywh[1:5]).all()
+    assert sequence.annotated.tolist() == [True, False, False, True, False, True]
+    # The frames that nobody annotated do not count: right in two of three, and nothing is there in the third.
+    folder = results(tmp_path, benchmark, [[10, 10, 30, 20]] * 5 + [[20, 10, 30, 20]])
+    put(folder / "vid0000_obj0000.txt", "10,10,30,20\n")
+    scores = score_results(benchmark, folder, allow_missing=True)
+    assert scores.by_sequence["precision"].tolist() == pytest.approx([2 / 3, 1])
+    put(tmp_path / "annotations" / "dev.csv", "vid0000,obj0000,5,bear,unknown,true,x,present,0,1,0,1\n")
+    with pytest.raises(UserError, match=r"dev.csv line 1: .*expected 12 columns"):
+        load_benchmark("OxUvA", tmp_path, images=True)
+
+
+def test_oxuva_needs_its_pictures(tmp_path: Path) -> None:
+    for path in (oxuva(tmp_path) / "images" / "dev" / "vid0000").iterdir():
+        path.unlink()
+    with pytest.raises(UserError, match="shares of the picture, so its images must be there"):
+        load_benchmark("OxUvA", tmp_path, images=False)
 
 
 @pytest.mark.parametrize(("path", "text", "message"), [

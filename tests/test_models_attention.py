@@ -11,8 +11,10 @@ from model_recipe import crop
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
+from train_helpers import tiny_yaml
 
-from lib.checkpoint import import_pretrained
+from lib import commands
+from lib.checkpoint import import_pretrained, load_model
 from lib.errors import UserError
 from lib.models.backbones import BACKBONES
 from lib.models.classifier import BoTNet50
@@ -315,3 +317,34 @@ def test_torchs_flop_counter_sees_the_whole_model(name: str) -> None:
     assert seen["torchvision.deform_conv2d"] == 2 * 16 * 16 * 9 * 25 * 25
     assert any("attention" in operator or "bmm" in operator for operator in seen)
     assert any("convolution" in operator for operator in seen)
+
+
+def test_lora_begins_as_the_same_net_and_alone_of_the_trunk_moves(tmp_path: Path) -> None:
+    """Rank 0 is a net without; a file without it fills one with it; in training the trunk rests beyond UNFIX_EPOCH."""
+    plain = variant("vit")
+    weights = tmp_path / "plain.pth"
+    torch.save(plain.features.state_dict(), weights)
+    options = {**TINY_VIT, "lora": 2}
+    with_it = build_model(backbone="ViT_small", backbone_options=options, channels=16, towernum=1)
+    report = import_pretrained(with_it, plain.features.state_dict(), source="plain.pth")
+    assert report.loaded == len(plain.features.state_dict())
+    assert len(report.missing) == 2 * 4 * TINY_VIT["depth"]
+    x = torch.rand(1, 3, 127, 127) * 255
+    torch.testing.assert_close(with_it.features(x)[1], plain.features(x)[1])
+
+    cfg = tiny_yaml(tmp_path, BACKBONE="ViT_small", BACKBONE_OPTIONS=options, PRETRAIN=str(weights), UNFIX_EPOCH=1,
+                    END_EPOCH=2, RANDOM_TRUNK=False)
+    assert commands.call("train", ["--cfg", str(cfg)]) == 0
+    trained = load_model(tmp_path / "snapshot" / "checkpoint_e2.pth")
+    for name, tensor in plain.features.state_dict().items():
+        layer, _, weight = name.rpartition(".")
+        parts = trained.features.get_submodule(layer)
+        if hasattr(parts, "parametrizations") and weight in parts.parametrizations:
+            assert not torch.equal(getattr(parts, weight), tensor), name
+            assert torch.equal(parts.parametrizations[weight].original, tensor), name
+        else:
+            assert torch.equal(trained.features.state_dict()[name], tensor), name
+    again = build_model(backbone="ViT_small", backbone_options=options, channels=4, towernum=1)
+    assert not import_pretrained(again, trained.state_dict(), source="whole.pth").missing
+    with pytest.raises(UserError, match="lora 17"):
+        build_model(backbone="ViT_small", backbone_options={**TINY_VIT, "lora": 17})

@@ -24,7 +24,8 @@ def study_yaml(folder: Path) -> Path:
     train = tiny_yaml(folder, **SINGLE)
     write_squares(folder / "squares", {"a": 3, "b": 4})
     tree = {"SEEDS": [0, 1], "SNAPSHOT": "snap", "TESTS": {"squares": "squares"},
-            "RUNS": {"taught": {"PRETRAIN": [str(base)], "TRAIN": [str(train)]}, "random": {"TRAIN": [str(train)]}}}
+            "RUNS": {"taught": {"PRETRAIN": [str(base)], "TRAIN": [str(train)]}, "random": {"TRAIN": [str(train)]},
+                     "slow": {"PRETRAIN": [str(base)], "TRAIN": [str(train), "TRAIN.BASE_LR=0.0001"]}}}
     path = folder / "mine.yaml"
     path.write_text(yaml.safe_dump({"STUDY": tree}, sort_keys=False), encoding="utf-8")
     return path
@@ -47,6 +48,9 @@ def test_every_arm_and_seed_is_trained_tested_and_compared_once(tmp_path: Path, 
     assert taught["state_dict"][name].equal(base["state_dict"][name]), "the trunk comes from the classifier and rests"
     assert not other["state_dict"][name].equal(base["state_dict"][name]), "each seed has its own"
     assert not again["state_dict"][name].equal(base["state_dict"][name])
+    slow = torch.load(tmp_path / "snap" / "mine" / "slow_s1" / "tracker" / "checkpoint_e1.pth", weights_only=True)
+    assert slow["state_dict"][name].equal(other["state_dict"][name]), "arms that name one classifier share it"
+    assert not (tmp_path / "snap" / "mine" / "slow_s1" / "base").exists()
     made = {file: file.stat().st_mtime_ns for file in tmp_path.rglob("*") if file.suffix in (".pth", ".txt")}
     assert commands.call("study", ["--cfg", str(path)]) == 0
     assert capsys.readouterr().out == text

@@ -79,8 +79,6 @@ def test_flags_are_real_booleans() -> None:
     for bad in (["--align", "true"], ["--align", "1"], ["--batch", "0"], ["--amp", "fp8"], ["--nonsense", "1"]):
         with pytest.raises(UserError, match=bad[0]):
             parse("test", [*COMMAND, *bad])
-    with pytest.raises(UserError, match="online branch is not part"):
-        main([*COMMAND, "--online", "True"])
     with pytest.raises(UserError, match="--resume"):
         main(["--arch", "Ocean"])
 

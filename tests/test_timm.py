@@ -25,7 +25,8 @@ def picture(side: int) -> torch.Tensor:
     return torch.rand(1, 3, side, side, generator=torch.Generator().manual_seed(0)) * 255
 
 
-@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "mobilenetv3_small_050", "resnet18"])
+@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "mobilenetv3_small_050", "resnet10t", "convnext_atto",
+                                  "botnet26t_256"])
 def test_cells_lie_on_the_trackers_grid(name: str) -> None:
     """A crop moved by a cell moves the map of stride 8 by one cell, one moved by 16 px also that of stride 16."""
     net, large = trunk(name=name, strides=[8, 16]), picture(303)
@@ -58,6 +59,38 @@ def test_it_computes_what_timm_computes() -> None:
         torch.testing.assert_close(net(picture(255))[1], expected[..., 1:-1, 1:-1], rtol=1e-4, atol=1e-4)
 
 
+def test_dilated_the_map_of_stride_16_lies_on_the_grid_of_stride_8() -> None:
+    """A crop moved by one cell moves all of it by one."""
+    net, large = trunk(name="resnet10t", strides=[16], dilated=True), picture(303)
+    with torch.no_grad():
+        assert net(large[..., :127, :127])[1].shape[-1] == 15
+        first, eight = (net(large[..., shift : shift + 255, :255])[1] for shift in (0, 8))
+    wrong = float((first[..., 8:22, 8:23] - eight[..., 8:22, 8:23]).abs().mean())
+    assert float((first[..., 9:23, 8:23] - eight[..., 8:22, 8:23]).abs().mean()) < 0.05 * wrong
+
+
+def test_relative_positions_are_timms_at_its_own_size_and_the_same_pixels_at_another() -> None:
+    """botnet26t_256's tables are for 16 x 16 cells; of a map of 9 cells they give what a table cut to it gives."""
+    theirs = timm.create_model("botnet26t_256").stages[2][1].self_attn.eval()
+    for table in (theirs.pos_embed.height_rel, theirs.pos_embed.width_rel):
+        torch.nn.init.normal_(table)
+    own = {step: trunk(name="botnet26t_256", strides=[8, 16], dilated=step == 0.5).features.stages[2][1].self_attn
+           for step in (1.0, 0.5)}
+    for attention in own.values():
+        attention.load_state_dict(theirs.state_dict())
+    whole, part = (torch.randn(2, 256, side, side) for side in (16, 9))
+    with torch.no_grad():
+        torch.testing.assert_close(own[1.0](whole), theirs(whole))
+        small = timm.create_model("botnet26t_256", img_size=144).stages[2][1].self_attn.eval()
+        small.load_state_dict({name: tensor[7:24] if name.endswith("_rel") else tensor
+                               for name, tensor in theirs.state_dict().items()})
+        torch.testing.assert_close(own[1.0](part), small(part))
+        own[1.0](part), own[0.5](part)
+        tables = [own[step].pos_embed._offsets(theirs.pos_embed.height_rel, side)
+                  for step, side in ((1.0, 9), (0.5, 17))]
+        torch.testing.assert_close(tables[1][::2, ::2], tables[0])  # cells of 8 px: every other one is of 16
+
+
 def test_weights_in_the_names_of_efficientnet_pytorch() -> None:
     """The same layers in the same order under other names, and pixels of another scale."""
     own = timm.create_model("tf_efficientnet_lite0").state_dict()
@@ -80,10 +113,11 @@ def test_weights_of_another_net_are_refused() -> None:
 @pytest.mark.parametrize(("options", "words"), [
     ({"name": "mobilenetv3_smal_050"}, ["mobilenetv3_smal_050", "did you mean", "mobilenetv3_small_050"]),
     ({"name": "vit_tiny_patch16_224"}, ["vit_tiny_patch16_224", "expected [8] or [8, 16]"]),
-    ({"name": "convnext_atto"}, ["convnext_atto", "expected 33"]),
-    ({"name": "botnet26t_256"}, ["botnet26t_256", "257"]),
+    ({"name": "convnext_atto", "dilated": True}, ["convnext_atto", "expected 33", "cannot be brought"]),
+    ({"name": "mobilenetv3_small_050", "dilated": True}, ["cannot be brought to stride 8", "leave dilated out"]),
+    ({"name": "swin_tiny_patch4_window7_224"}, ["swin_tiny", "takes no picture of 257 px"]),
     ({"name": "mobilenetv3_small_050", "strides": [16]}, ["strides [16]", "expected [8]"]),
-], ids=["misspelt", "no stride 8", "another grid", "one size only", "without stride 8"])
+], ids=["misspelt", "no stride 8", "dilated patches", "no dilation", "one size only", "without stride 8"])
 def test_what_cannot_be_a_trunk_is_one_line(options: dict[str, object], words: list[str]) -> None:
     with pytest.raises(UserError) as error:
         build_model(backbone="timm", backbone_options=options)
@@ -155,3 +189,26 @@ def test_timms_transformers_compute_the_same_in_the_trackers_trunk(patch: int, s
     table = theirs.pos_embed[:, -side * side:].transpose(1, 2).unflatten(2, (side, side))
     expected = torch.nn.functional.interpolate(table, size=(31, 31), mode="bicubic")
     torch.testing.assert_close(ours.positions.table, expected)
+
+
+def test_clips_transformer_computes_the_same_with_its_norm_before_the_blocks() -> None:
+    """CLIP's has no bias at its patches, other pixels and another epsilon; all follow from its names and norm_pre."""
+    torch.manual_seed(0)
+    theirs = timm.models.VisionTransformer(img_size=64, patch_size=16, embed_dim=16, depth=2, num_heads=2,
+                                           pre_norm=True, norm_layer=torch.nn.LayerNorm, num_classes=3).eval()
+    for parameter in theirs.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    options = {"dim": 16, "depth": 2, "heads": 2}
+    with pytest.raises(UserError, match=r"unexpected: features\.ln_pre"):
+        import_pretrained(build_model(backbone="ViT", backbone_options=options), theirs.state_dict(), source="clip.pth")
+    model = build_model(backbone="ViT", backbone_options=options | {"norm_pre": True}, channels=8).eval()
+    import_pretrained(model, theirs.state_dict(), source="clip.pth")
+    bgr, tokens = picture(255), torch.randn(1, 49, 16)
+    known = timm.get_pretrained_cfg("vit_base_patch16_clip_224.openai")
+    mean, std = (torch.tensor(value).view(1, 3, 1, 1) for value in (known.mean, known.std))
+    with torch.no_grad():
+        torch.testing.assert_close(model.features._encode(tokens), theirs.norm(theirs.blocks(theirs.norm_pre(tokens))),
+                                   rtol=1e-4, atol=1e-4)
+        padded = torch.nn.functional.pad((bgr.flip(1) / 255 - mean) / std, (0, 1, 0, 1), mode="replicate")
+        patches = model.features.embed(bgr) - model.features.positions.of_side(31)
+        torch.testing.assert_close(patches[..., ::2, ::2], theirs.patch_embed.proj(padded), rtol=1e-3, atol=1e-3)

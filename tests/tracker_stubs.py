@@ -76,15 +76,17 @@ def square_frames(count: int, *, size_wh: tuple[int, int] = (240, 180), side: in
         yield image, np.array([x, y, side, side], np.float64)
 
 
-def small_model(*, seed: int = 0, align: bool = False) -> Ocean:
+def small_model(*, seed: int = 0, align: bool = False, online: bool = False) -> Ocean:
     """Return a slim Ocean with random weights."""
     torch.manual_seed(seed)
-    return build_model(backbone="ResNetSmall", backbone_options={"width": 4}, channels=16, towernum=1, align=align)
+    return build_model(backbone="ResNetSmall", backbone_options={"width": 4}, channels=16, towernum=1, align=align,
+                       online=online, online_pixels="raw")
 
 
-def small_checkpoint(path: Path, *, seed: int = 0, align: bool = False, scale: float = 1.0) -> Path:
+def small_checkpoint(path: Path, *, seed: int = 0, align: bool = False, online: bool = False,
+                     scale: float = 1.0) -> Path:
     """Save a slim Ocean; `scale` multiplies the box branch's weights, which far above 1 overflow to infinity."""
-    model = small_model(seed=seed, align=align)
+    model = small_model(seed=seed, align=align, online=online)
     with torch.no_grad():
         model.connect_model.bbox_pred.weight.mul_(scale)
     state = {"epoch": 1, "arch": "Ocean", "state_dict": model.state_dict(), "model": model.spec}

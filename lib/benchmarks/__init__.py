@@ -7,6 +7,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
+from numpy.typing import NDArray
+
 from lib.benchmarks.box_files import (
     RUN_FILE,
     find_results,
@@ -18,14 +21,17 @@ from lib.benchmarks.box_files import (
 )
 from lib.benchmarks.facts import alias_key, attribute_code
 from lib.benchmarks.layouts import LAYOUTS, Layout, canonical_name, layout_of, load_benchmark
+from lib.benchmarks.readers import frame_flags
 from lib.benchmarks.records import Benchmark, Protocol, Sequence, VOTSequence, with_origin, without_origin
 from lib.boxes import Boxes
+from lib.errors import UserError
+from lib.files import atomic_write
 
 __all__ = [
     "LAYOUTS", "RUN_FILE", "Benchmark", "Layout", "Protocol", "Sequence", "VOTSequence",
-    "attribute_code", "canonical_name", "find_results", "flat_trackers", "layout_of", "load_benchmark", "protocol_of",
-    "read_boxes", "read_result", "read_result_rows", "read_stamp", "result_file", "result_folder", "result_origin",
-    "with_origin", "without_origin", "write_result",
+    "attribute_code", "canonical_name", "find_results", "flat_trackers", "layout_of", "load_benchmark",
+    "presence_file", "protocol_of", "read_boxes", "read_presence", "read_result", "read_result_rows", "read_stamp",
+    "result_file", "result_folder", "result_origin", "with_origin", "without_origin", "write_presence", "write_result",
 ]  # fmt: skip
 
 
@@ -50,7 +56,7 @@ def result_folder(results: str | Path, dataset: str) -> Path:
     if (root / name).is_dir() or not root.is_dir():
         return root / name
     known = layout_of(dataset)
-    keys = {alias_key(other) for other in (name, *(known.also if known else ()))}
+    keys = {alias_key(other) for other in (name, *((*known.also, *known.results) if known else ()))}
     return next((path for path in sorted(root.iterdir()) if path.is_dir() and alias_key(path.name) in keys),
                 root / name)
 
@@ -70,6 +76,35 @@ def read_result(path: str | Path, *, dataset: str, origin: int | None = None) ->
     not four numbers.
     """
     return without_origin(read_result_rows(path), result_origin(dataset) if origin is None else origin)
+
+
+def presence_file(folder: str | Path, sequence_name: str) -> Path:
+    """Return where a tracker's folder holds the presence of a sequence's frames, apart from the files of boxes."""
+    return Path(folder) / "presence" / f"{sequence_name}.txt"
+
+
+def write_presence(path: str | Path, presence: NDArray[np.float64]) -> None:
+    """Write a tracker's presence (N,), 0..1, a line per frame with four decimals; NaN where it was not asked."""
+    with atomic_write(Path(path)) as file:
+        file.writelines(f"{value:.4f}\n" for value in presence.tolist())
+
+
+def read_presence(folder: str | Path, sequence_name: str, *, frames: int) -> NDArray[np.float64] | None:
+    """Return the presence (N,) of a sequence's frames, None where the folder does not tell it.
+
+    Raises UserError for another number of lines than `frames`, and for a value that is none of 0..1.
+    """
+    path = presence_file(folder, sequence_name)
+    values = frame_flags(path)
+    if values is None:
+        return None
+    if len(values) != frames:
+        raise UserError(f"{path}: {len(values)} lines for {frames} frames; expected one presence per frame, so run the "
+                        f"tracker on this sequence again")
+    bad = ~((values >= 0) & (values <= 1))
+    if bad.any():
+        raise UserError(f"{path} line {int(bad.argmax()) + 1}: {values[bad][0]:g}; expected a probability, 0 to 1")
+    return values
 
 
 def result_file(folder: str | Path, sequence_name: str) -> Path:

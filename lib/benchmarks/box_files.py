@@ -34,9 +34,13 @@ def read_boxes(path: Path, *, allow_nan: bool) -> Boxes:
     """Return the rows (N, 4) of a text file, as they stand in it.
 
     Commas, tabs, semicolons and spaces separate; blank lines at the end are ignored. `allow_nan` lets NaN through (a
-    tracker that lost its target), never infinity. Raises UserError with file and line for anything else.
+    tracker that lost its target), never infinity, and takes a first line `1`, as VOT-LT marks the start, for one of
+    NaN. Raises UserError with file and line for anything else.
     """
     data = _read_bytes(path)
+    first, newline, rest = data.partition(b"\n")
+    if allow_nan and first.strip() == b"1":
+        data = b"nan,nan,nan,nan" + newline + rest
     boxes = _parse_clean(data)
     if boxes is None:
         boxes = np.array(_parse_slowly(path, data, widths=(4,)), np.float64).reshape(-1, 4)
@@ -192,10 +196,11 @@ def find_results(folder: str | Path, names: tuple[str, ...]) -> dict[str, Path]:
     """Return the result file of each sequence in `names` that a tracker has, under any spelling of its name.
 
     `jogging_1.txt`, `Jogging-1.txt`, `Jogging.1.txt`, `Jogging1.mat` and `jogging-1_KCF.mat` are one sequence of
-    tracker KCF, and so are `Jogging-1/Jogging-1_001.txt` of the got10k toolkit and, where no file has the plain name,
-    pytracking's `otb_Jogging-1.txt`. The exact name wins; two other spellings of one sequence are a UserError, and a
-    spelling that means two of `names` (UAV123's car11 and car1_1) counts for the exact one alone. Where there is no
-    such folder, the files `*_<tracker>.txt` and `.mat` in its parent stand for it: the OTB toolkit's layout.
+    tracker KCF, and so are `Jogging-1/Jogging-1_001.txt` of the got10k toolkit, below `longterm` for VOT-LT,
+    `Jogging-1/Jogging-1.txt` of SOTS and, where no file has the plain name, pytracking's `otb_Jogging-1.txt`. The
+    exact name wins; two other spellings of one sequence are a UserError, and a spelling that means two of `names`
+    (UAV123's car11 and car1_1) counts for the exact one alone. Where there is no such folder, the files
+    `*_<tracker>.txt` and `.mat` in its parent stand for it: the OTB toolkit's layout.
     """
     root = Path(folder)
     stems = _result_stems(root)
@@ -229,8 +234,8 @@ def _result_stems(root: Path) -> dict[Path, str]:
     stems = {path: path.stem for path in _result_paths(root)}
     ending = f"_{root.name.lower()}"
     stems |= {path: stem[: -len(ending)] for path, stem in stems.items() if stem.lower().endswith(ending)}
-    return stems | {path: path.parent.name for path in root.glob("*/*_001.txt")
-                    if path.stem == f"{path.parent.name}_001"}
+    return stems | {path: path.parent.name for form in ("*/*.txt", "longterm/*/*_001.txt") for path in root.glob(form)
+                    if path.stem in (path.parent.name, f"{path.parent.name}_001")}
 
 
 def flat_trackers(folder: Path) -> list[str]:
@@ -239,11 +244,14 @@ def flat_trackers(folder: Path) -> list[str]:
 
 
 def _tracker_in(stem: str) -> str:
-    """Return what follows the longest sequence name at the start of a file's stem, "" where none is known."""
+    """Return what follows the longest sequence name at the start of a file's stem, "" where none is known.
+
+    What pytracking writes beside its boxes (`Deer_time.txt`) is no tracker's.
+    """
     parts = stem.split("_")
     for end in range(len(parts) - 1, 0, -1):
         if otb_name("_".join(parts[:end])):
-            return "_".join(parts[end:])
+            return "" if parts[end] in ("time", "all", "object") else "_".join(parts[end:])
     return ""
 
 

@@ -88,12 +88,14 @@ def attribute_code(name: str) -> str:
     return _CODES.get(name, name)
 
 
-# ---- LaSOT's test sets and UAV123
+# ---- LaSOT's test sets, UAV123 and TOTB
 
 LASOT_NAMES, LASOT_EXT_NAMES = _names("LASOT"), _names("LASOT_ext")
 UAV123_PARTS = {name: (int(first), int(last)) for name, first, last in
                 (re.split("[:-]", entry) for entry in _LISTS["names"]["UAV123 parts"].split())}
 UAV123_NAMES = tuple(sorted([*_names("UAV123"), *UAV123_PARTS]))
+UAV20L_NAMES = _names("UAV20L")
+TOTB_NAMES = tuple(f"{kind}_{number}" for kind in _names("TOTB") for number in range(1, 16))
 
 # ---- VOT2015-2019 (short-term)
 

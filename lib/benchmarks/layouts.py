@@ -1,8 +1,13 @@
 """The benchmarks, one table entry each: where their files lie and what is special about them. And how one is read.
 
 Pixel origins, which no layout tells: 1 for the sets made with MATLAB (OTB, LaSOT and UAV123, of which the reference
-implementation too takes 1 off before it tracks, TNL2K, TColor-128, DTB70), 0 for those made with Python or in a browser
-(GOT-10k, TrackingNet, NfS) and for VOT. A folder of one's own counts as OTB does, 1.
+implementation too takes 1 off before it tracks, VastTrack, TOTB, TNL2K, VisDrone-SOT, TColor-128, DTB70), 0 for those
+made with Python or in a browser (GOT-10k, TrackingNet, NfS, AVisT, OxUvA) and for VOT. A folder of one's own counts as
+OTB does, 1.
+
+Conventions are those of the authors' toolkits: VastTrack's and TNL2K's are LaSOT's with other names, TOTB has LaSOT's
+authors and files, VisDrone-SOT's is OTB's by its own word, AVisT was published with pytracking. Of OxUvA and VOT-LT
+success and precision are not official: their measures need a tracker that tells when its target is gone.
 """
 
 from __future__ import annotations
@@ -11,10 +16,11 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from lib.benchmarks import readers
+from lib.benchmarks import absence, readers
 from lib.benchmarks.box_files import Rows, read_truth
 from lib.benchmarks.facts import (
     LASOT_EXT_NAMES,
@@ -22,6 +28,8 @@ from lib.benchmarks.facts import (
     OTB_FACTS,
     OTB_SETS,
     SAME_VIDEOS,
+    TOTB_NAMES,
+    UAV20L_NAMES,
     UAV123_NAMES,
     VOT_NAMES,
     OTBFact,
@@ -29,12 +37,10 @@ from lib.benchmarks.facts import (
     otb_name,
 )
 from lib.benchmarks.readers import Flags, Video, frame_number, truth_boxes
-from lib.benchmarks.records import Benchmark, Protocol, Sequence, without_origin
+from lib.benchmarks.records import Benchmark, Protocol, Sequence, check_name, without_origin
 from lib.benchmarks.vot import corners_of, vot_sequence
 from lib.boxes import Boxes
 from lib.errors import UserError
-
-_LONGEST_NAME = 200  # bytes: endings are added, and a file name may have 255
 
 
 @dataclass(frozen=True)
@@ -58,12 +64,16 @@ class Layout:
     """Other names of it; how they are written (case, dashes) does not matter."""
     folders: tuple[str, ...] = ()
     """Names of folders and JSON files in which it may lie among others."""
+    results: tuple[str, ...] = ()
+    """Further names of the folder of its results, in pytracking and what descends from it."""
     json_first: bool = False
     """Whether a JSON in its folder is preferred to the official files."""
     read: Callable[[Video, int], Boxes] | None = None
     """Reads the ground truth (N, 4), given the number of images (0: not there); None: lines of boxes or polygons."""
-    absent: Callable[[Video], Flags | None] | None = None
+    absent: Callable[[Video, Boxes], Flags | None] | None = None
     """Reads in which frames nothing of the target is to be seen; None where the files are not there."""
+    sparse: bool = False
+    """Whether a frame with neither a box nor a flag of absence is one that nobody looked at, and does not count."""
     size: Callable[[Video], tuple[int, int] | None] | None = None
     """Reads the size of the images."""
     facts: Mapping[str, OTBFact] = field(default_factory=dict)
@@ -81,16 +91,16 @@ def _otb(name: str, *also: str) -> Layout:
                   also=also, folders=sets, json_first=True, facts=OTB_FACTS)
 
 
-def _lasot(name: str, names: tuple[str, ...], example: str, *also: str) -> Layout:
+def _lasot(name: str, example: str, *also: str, **differs: Any) -> Layout:
     # Frames end where the ground truth does, as in pytracking: some copies of airplane-15 and monkey-17 go on.
-    return Layout(name, readers.lasot, example, origin=1, names=names, also=also, absent=readers.lasot_absent,
-                  shorter_counts=lambda boxes, images: images > boxes, convention="lasot")
+    return replace(Layout(name, readers.by_class(), example, origin=1, also=also, absent=absence.lasot_absent,
+                          shorter_counts=lambda boxes, images: images > boxes, convention="lasot"), **differs)
 
 
 def _nfs(rate: int) -> Layout:
     # The got10k toolkit forgives one frame.
     return Layout(f"NFS{rate}", readers.nfs(rate), f"airboard_1/{rate}/airboard_1.txt", expected=100,
-                  read=readers.nfs_boxes, folders=("NFS", "Nfs", "NfS", "nfs"),
+                  read=readers.nfs_boxes, folders=("NFS", "Nfs", "NfS", "nfs"), results=("nfs",) if rate == 30 else (),
                   shorter_counts=lambda boxes, images: abs(boxes - images) == 1)
 
 
@@ -106,21 +116,35 @@ LAYOUTS: dict[str, Layout] = {layout.name: layout for layout in (
     Layout("GOT10K", readers.got10k("test"), "test/GOT-10k_Test_000001/groundtruth.txt", "server",
            names=_got10k("Test"), also=("GOT10K-test",), folders=_GOT10K),
     Layout("GOT10K-val", readers.got10k("val"), "val/GOT-10k_Val_000001/groundtruth.txt", "got10k",
-           names=_got10k("Val"), folders=_GOT10K, absent=readers.got10k_absent, size=readers.got10k_size),
-    _lasot("LASOT", LASOT_NAMES, "airplane/airplane-1/groundtruth.txt", "LaSOT", "lasot", "LaSOTBenchmark",
-           "LaSOTTesting", "LaSOT_test"),
-    _lasot("LASOT_ext", LASOT_EXT_NAMES, "atv/atv-1/groundtruth.txt", "LaSOT_ext", "LaSOT_extension_subset"),
-    Layout("TrackingNet", readers.trackingnet("TEST"), "TEST/anno/<name>.txt", "server", expected=511,
+           names=_got10k("Val"), folders=_GOT10K, absent=absence.got10k_absent, size=readers.got10k_size),
+    _lasot("LASOT", "airplane/airplane-1/groundtruth.txt", "LaSOT", "lasot", "LaSOTBenchmark", "LaSOTTesting",
+           "LaSOT_test", names=LASOT_NAMES),
+    _lasot("LASOT_ext", "atv/atv-1/groundtruth.txt", "LaSOT_ext", "LaSOT_extension_subset", names=LASOT_EXT_NAMES),
+    _lasot("TOTB", "Beaker_1/groundtruth.txt", find=readers.by_class(mark="_"), names=TOTB_NAMES),
+    _lasot("VastTrack", "<class>/<class>-<n>/Groundtruth.txt", "VastTrack_test", folders=("test",), expected=3500,
+           find=readers.by_class(truth="Groundtruth.txt"), absent=absence.no_box),
+    _lasot("TNL2K", "<video>/groundtruth.txt", "TNL2K_test_subset", "TNL2K_test", find=readers.own, expected=700,
+           absent=absence.no_box),
+    Layout("AVisT", readers.paired("anno", "sequences"), "anno/<name>.txt", expected=120, absent=absence.avist_absent,
+           shorter_counts=lambda boxes, images: images > boxes, convention="pytracking"),
+    Layout("VisDrone-SOT", readers.paired("annotations", "sequences"), "annotations/<name>.txt", origin=1, expected=35,
+           also=("VisDrone2019-SOT-test-dev", "VisDrone-SOT-test-dev"), convention="otb"),
+    Layout("VisDrone-SOT-val", readers.paired("annotations", "sequences"), "annotations/<name>.txt", origin=1,
+           expected=11, also=("VisDrone2018-SOT-val", "VisDrone2019-SOT-val"), convention="otb"),
+    Layout("VOT2018-LT", readers.own, expected=35, folders=("sequences",), absent=absence.no_box, convention="lasot"),
+    Layout("VOT2019-LT", readers.own, expected=50, also=("VOT2020-LT", "VOT2021-LT"), folders=("sequences",),
+           absent=absence.no_box, convention="lasot"),
+    Layout("OxUvA", absence.oxuva, "annotations/dev.csv", expected=200, also=("OxUvA-dev",), folders=("dataset",),
+           read=absence.oxuva_boxes, absent=absence.oxuva_absent, sparse=True),
+    Layout("TrackingNet", readers.paired("anno", "frames", "TEST"), "TEST/anno/<name>.txt", "server", expected=511,
            also=("TrackingNet_TEST",)),
     Layout("UAV123", readers.uav("UAV123"), "anno/UAV123/bike1.txt", origin=1, names=UAV123_NAMES,
-           folders=("Dataset_UAV123",)),
+           folders=("Dataset_UAV123",), results=("uav",)),
     Layout("UAV123_10fps", readers.uav("UAV123_10fps", step=3), "anno/UAV123_10fps/bike1.txt", origin=1,
            names=UAV123_NAMES, folders=("Dataset_UAV123_10fps", "UAV123")),
-    Layout("UAV20L", readers.uav("UAV20L", images="UAV123"), "anno/UAV20L/bird1.txt", origin=1, expected=20,
+    Layout("UAV20L", readers.uav("UAV20L", images="UAV123"), "anno/UAV20L/bird1.txt", origin=1, names=UAV20L_NAMES,
            folders=("UAV123", "Dataset_UAV123")),
     _nfs(30), _nfs(240),
-    Layout("TNL2K", readers.own, "<video>/groundtruth.txt", origin=1, expected=700,
-           also=("TNL2K_test_subset", "TNL2K_test")),
     Layout("TC128", readers.tcolor128, "Airport_ce/Airport_ce_gt.txt", origin=1, expected=128,
            also=("TColor128", "Temple-color-128")),
     Layout("DTB70", readers.otb(None), "Animal1/groundtruth_rect.txt", origin=1, expected=70),
@@ -167,7 +191,14 @@ def canonical_name(dataset: str) -> str:
 
 def own_layout(dataset: str) -> Layout:
     """Return the layout of any folder of videos with a `groundtruth_rect.txt` or `groundtruth.txt`."""
-    return Layout(dataset, readers.own, "<Name>/groundtruth.txt or groundtruth_rect.txt", origin=1, json_first=True)
+    return Layout(dataset, readers.own, "<Name>/groundtruth.txt or groundtruth_rect.txt", origin=1, json_first=True,
+                  absent=_marked_absent)
+
+
+def _marked_absent(video: Video, _boxes: Boxes) -> Flags | None:
+    """Return where `absent.txt` beside the ground truth has a number other than 0, one per frame."""
+    marks = readers.frame_flags(video.truth.with_name("absent.txt"))
+    return None if marks is None else marks != 0
 
 
 def load_benchmark(dataset: str, dataset_dir: str | Path, *, images: bool) -> Benchmark:
@@ -247,7 +278,7 @@ def _no_truth(video: Video) -> UserError:
 def _read(layout: Layout, video: Video, image_roots: list[Path], *, images: bool) -> tuple[Sequence | None, list[str]]:
     """Return the record of one video, None where it has no images, and notes."""
     place = f"{video.truth}" if video.entry is None else f"{video.truth}: {video.images.name}"
-    _check_name(video.name, place)
+    check_name(video.name, place)
     if video.entry is None and not video.truth.is_file():
         raise _no_truth(video)
     rows = None if video.entry is None else readers.json_truth(place, video.entry)
@@ -293,8 +324,8 @@ def _sequence(
         notes.append(f"{video.name}: {len(boxes)} boxes for {len(frames)} images; cut to the shorter")
         frames, boxes = frames[: len(boxes)], boxes[: len(frames)]
     _check_counts(len(boxes), frames, place)
-    absent = layout.absent(video) if layout.absent and video.entry is None else None
-    if layout.absent and absent is None:
+    absent = layout.absent(video, boxes) if layout.absent and video.entry is None else None
+    if layout.absent and absent is None and layout.name in LAYOUTS:
         notes.append(f"{video.name}: no file tells where the target is absent; every frame counts")
     if absent is not None and len(absent) != len(boxes):
         raise UserError(f"{video.truth.parent}: absence is told for {len(absent)} of {len(boxes)} frames of "
@@ -302,7 +333,7 @@ def _sequence(
     told = (video.entry or {}).get("attr")
     attributes = fact.attributes if fact else tuple(map(str, told)) if isinstance(told, list) else ()
     return Sequence(video.name, tuple(frames), boxes, attributes, origin=layout.origin, lead_in_xywh=before,
-                    num_lead_in=fact.lead_in if fact else 0, absent=absent,
+                    num_lead_in=fact.lead_in if fact else 0, absent=absent, sparse=layout.sparse,
                     image_wh=layout.size(video) if layout.size and video.entry is None else None), notes
 
 
@@ -310,14 +341,6 @@ def _check_counts(boxes: int, frames: list[Path], place: str) -> None:
     if frames and len(frames) != boxes:
         raise UserError(f"{place}: {boxes} boxes for {len(frames)} images in {frames[0].parent}; expected one box per "
                         "image")
-
-
-def _check_name(name: str, place: str) -> None:
-    """Refuse a sequence name that is no plain file name: results are files called so, wherever it leads."""
-    plain = name.isprintable() and not {*name} & {*"/\\:"} and 0 < len(name.encode()) <= _LONGEST_NAME
-    if not plain or name.startswith("."):
-        raise UserError(f"{place}: a sequence is called {name!r:.100}; its results are files of that name, so it "
-                        f"must be a plain one of at most {_LONGEST_NAME} bytes, without / and no dot in front")
 
 
 def _check_first(rows: Rows, place: str) -> None:

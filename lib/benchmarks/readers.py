@@ -235,12 +235,6 @@ def got10k(subset: str) -> Callable[[Path], list[Video]]:
     return find
 
 
-def got10k_absent(video: Video) -> Flags | None:
-    """Return where the got10k toolkit does not score: the label `cover`, 0 to 8 eighths visible, is 0."""
-    cover = frame_flags(video.truth.with_name("cover.label"))
-    return None if cover is None else cover == 0
-
-
 def got10k_size(video: Video) -> tuple[int, int] | None:
     """Return width and height of the images, at which the got10k toolkit cuts both boxes: `resolution: (w, h)`."""
     path = video.truth.with_name("meta_info.ini")
@@ -251,32 +245,20 @@ def got10k_size(video: Video) -> tuple[int, int] | None:
 # ---- LaSOT
 
 
-def lasot(root: Path) -> list[Video]:
-    """Return the videos `<class>/<class>-<n>`, or the same without the folders of classes."""
-    return _videos(path for folder in (*sub_folders(root), root) for path in sub_folders(folder) if "-" in path.name)
+def by_class(*, mark: str = "-", truth: str = "groundtruth.txt") -> Callable[[Path], list[Video]]:
+    """Return what finds `<class>/<class><mark><n>/<truth>`, or the same without the folders of classes."""
+    return lambda root: _videos((path for folder in (*sub_folders(root), root) for path in sub_folders(folder)
+                                 if mark in path.name), truth)
 
 
-def lasot_absent(video: Video) -> Flags | None:
-    """Return where the target is fully occluded or out of view: what the LaSOT toolkit's `annos/absent` holds.
-
-    Its own files are not part of the data set; that either flag makes a frame absent is pytracking's reading.
-    """
-    parts = [frame_flags(video.truth.with_name(name)) for name in ("full_occlusion.txt", "out_of_view.txt")]
-    known = [part for part in parts if part is not None]
-    if len({len(part) for part in known}) > 1:
-        raise UserError(f"{video.truth.parent}: full_occlusion.txt and out_of_view.txt differ in length; expected one "
-                        "value per frame in each")
-    return np.any([part > 0 for part in known], axis=0) if known else None
+# ---- TrackingNet, AVisT, VisDrone, UAV123, NfS, TColor-128
 
 
-# ---- TrackingNet, UAV123, NfS, TColor-128
-
-
-def trackingnet(part: str) -> Callable[[Path], list[Video]]:
-    """Return what finds `<part>/anno/<name>.txt` and `<part>/frames/<name>/<n>.jpg` from n = 0 on, as the devkit."""
+def paired(truths: str, images: str, *parts: str) -> Callable[[Path], list[Video]]:
+    """Return what finds `<truths>/<name>.txt` and `<images>/<name>/`, in a folder of `parts` or in the root itself."""
     def find(root: Path) -> list[Video]:
-        return next((videos for folder in (root / part, root) if (videos := [
-            Video(path.stem, path, folder / "frames" / path.stem) for path in _texts(folder / "anno", "*.txt")])), [])
+        return next((videos for folder in (*(root / part for part in parts), root) if (videos := [
+            Video(path.stem, path, folder / images / path.stem) for path in _texts(folder / truths, "*.txt")])), [])
     return find
 
 

@@ -11,6 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lib.boxes import Boxes
+from lib.errors import UserError
+
+_LONGEST_NAME = 200  # bytes: endings are added, and a file name may have 255
 
 Protocol = Literal["one-pass", "got10k", "server", "vot"]
 """How a benchmark is run and scored: one pass, success and precision; one pass, AO and SR of the got10k toolkit; one
@@ -41,10 +44,17 @@ class Sequence:
     """How many frames of the official video lie before the first tracked one and are tracked by some (Tiger1: 5)."""
     absent: NDArray[np.bool_] | None = None
     """(N,) frames in which nothing of the target is to be seen, where the data set tells."""
+    sparse: bool = False  # frames with neither a box nor a flag of absence are not annotated and do not count (OxUvA)
     image_wh: tuple[int, int] | None = None  # size of the images, where the data set tells and scoring needs it
 
     def __len__(self) -> int:
         return len(self.boxes_xywh)
+
+    @property
+    def annotated(self) -> NDArray[np.bool_]:
+        """Return the frames (N,) that count: all, except where the data set has an annotation of a few only."""
+        seen = np.asarray(np.isfinite(self.boxes_xywh).all(axis=1))
+        return seen | (False if self.absent is None else self.absent) if self.sparse else np.ones(len(self), bool)
 
     @property
     def file_xywh(self) -> Boxes:
@@ -101,3 +111,11 @@ def with_origin(boxes_xywh: Boxes, origin: int) -> Boxes:
 def without_origin(boxes_xywh: Boxes, origin: int) -> Boxes:
     """Return boxes (..., 4) of a pixel origin (0 or 1) moved to origin 0."""
     return boxes_xywh - np.array([origin, origin, 0, 0])
+
+
+def check_name(name: str, place: str) -> None:
+    """Refuse a sequence name that is no plain file name: results are files called so, wherever it leads."""
+    plain = name.isprintable() and not {*name} & {*"/\\:"} and 0 < len(name.encode()) <= _LONGEST_NAME
+    if not plain or name.startswith("."):
+        raise UserError(f"{place}: a sequence is called {name!r:.100}; its results are files of that name, so it "
+                        f"must be a plain one of at most {_LONGEST_NAME} bytes, without / and no dot in front")

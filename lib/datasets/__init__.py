@@ -65,3 +65,9 @@ class TrainingSource(Protocol):
 
         The random numbers that it takes decide what the augmentation draws after it.
         """
+
+    def clip(self, track: int, rng: np.random.Generator) -> list[CropReader]:
+        """Return six frames of a track, drawn with `rng` alone: three to learn it from, three later ones to find it in.
+
+        Only the training of the online classifier (TRAIN.ONLINE) asks for them.
+        """

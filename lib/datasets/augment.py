@@ -5,6 +5,7 @@ Each switch (COLOR, FLIP, ...) is a probability per sample. A flip or rotation o
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import cos, pi, sin
 from typing import Any, NamedTuple
 
@@ -14,7 +15,16 @@ from numpy.typing import NDArray
 
 from lib.boxes import Boxes
 from lib.config import DatasetConfig
-from lib.crops import CROP_SIZE, TEMPLATE_SIZE, Image, compose, transform_box, view_matrix
+from lib.crops import (
+    CLIP_AREA,
+    CLIP_SIZE,
+    CROP_SIZE,
+    TEMPLATE_SIZE,
+    Image,
+    compose,
+    transform_box,
+    view_matrix,
+)
 from lib.datasets import Crop, CropReader
 
 Matrix = NDArray[Any]
@@ -23,6 +33,7 @@ HUE = 0.05  # turns, whatever JITTER: light changes in brightness, hardly in hue
 MAX_ANGLE = 10.0  # degrees
 BLUR_SIGMA = 1.0  # px
 CUTOUT_SIDE = 16  # px
+CLIP_TRAIN = 3  # frames of a clip that the target is learned from; it is found in the rest
 
 _LUMA = np.array([0.114, 0.587, 0.299])  # ITU-R BT.601 weights of B, G, R: what every gray conversion here uses
 # Rows: Y, I, Q (NTSC) from B, G, R. A rotation in the I-Q plane turns the hue and keeps brightness and saturation.
@@ -88,6 +99,30 @@ def draw_augmentation(settings: DatasetConfig, rng: np.random.Generator, *, sear
     return PairAugmentation(template, search)
 
 
+def draw_clip_augmentation(settings: DatasetConfig, rng: np.random.Generator,
+                           boxes_xyxy: Sequence[Boxes]) -> list[CropAugmentation]:
+    """Return what is done to the six crops of a clip, given the box (crop px) in each: DiMP's views and colours.
+
+    A view shows CLIP_AREA sqrt(w h) of a box whose sides are scaled by exp(N(0, s)) and whose centre is moved by
+    U(-k / 2, k / 2) sqrt(w h) of that size: s 0.25 and k 3 for the frames to learn from, 0.5 and 4.5 for the others.
+    FLIP and GRAY are the probabilities that all six are mirrored or gray, COLOR that of a frame's own brightness,
+    1 + U(-JITTER, JITTER); other switches play no part.
+    """
+    flip, gray = (rng.random(2) < (settings.FLIP, settings.GRAY)).tolist()
+    changes = []
+    for frame, box in enumerate(boxes_xyxy):
+        spread, reach = (0.25, 3.0) if frame < CLIP_TRAIN else (0.5, 4.5)
+        side = float(np.sqrt(np.prod((box[2:] - box[:2]) * np.exp(rng.normal(0, spread, 2)))))
+        move = (rng.random(2) - 0.5) * reach * side
+        half = CLIP_AREA * side / 2 * (1 - 1 / CLIP_SIZE)  # to the centres of the outermost px
+        middle = (box[:2] + box[2:]) / 2 + move
+        coloured, brightness = rng.random(2).tolist()
+        jitter = (1 + settings.JITTER * _signed(brightness), 1.0, 1.0, 0.0) if coloured < settings.COLOR else None
+        changes.append(CropAugmentation(np.concatenate([middle - half, middle + half]), (move[0], move[1]), flip=flip,
+                                        jitter=jitter, gray=gray))
+    return changes
+
+
 def _signed(u: float) -> float:
     return 2.0 * u - 1.0
 
@@ -121,15 +156,15 @@ def _view(u: list[float], *, shift: float, scale: float, size: int) -> tuple[Box
     return np.array([x1, y1, x2, y2]), (moves[0], moves[1])
 
 
-def render(read: CropReader, change: CropAugmentation, *, out_size: int) -> Rendered:
+def render(read: CropReader | Crop, change: CropAugmentation, *, out_size: int) -> Rendered:
     """Return the network input (3, out_size, out_size) of a crop, augmented, and the object's box in it.
 
-    Only the part of the crop that is shown is read. One warp takes the view, the flip and the rotation; one 3 x 4
-    colour matrix takes brightness, contrast, saturation, hue and gray: a table per channel cannot turn hues, and is
-    slower (0.18 ms against 0.03 ms for a 255 px crop).
+    Of a crop that is not read yet only the part that is shown is. One warp takes the view, the flip and the rotation;
+    one 3 x 4 colour matrix takes brightness, contrast, saturation, hue and gray: a table per channel cannot turn hues,
+    and is slower (0.18 ms against 0.03 ms for a 255 px crop).
     """
     matrix = augmentation_matrix(change, out_size=out_size)
-    crop = read(shown_part(matrix, out_size=out_size))
+    crop = read if isinstance(read, Crop) else read(shown_part(matrix, out_size=out_size))
     box = transform_box(crop.box_xyxy, matrix)
     if crop.to_image is not None:
         matrix = compose(matrix, cv2.invertAffineTransform(crop.to_image))

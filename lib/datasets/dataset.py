@@ -13,15 +13,16 @@ import torch
 from pydantic import ValidationError
 from torch.utils.data import Dataset
 
+from lib.boxes import xyxy_to_xywh
 from lib.config import Config, DatasetConfig, SourceConfig
-from lib.crops import TEMPLATE_SIZE
+from lib.crops import CLIP_SIZE, TEMPLATE_SIZE
 from lib.datasets import TrainingSource, UnreadableCrop
-from lib.datasets.augment import draw_augmentation, render
+from lib.datasets.augment import CLIP_TRAIN, draw_augmentation, draw_clip_augmentation, render
 from lib.datasets.index import TrackIndex, load_index
 from lib.datasets.mixing import Mixture, draw_negative, generator, shares
 from lib.datasets.stores import CropFiles, CropStore, IndexedSource, PackedCrops, load_pictures
 from lib.datasets.synthetic import SyntheticSource
-from lib.datasets.targets import box_targets, empty_targets, reference_cell
+from lib.datasets.targets import box_targets, centre_label, empty_targets, reference_cell
 from lib.errors import UserError, did_you_mean
 
 logger = logging.getLogger(__name__)
@@ -44,8 +45,24 @@ class Sample(NamedTuple):
     unreadable: tuple[str, ...] = ()  # crops that had to be replaced to make this sample (or batch): "path: reason"
 
 
-class OceanDataset(Dataset[Sample]):
+class ClipSample(NamedTuple):
+    """Six frames of one target for the online classifier; a batch has (B, ...). Pixels as in `Sample`.
+
+    Boxes are x, y, w, h with x + w / 2 = 144 in the middle of the crop of 288 px, as the classifier counts.
+    """
+
+    train: Any  # uint8 (3, 3, 288, 288): frames to learn the target from
+    test: Any  # uint8 (3, 3, 288, 288): frames to find it in
+    train_box: Any  # float32 (3, 4)
+    test_box: Any  # float32 (3, 4)
+    label: Any  # float32 (3, 18, 18), of the test frames, see `centre_label`
+    unreadable: tuple[str, ...] = ()  # as in `Sample`
+
+
+class OceanDataset(Dataset[Any]):
     """Samples by number. Sample n is a function of (seed, n) alone, not of the worker, the rank or any other sample."""
+
+    kind: type[Sample] | type[ClipSample] = Sample
 
     def __init__(
         self,
@@ -65,7 +82,7 @@ class OceanDataset(Dataset[Sample]):
         """Return the pairs of an epoch, the sum of USE. Sample numbers go on beyond it: each epoch has new samples."""
         return len(self.mixture)
 
-    def __getitem__(self, n: int) -> Sample:
+    def __getitem__(self, n: int) -> Any:
         """Return sample n >= 0 as tensors.
 
         A crop that cannot be read is replaced, with its whole pair, by one of another track of the same source, drawn
@@ -83,7 +100,7 @@ class OceanDataset(Dataset[Sample]):
             except UnreadableCrop as error:
                 unreadable.append(str(error))
                 continue
-            return Sample._make([*map(torch.from_numpy, arrays), tuple(unreadable)])
+            return self.kind._make([*map(torch.from_numpy, arrays), tuple(unreadable)])
         raise _too_many(unreadable)
 
     def _draw(self, source: int, track: int, rng: np.random.Generator) -> tuple[np.ndarray[Any, Any], ...]:
@@ -103,6 +120,23 @@ class OceanDataset(Dataset[Sample]):
             box = search.box_xyxy
             targets = box_targets(box, search_size=self.search_size, centre_cell=cell)
         return template.pixels, search.pixels, *targets, box.astype(np.float32)
+
+
+class ClipDataset(OceanDataset):
+    """ClipSamples by number: the same sources and shares, six frames instead of two. NEGATIVE plays no part."""
+
+    kind = ClipSample
+
+    def _draw(self, source: int, track: int, rng: np.random.Generator) -> tuple[np.ndarray[Any, Any], ...]:
+        """Return the arrays of a ClipSample; the border of a picture is repeated, as in tracking."""
+        crops = [read()._replace(fill=None) for read in self.sources[source].clip(track, rng)]
+        changes = draw_clip_augmentation(self.settings, rng, [crop.box_xyxy for crop in crops])
+        frames = [render(crop, change, out_size=CLIP_SIZE) for crop, change in zip(crops, changes, strict=True)]
+        pixels = np.stack([frame.pixels for frame in frames])
+        # px i is centred at i there and at i + 1/2 here
+        boxes = np.stack([xyxy_to_xywh(frame.box_xyxy + 0.5) for frame in frames]).astype(np.float32)
+        label = np.stack([centre_label(box) for box in boxes[CLIP_TRAIN:]])
+        return pixels[:CLIP_TRAIN], pixels[CLIP_TRAIN:], boxes[:CLIP_TRAIN], boxes[CLIP_TRAIN:], label
 
 
 def _too_many(unreadable: Sequence[str]) -> UserError:
@@ -200,7 +234,8 @@ def build_dataset(config: Config) -> OceanDataset:
     use = shares(settings.PAIRS, weights) if settings.PAIRS else [max(1, round(weight)) for weight in weights]
     for source, pairs in zip(sources, use, strict=True):
         logger.info("%s: %d tracks, %d pairs per epoch", source.name, source.num_tracks, pairs)
-    return OceanDataset(sources, use, settings, seed=config.TRAIN.SEED, search_size=config.TRAIN.SEARCH_SIZE)
+    kind = ClipDataset if config.TRAIN.ONLINE else OceanDataset
+    return kind(sources, use, settings, seed=config.TRAIN.SEED, search_size=config.TRAIN.SEARCH_SIZE)
 
 
 def _check_presence(config: Config) -> None:

@@ -125,6 +125,22 @@ class TrackIndex:
         low, high = np.searchsorted(frames, (number - frame_range, number + frame_range + 1))
         return template, first + int(rng.integers(low, high))
 
+    def draw_clip(self, track: int, rng: np.random.Generator, *, frame_range: int) -> list[int]:
+        """Return six rows: a base frame and two before it, then three after it, each drawn anew.
+
+        Their *numbers* are within `frame_range` of the base's; where none is, the range grows by 5 until one is (DiMP's
+        sampling, Bhat et al., ICCV 2019). A track of one frame has it six times, one of two its first and its second.
+        """
+        first, end = self.rows(track)
+        frames = self.frames[first:end].astype(np.int64)
+        base = int(rng.integers(1, len(frames) - 1)) if len(frames) > 2 else 0
+        nearest = int(np.abs(frames[max(base - 1, 0) : base + 2] - frames[base]).max())
+        reach = frame_range + 5 * max(0, -(-(nearest - frame_range) // 5))
+        low, high = np.searchsorted(frames, (frames[base] - reach, frames[base] + reach + 1))
+        before = rng.integers(low, max(base, 1), 2)
+        after = rng.integers(min(base + 1, len(frames) - 1), high, 3)
+        return [first + int(row) for row in (base, *before, *after)]
+
 
 def _map(file: Path) -> TrackIndex:
     arrays, _ = read_arrays(file)

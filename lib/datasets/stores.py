@@ -57,6 +57,10 @@ class IndexedSource:
         template, search = self.index.draw(track, rng, frame_range=self.frame_range)
         return FramePair(self.crop(template), self.crop(search))
 
+    def clip(self, track: int, rng: np.random.Generator) -> list[CropReader]:
+        """Return three frames to learn a track from and three later ones, see `TrackIndex.draw_clip`."""
+        return [self.crop(row) for row in self.index.draw_clip(track, rng, frame_range=self.frame_range)]
+
     def crop(self, row: int) -> CropReader:
         """Return the crop of one row, not read yet."""
         return partial(self._read, row)

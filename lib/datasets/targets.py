@@ -7,7 +7,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lib.crops import STRIDE, grid_points, score_side
+from lib.crops import CLIP_SIZE, ONLINE_STRIDE, STRIDE, grid_points, score_side
 
 RADIUS = 2  # cells: |dx| + |dy| up to this far from the centre cell is the object
 
@@ -49,6 +49,20 @@ def empty_targets(search_size: int) -> Targets:
     side = score_side(search_size)
     zeros = np.zeros((6, side, side), np.float32)
     return Targets(zeros[0], zeros[1:5], zeros[5])
+
+
+def centre_label(box_xywh: ArrayLike) -> Array:
+    """Return the online classifier's label (18, 18) for a box (x, y, w, h) in px of a crop of 288: a Gaussian.
+
+    Its peak of 1 is at the box's centre / 16, where the classifier's optimiser takes the target to be; DiMP's own is
+    half a cell from there for a map of 17 cells. Its deviation is 0.05 of these cells.
+    """
+    x, y, width, height = (float(v) for v in np.asarray(box_xywh, np.float64))
+    side = CLIP_SIZE // ONLINE_STRIDE
+    cells, sigma = np.arange(side), 0.05 * (side - 1)
+    column, row = (np.exp(-0.5 * ((cells - centre / ONLINE_STRIDE) / sigma) ** 2)
+                   for centre in (x + width / 2, y + height / 2))
+    return np.outer(row, column).astype(np.float32)
 
 
 def nearest_cell(box_xyxy: ArrayLike, *, search_size: int) -> tuple[int, int]:

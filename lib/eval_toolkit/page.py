@@ -107,7 +107,8 @@ def _page(benchmark: Benchmark, scores: Sequence[ScoreSummary], worst: Table, da
                  f"({facts['toolkit']})",
         conditions=report.conditions(benchmark, scores), warnings=report.warnings(benchmark, scores),
         stamps=[f"{s.name}: settings tuned on {s.tuned_on}" for s in scores if s.tuned_on],
-        summary=report.summary_table(scores, speeds=speeds), differences=report.difference_tables(scores),
+        summary=report.summary_table(scores, speeds=speeds),
+        differences=[*report.difference_tables(scores), *report.presence_tables(scores, by_sequence=True)],
         attributes=report.attribute_tables(scores), videos=worst,
         style=Markup(_asset("report.css")), script=Markup(_asset("report.js")), plotly=Markup(_plotly_script()),
         # "<" would end the script element early wherever a name holds "</script"; in JSON its escape means the same.

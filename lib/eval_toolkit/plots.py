@@ -12,6 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from lib.eval_toolkit.ope import THRESHOLDS, Floats
+from lib.eval_toolkit.presence import joined, reliability
 from lib.eval_toolkit.protocols import ScoreSummary, ranked
 from lib.eval_toolkit.report import attribute_title, attributes_of
 from lib.files import atomic_write
@@ -45,6 +46,8 @@ def save_plots(folder: Path, scores: Sequence[ScoreSummary], *, dataset: str) ->
             figures[f"{file}_by_attribute"] = _attribute_curves(metric, scores, names)
     if "success" in scores[0].scoring.in_attribute_tables and names:
         figures["attributes"] = _attribute_bars(scores, names, dataset)
+    if any(s.presence for s in scores):
+        figures["presence"] = _reliability_curves(scores, dataset)
     stamps = "; ".join(f"{s.name}: settings tuned on {s.tuned_on}" for s in scores if s.tuned_on)
     return [_save(folder / f"{name}.{suffix}", figure, stamps)
             for name, figure in figures.items() for suffix in ("png", "pdf")]
@@ -103,6 +106,22 @@ def _attribute_bars(scores: Sequence[ScoreSummary], names: Sequence[str], datase
     axes.grid(visible=True, axis="y", linestyle=":", linewidth=0.6)
     axes.set_axisbelow(True)
     figure.legend(*axes.get_legend_handles_labels(), fontsize="small", loc="outside right upper")
+    return figure
+
+
+def _reliability_curves(scores: Sequence[ScoreSummary], dataset: str) -> Figure:
+    """Return a figure of the reliability curve of each tracker that has presence; on the diagonal it is true."""
+    figure = Figure(figsize=(6.4, 5.2), layout="constrained")
+    axes = figure.add_subplot()
+    axes.plot([0, 1], [0, 1], color="0.6", linewidth=1)
+    for place, s in enumerate(scores):
+        if s.presence:
+            mean, held, _ = reliability(joined(list(s.presence.values())))
+            axes.plot(mean, held, marker="o", color=_PALETTE[place % len(_PALETTE)], label=_plain(s.name),
+                      linestyle=_DASHES[place % len(_DASHES)])
+    axes.set(title=_plain(f"Reliability of presence on {dataset}"), xlabel="Presence", ylabel="Share of held frames",
+             xlim=(0, 1), ylim=(0, 1))
+    axes.legend(fontsize="small", handlelength=3.5)
     return figure
 
 

@@ -18,6 +18,7 @@ from lib.benchmarks.vot import find_trajectories
 from lib.errors import UserError
 from lib.eval_toolkit import ope, vot
 from lib.eval_toolkit.ope import PRECISION_AT, THRESHOLDS, Convention, Flags, Floats, LengthRule
+from lib.eval_toolkit.presence import Frames, presence_by_sequence
 from lib.eval_toolkit.results import Mismatch, Rows, check_complete, first_box_notes, listed, read_rows
 
 LESS_IS_BETTER = {"robustness": 3, "lost_number": 1}
@@ -91,6 +92,7 @@ class ScoreSummary:
     odd: dict[str, dict[str, int]] = field(default_factory=dict)  # what of the counts lies in which sequences
     mismatches: tuple[Mismatch, ...] = ()
     notes: tuple[str, ...] = ()
+    presence: Mapping[str, Frames] = field(default_factory=dict)  # what presence is judged by, by sequence
     rows: Mapping[str, Rows] = field(default_factory=dict)  # what was scored of each sequence, where it was asked for
 
     @property
@@ -180,7 +182,7 @@ def score_results(
     return ScoreSummary(
         scoring=scoring, tracker=tracker, tuned_on=read_stamp(folder), names=names, expected=benchmark.expected,
         missing=(*benchmark.missing, *(name for name in benchmark.names if name not in names)),
-        rows=rows if keep_rows else {}, **fields)
+        presence=presence_by_sequence(rows), rows=rows if keep_rows else {}, **fields)
 
 
 def one_pass_fields(scored: Items[Sequence], own: Items[Rows], rules: Convention, *, tracker: str) -> dict[str, Any]:

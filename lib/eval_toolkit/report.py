@@ -9,12 +9,17 @@ from typing import Any
 
 from lib.benchmarks import Benchmark, attribute_code
 from lib.eval_toolkit.bootstrap import METRICS, paired_differences
+from lib.eval_toolkit.presence import BINS, LOST_BELOW, THRESHOLD, joined, judge, presence_scores, reliability
 from lib.eval_toolkit.protocols import LESS_IS_BETTER, Part, ScoreSummary, ranked
 from lib.eval_toolkit.results import listed
 from lib.eval_toolkit.tables import Cell, Table, as_csv, as_latex, as_markdown, as_text
 
 FORMATS = {"text": "txt", "markdown": "md", "csv": "csv", "json": "json", "latex": "tex"}
 """Output formats and the suffixes of their files."""
+PRESENCE_SHORT = ("auroc", "lost_precision", "lost_recall")
+PRESENCE_TITLES = {"auroc": "AUROC", "lost_precision": "Lost prec.", "lost_recall": "Lost recall",
+                   "calibration_error": "Calibr. error", "lt_f": "LT F", "lt_precision": "LT prec.",
+                   "lt_recall": "LT recall", "tpr": "TPR", "tnr": "TNR", "max_gm": "MaxGM"}  # fmt: skip
 _ODD = {"invalid_rows": "invalid", "broken_boxes": "broken", "repaired_boxes": "repaired"}
 _VOT_TITLES = {"camera_motion": "Camera motion", "illum_change": "Illumination", "motion_change": "Motion",
                "size_change": "Size", "occlusion": "Occlusion", "empty": "Empty (pysot)",
@@ -34,7 +39,8 @@ def render(benchmark: Benchmark, scores: Sequence[ScoreSummary], *, form: str, b
         columns = ("tracker", "scope", "name", *scoring.titles, f"{scoring.unit}s", "expected", "frames",
                    *_csv_counts(scores[0]), *filter(None, [scoring.setting]), "tuned_on")
         return as_csv(columns, [row for s in scores for row in _csv_rows(s)])
-    tables = [summary_table(scores), *difference_tables(scores), *attribute_tables(scores)]
+    tables = [summary_table(scores), *presence_tables(scores, by_sequence=by_sequence), *difference_tables(scores),
+              *attribute_tables(scores)]
     tables += [sequence_table(scores)] if by_sequence else []
     return {"text": as_text, "markdown": as_markdown, "latex": as_latex}[form](tables, remarks(benchmark, scores))
 
@@ -53,6 +59,31 @@ def summary_table(scores: Sequence[ScoreSummary], *, speeds: Mapping[str, float]
     columns = ("Tracker", *scoring.titles.values(), *(["Frames/s"] if speeds else []),
                f"{scoring.unit.capitalize()}s", "Frames", *scoring.counts.values())
     return Table("Scores", columns, rows, best_in="column")
+
+
+def presence_tables(scores: Sequence[ScoreSummary], *, by_sequence: bool = False) -> list[Table]:
+    """Return how well presence tells lost from held, of the trackers that have it, and its reliability curves.
+
+    With `by_sequence` also of each sequence. [] where no tracker has presence.
+    """
+    told = [s for s in scores if s.presence]
+    if not told:
+        return []
+    values = {s.tracker: presence_scores(list(s.presence.values())) for s in told}
+    names = [name for name in PRESENCE_TITLES if any(name in each for each in values.values())]
+    whole = Table(f"Presence (lost: overlap below {LOST_BELOW:g} or absent; called lost below {THRESHOLD:g})",
+                  ("Tracker", *(PRESENCE_TITLES[name] for name in names), "Lost", "Frames"),
+                  tuple((s.label, *(values[s.tracker].get(name) for name in names), int(frames.lost.sum()),
+                         len(frames.lost)) for s in told for frames in [joined(list(s.presence.values()))]))
+    curve = Table("Reliability of presence: share of held frames (number of frames)",
+                  ("Tracker", *(f"{place / BINS:g} to {(place + 1) / BINS:g}" for place in range(BINS))),
+                  tuple((s.label, *(f"{share:.2f} ({count:.0f})" if count else None for _, share, count in
+                                    zip(*reliability(joined(list(s.presence.values()))), strict=True))) for s in told))
+    each = Table("Presence by sequence", (
+        "Sequence", "Tracker", *(PRESENCE_TITLES[name] for name in PRESENCE_SHORT), "Lost", "Frames"), tuple(
+        (name, s.label, *(judge(frames)[score] for score in PRESENCE_SHORT), int(frames.lost.sum()), len(frames.lost))
+        for s in told for name, frames in s.presence.items()))
+    return [whole, curve, *([each] if by_sequence else [])]
 
 
 def _cell(name: str, value: float) -> Cell:
@@ -197,8 +228,12 @@ def _tracker_json(s: ScoreSummary) -> dict[str, Any]:
     unit, eao = s.scoring.unit, "eao" in s.values
     curves = {name: [_known(value) for value in curve.tolist()] for name, curve in s.curves.items()}
     parts = {name: {f"{unit}s": part.sequences, **_all_known(part.values)} for name, part in s.by_attribute.items()}
+    presence = {
+        "presence": _all_known(presence_scores(list(s.presence.values()))),
+        "presence_by_sequence": {name: _all_known(judge(frames)) for name, frames in s.presence.items()},
+    } if s.presence else {}  # fmt: skip
     return {
-        "tracker": s.tracker, "tuned_on": s.tuned_on, **_all_known(s.values), f"{unit}s": len(s.names),
+        "tracker": s.tracker, "tuned_on": s.tuned_on, **presence, **_all_known(s.values), f"{unit}s": len(s.names),
         "expected": s.expected, "missing": list(s.missing), "frames": sum(s.frames), **s.counts,
         "length_mismatches": [m._asdict() for m in s.mismatches], "notes": list(s.notes),
         **({"curve": curves["eao"], "eao_by_attribute": {name: part["eao"] for name, part in parts.items()}} if eao

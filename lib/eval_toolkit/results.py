@@ -18,6 +18,7 @@ from lib.benchmarks import (
     Sequence,
     find_results,
     flat_trackers,
+    read_presence,
     read_result,
     read_result_rows,
     result_folder,
@@ -25,7 +26,14 @@ from lib.benchmarks import (
 )
 from lib.boxes import Boxes
 from lib.errors import UserError
-from lib.eval_toolkit.ope import Convention, Flags, broken_rows, invalid_rows, repair_boxes
+from lib.eval_toolkit.ope import (
+    Convention,
+    Flags,
+    Floats,
+    broken_rows,
+    invalid_rows,
+    repair_boxes,
+)
 from lib.files import atomic_write, read_json
 
 SHOWN_NAMES = 5  # how many names a message lists before it says how many more there are
@@ -95,13 +103,16 @@ def _content(folder: Path) -> frozenset[tuple[str, bytes]]:
 
 
 def _trackers_below(result_dir: Path, dataset: str) -> dict[str, Path]:
-    """Return the folder of every tracker in a folder of results, by name; UserError when there is none."""
+    """Return the folder of every tracker in a folder of results, by name; UserError when there is none.
+
+    A tracker's files may lie in a folder called as the data set, as with OSTrack and its like.
+    """
     own = result_folder(result_dir, dataset)
     root = own if own.is_dir() else result_dir
     if not root.is_dir():
         raise UserError(f"{root}: no such folder; expected one folder of result files per tracker")
-    folders = {path.name: path for path in sorted(root.iterdir())
-               if path.is_dir() and not path.name.startswith((".", "_"))}
+    folders = {path.name: inner if (inner := result_folder(path, dataset)).is_dir() else path
+               for path in sorted(root.iterdir()) if path.is_dir() and not path.name.startswith((".", "_"))}
     # The OTB toolkit's layout has no folders: a name in it stands for the files <sequence>_<name>.mat.
     folders |= {name: root / name for name in flat_trackers(root) if name not in folders}
     if not folders:
@@ -111,8 +122,8 @@ def _trackers_below(result_dir: Path, dataset: str) -> dict[str, Path]:
 
 def _has_results(folder: Path) -> bool:
     return not folder.is_dir() or any(
-        path.suffix in (".txt", ".mat") or path.name == "baseline" or (path / f"{path.name}_001.txt").is_file()
-        for path in folder.iterdir())
+        path.suffix in (".txt", ".mat") or path.name in ("baseline", "longterm")
+        or any((path / f"{path.name}{end}.txt").is_file() for end in ("", "_001")) for path in folder.iterdir())
 
 
 def read_rows(
@@ -125,7 +136,8 @@ def read_rows(
     files = find_results(folder, benchmark.names)
     check_complete(benchmark, folder, files, allow_missing=allow_missing)
     shift = 0 if origin is None else result_origin(benchmark.name) - origin
-    return {sequence.name: _read(sequence, files[sequence.name], rules, shift=shift)
+    return {sequence.name: _read(sequence, files[sequence.name], rules, shift=shift)._replace(
+                presence=read_presence(folder, sequence.name, frames=len(sequence)))
             for sequence in benchmark.sequences if sequence.name in files}
 
 
@@ -157,6 +169,7 @@ class Rows(NamedTuple):
     odd: dict[str, int]  # how many invalid (any of x, y, w, h <= 0), broken and repaired rows there are
     mismatch: Mismatch | None
     first_shift: Boxes  # (4,) first predicted box minus first true box, as in the files
+    presence: Floats | None = None  # (N - lead_in,) probability that the box shows the target, where the folder tells
 
 
 def _read(sequence: Sequence, path: Path, rules: Convention, *, shift: int) -> Rows:
@@ -184,6 +197,9 @@ def _read(sequence: Sequence, path: Path, rules: Convention, *, shift: int) -> R
         fitted = np.concatenate([fitted_truth[:1], fitted[1:]])
     absent = np.zeros(len(sequence), bool) if sequence.absent is None else sequence.absent
     absent = np.concatenate([np.zeros(lead_in, bool), absent])[: len(fitted_truth)]
+    if sequence.sparse:
+        counts = sequence.annotated[: len(fitted_truth)]
+        fitted_truth, fitted, absent = fitted_truth[counts], fitted[counts], absent[counts]
     odd = {"invalid_rows": int(invalid_rows(fitted_truth, "any").sum()),
            "broken_boxes": int(broken_rows(boxes).sum()), "repaired_boxes": num_repaired}
     return Rows(fitted_truth, fitted, lead_in, absent, odd, mismatch, first_shift)

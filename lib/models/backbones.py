@@ -15,15 +15,20 @@ TEMPLATE_SIDE = 15
 
 
 class ResNet50(nn.Module):
-    """The ResNet trunk: (B, 3, H, H) BGR 0..255 to ([stem, layer1, layer2], layer3); 50 layers by default."""
+    """The ResNet trunk: (B, 3, H, H) BGR 0..255 to ([stem, layer1, layer2], layer3); 50 layers by default.
+
+    online: with `layeronline`, which `features.online` brings crops to; `features.add_online` adds it later.
+    """
 
     def __init__(self, *, layers: Sequence[int] = (3, 4, 6, 3), width: int = 64, expansion: int = EXPANSION,
-                 caffe: bool = False) -> None:
+                 caffe: bool = False, online: bool = False) -> None:
         super().__init__()
         if min(width, expansion, *layers) < 1:
             raise ValueError(f"width {width}, layers {list(layers)}, expansion {expansion}: expected numbers above 0")
         self.features = ResNet_plus2(Bottleneck, layers, used_layers=(3,), width=width, expansion=expansion,
                                      caffe=caffe)
+        if online:
+            self.features.add_online()
         self.out_channels = self.features.out_channels
 
     def forward(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
@@ -131,22 +136,27 @@ def _three(layers: Sequence[int], *, split: int = 0) -> tuple[int, ...]:
     return layers[0], layers[1], layers[2] - split
 
 
-def _vit(*, dim: int = 768, depth: int = 12, heads: int = 12, joint: bool = False) -> Backbone:
+def _vit(*, dim: int = 768, depth: int = 12, heads: int = 12, joint: bool = False, norm_pre: bool = False,
+         lora: int = 0) -> Backbone:
     """Return a vision transformer, by default ViT-B/16: dim channels, depth blocks, heads.
 
-    joint: template and search attend to each other in every block (one stream).
+    joint: template and search attend to each other in every block (one stream). norm_pre: of CLIP's nets.
+    lora: a rank; the trunk then rests for good, and products of that rank beside its weights train from epoch 1.
     """
     from lib.models.vit import ViT  # here, as torchvision takes longer to import than all else and few models need it
 
-    trunk = ViT(dim=dim, depth=depth, heads=heads, joint=joint)
+    trunk = ViT(dim=dim, depth=depth, heads=heads, joint=joint, norm_pre=norm_pre, lora=lora)
     return Backbone(trunk, trunk.out_channels, joint=joint)
 
 
-def _timm(*, name: str = "tf_efficientnet_lite0", strides: Sequence[int] = (8, 16)) -> Backbone:
-    """Return a convolutional net of timm (an optional package), its maps of these strides joined."""
+def _timm(*, name: str = "tf_efficientnet_lite0", strides: Sequence[int] = (8, 16), dilated: bool = False) -> Backbone:
+    """Return a convolutional net of timm (an optional package), its maps of these strides joined.
+
+    dilated: the one of stride 16 is computed at stride 8 rather than interpolated.
+    """
     from lib.models.timm_trunk import TimmTrunk  # here, as few models need it
 
-    trunk = TimmTrunk(name=name, strides=strides)
+    trunk = TimmTrunk(name=name, strides=strides, dilated=dilated)
     return Backbone(trunk, trunk.out_channels)
 
 

@@ -5,6 +5,8 @@ Symbols: B batch, S side of the score map. Source: Ocean (Zhang et al., ECCV 202
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -51,6 +53,18 @@ def aligned_loss(logit: Tensor, ltrb: Tensor, ltrb_target: Tensor, weight: Tenso
     with torch.no_grad():
         label = (_iou_plus_one(ltrb, ltrb_target, weight) * weight).clamp(0, 1)
     return F.binary_cross_entropy_with_logits(logit, label)
+
+
+def online_loss(scores: Sequence[Tensor], label: Tensor) -> dict[str, Tensor]:
+    """Return DiMP's losses (Bhat et al., ICCV 2019, eq. 7): "last", "initial", "between", and "total", scalars.
+
+    scores: the maps of the initial filter and of those after each iteration, of the shape of `label`, 0..1. Where the
+    label is below 0.05 only scores above 0 are wrong. total = 100 last + 100 initial + 400 mean of those between.
+    """
+    positive = label >= 0.05
+    each = torch.stack([torch.where(positive, score - label, score.clamp(min=0)).square().mean() for score in scores])
+    losses = {"last": each[-1], "initial": each[0], "between": each[1:-1].mean()}
+    return losses | {"total": 100 * losses["last"] + 100 * losses["initial"] + 400 * losses["between"]}
 
 
 def _iou_plus_one(ltrb: Tensor, ltrb_target: Tensor, weight: Tensor) -> Tensor:

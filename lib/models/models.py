@@ -13,18 +13,23 @@ from lib.config import Config
 from lib.errors import UserError, did_you_mean
 from lib.models.backbones import BACKBONES, Backbone
 from lib.models.connect import AdjustLayer, AlignHead, Head, box_tower
+from lib.models.modules import ResNet_plus2
 from lib.models.ocean import Ocean_
+from lib.models.online import OnlineClassifier
 
 
 class Ocean(Ocean_):
     """Ocean with a backbone and a head by name, each with its options; `build_model` has the defaults.
 
     channels: width of neck and head. align: with the object-aware branch. towernum (convolutions per tower) and
-    box_bias (where the learned bias of the boxes begins) go to the heads that take them.
+    box_bias (where the learned bias of the boxes begins) go to the heads that take them. online: with the online
+    branch, `layeronline` and `classifier`; online_pixels: what it sees, "imagenet" for normalised RGB as in the
+    reference, "raw" for BGR 0..255 as the rest of the trunk.
     """
 
     def __init__(self, *, backbone: str, backbone_options: Mapping[str, Any], head: str,
-                 head_options: Mapping[str, Any], channels: int, towernum: int, align: bool, box_bias: float) -> None:
+                 head_options: Mapping[str, Any], channels: int, towernum: int, align: bool, box_bias: float,
+                 online: bool = False, online_pixels: str = "imagenet") -> None:
         super().__init__()
         self.spec: dict[str, Any] = {"arch": "Ocean", "backbone": backbone, "backbone_options": dict(backbone_options),
                                      "channels": channels, "towernum": towernum, "align": align}
@@ -40,6 +45,20 @@ class Ocean(Ocean_):
         self.connect_model = _build(HEADS, head, head_options, what="head", channels=channels, towernum=towernum,
                                     box_bias=box_bias)
         self.align_head = AlignHead(channels, channels) if align else None
+        self.classifier: OnlineClassifier | None = None
+        if online:
+            self._add_online(online_pixels)
+
+    def _add_online(self, pixels: str) -> None:
+        trunk = getattr(self.features, "features", None)
+        if not isinstance(trunk, ResNet_plus2):
+            raise UserError(f"backbone {self.spec['backbone']} has no online branch; expected a ResNet")
+        if pixels not in ("imagenet", "raw"):
+            raise UserError(f"online_pixels {pixels!r}: expected 'imagenet' or 'raw'")
+        self.spec |= {"online": True, "online_pixels": pixels}
+        self.online_pixels = pixels
+        trunk.add_online()
+        self.classifier = OnlineClassifier(trunk.out_channels)
 
     def trunk_layers(self) -> dict[str, nn.Module]:
         """Return the layers that pretrained weights fill, by the names TRAINABLE_LAYER uses (conv1, bn1, layer1 ...).

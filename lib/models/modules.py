@@ -114,10 +114,23 @@ class ResNet_plus2(nn.Module):
 
     def forward(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
         """Return ([relu of conv1, layer1, layer2], layer3) for crops (B, 3, H, H): 125, 63, 31 and 31 for H = 255."""
+        shallow = self._shallow(x)
+        return shallow, self.layer3(shallow[-1])
+
+    def _shallow(self, x: Tensor) -> list[Tensor]:
         stem = self.relu(self.bn1(self.conv1(x)))
         layer1 = self.layer1(self.maxpool(stem))
-        layer2 = self.layer2(layer1)
-        return [stem, layer1, layer2], self.layer3(layer2)
+        return [stem, layer1, self.layer2(layer1)]
+
+    def add_online(self) -> None:
+        """Add `layeronline`: a second layer3, of stride 2 and without dilation, for the online branch."""
+        self.inplanes, planes = self.out_channels // 2, self.out_channels // self.expansion
+        self.layeronline = self._make_layer(Bottleneck, planes, len(self.layer3), stride=2, dilation=1)
+        init_convs(self.layeronline)
+
+    def online(self, x: Tensor) -> Tensor:
+        """Return layeronline's map of stride 16: 13 cells a side for 224 px, 17 for 288; cell i sees px 16 i + 15."""
+        return self.layeronline(self._shallow(x)[-1])
 
 
 class MHSA(nn.Module):
@@ -180,6 +193,22 @@ def resize_table(table: Tensor, size: int, *, dim: int) -> Tensor:
     entries = torch.arange(there, device=table.device, dtype=table.dtype)
     weight = (1 - (at[:, None] - entries).abs()).clamp(min=0)  # (size, there): hat functions, each row sums to 1
     return torch.tensordot(weight, table, dims=([1], [dim])).movedim(0, dim)
+
+
+class LowRank(nn.Module):
+    """What a resting weight (out, in) learns besides: W + up @ down, a parametrization of torch.
+
+    up starts at zero, so that the first output is that of W. Source: LoRA (Hu et al., ICLR 2022), with alpha = rank.
+    """
+
+    def __init__(self, weight: Tensor, *, rank: int) -> None:
+        super().__init__()
+        self.up = nn.Parameter(torch.zeros(weight.shape[0], rank))
+        self.down = nn.Parameter(torch.randn(rank, weight.shape[1]) / rank**0.5)
+
+    def forward(self, weight: Tensor) -> Tensor:
+        """Return the weight that the layer works with."""
+        return weight + self.up @ self.down
 
 
 class Bottleneck_MHSA(Bottleneck):

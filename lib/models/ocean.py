@@ -10,6 +10,8 @@ from torch import Tensor, nn
 
 from lib.models.backbones import ResNet_MHSA, ResNet_single
 from lib.models.connect import AdjustLayer, AlignHead, Head
+from lib.models.online import OnlineClassifier
+from lib.models.pretrained import IMAGENET
 
 if TYPE_CHECKING:
     from lib.models.vit import ViT
@@ -53,6 +55,7 @@ class OceanOutput(NamedTuple):
     ltrb: Tensor  # (B, 4, S, S) px > 0: from the grid point to the box's left, top, right and bottom side
     cls: Tensor  # (B, 1, S, S) logit
     cls_aligned: Tensor | None  # (B, 1, S, S) logit of the object-aware branch, None without it
+    search: Tensor | None = None  # (B, C, S + 6, S + 6) the neck's map, which presence compares with the template's
 
 
 class Ocean_(nn.Module):  # the reference's name
@@ -72,6 +75,8 @@ class Ocean_(nn.Module):  # the reference's name
     neck: AdjustLayer
     connect_model: Head
     align_head: AlignHead | None
+    classifier: OnlineClassifier | None  # of the online branch
+    online_pixels: str  # what the online branch sees: "imagenet" or "raw"
 
     def template(self, z: Tensor) -> TemplateFeatures:
         """Return what the template crop (B, 3, 127, 127), float32 BGR 0..255, contributes to every frame."""
@@ -100,12 +105,38 @@ class Ocean_(nn.Module):  # the reference's name
                 deep = self.features_mhsa(deep, template.raw)
             elif self.features_single is not None:
                 deep = self.features_single(deep)
-        ltrb, cls, _, tower_reg = self.connect_model.track(self.neck(deep), template.cls, template.reg)
+        search = self.neck(deep)
+        ltrb, cls, _, tower_reg = self.connect_model.track(search, template.cls, template.reg)
         aligned = None
         if self.align_head is not None:
             assert tower_reg is not None, "this head gives the object-aware branch nothing to build on"
             aligned = self.align_head(tower_reg, ltrb, search_size=x.shape[-1])
-        return OceanOutput(ltrb, cls, aligned)
+        return OceanOutput(ltrb, cls, aligned, search)
+
+    def online_features(self, x: Tensor) -> Tensor:
+        """Return the online branch's features (B, C, h, h), float32, of crops (B, 3, H, H), float32 BGR 0..255.
+
+        h = 13 for H = 224, 17 for 288. The trunk's frozen stages see normalised RGB here where the model says so.
+        """
+        assert self.classifier is not None, "a model without the online branch"
+        if self.online_pixels == "imagenet":
+            mean, std = (x.new_tensor(values).view(3, 1, 1) for values in (IMAGENET.mean, IMAGENET.std))
+            x = (x.flip(1) - mean) / std
+        maps = self.features.features.online(x)  # type: ignore[operator,union-attr]
+        with torch.autocast(x.device.type, enabled=False):
+            return self.classifier.extract(maps.float())
+
+    def learn_online(self, train: Tensor, test: Tensor, boxes_xywh: Tensor) -> list[Tensor]:
+        """Return the score maps (s, n, h + 1, h + 1) of test crops as the filters learned from train crops give them.
+
+        train, test (n s, 3, H, H): n frames of s sequences, frame by frame, as `online_features` takes them; boxes
+        (n, s, 4): x, y, w, h in the train crops. Maps of the first filter and after each of 5 iterations; the call that
+        training of the branch makes.
+        """
+        assert self.classifier is not None, "a model without the online branch"
+        train_features, test_features = self.online_features(torch.cat([train, test])).chunk(2)
+        with torch.autocast(train.device.type, enabled=False):
+            return self.classifier.learn(train_features, test_features, boxes_xywh)
 
     def forward(self, z: Tensor, x: Tensor) -> OceanOutput:
         """Return the predictions for pairs of template and search crops; the call that training makes."""

@@ -23,6 +23,8 @@ class Pixels(NamedTuple):
 
 
 IMAGENET = Pixels("RGB", (0.485 * 255, 0.456 * 255, 0.406 * 255), (0.229 * 255, 0.224 * 255, 0.225 * 255))
+CLIP = Pixels("RGB", (0.48145466 * 255, 0.4578275 * 255, 0.40821073 * 255),
+              (0.26862954 * 255, 0.26130258 * 255, 0.27577711 * 255))
 OURS = Pixels("BGR", (0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 LAST_BLOCK = "features.features.layer3.5."  # ResNet-50's sixth block of layer3 in a whole Ocean
 # torchvision's name of a backbone, of which it has weights trained on ImageNet.
@@ -80,13 +82,15 @@ def torchvision_resnet(state_dict: Mapping[str, Tensor], pixels: Pixels = IMAGEN
     return fold_stem(weights, pixels)
 
 
-def torchvision_vit(state_dict: Mapping[str, Tensor], pixels: Pixels = IMAGENET) -> dict[str, Tensor]:
+def torchvision_vit(state_dict: Mapping[str, Tensor], pixels: Pixels | None = None) -> dict[str, Tensor]:
     """Return torchvision's VisionTransformer weights under the names of `lib.models.vit.ViT`, for BGR crops in 0..255.
 
     Normalisation is folded into the patches' convolution, exactly: repeating the border's pixels commutes with it.
     The position table, 14 x 14 for 224 px, is interpolated (bicubic) to 31 x 31, and the class token's dropped. timm's
-    VisionTransformers (MAE, DINO, DINOv2) are known by their names too.
+    VisionTransformers (MAE, DINO, DINOv2, CLIP) are known by their names too. pixels: by default ImageNet's, or CLIP's
+    where there is a norm before the blocks.
     """
+    pixels = pixels or (CLIP if "norm_pre.weight" in state_dict else IMAGENET)
     if "patch_embed.proj.weight" in state_dict:
         state_dict = _timm_vit(state_dict)
     weights = {}
@@ -104,8 +108,8 @@ def torchvision_vit(state_dict: Mapping[str, Tensor], pixels: Pixels = IMAGENET)
 _TIMM_VIT = (("patch_embed.proj.", "conv_proj."), ("pos_embed", "pos_embedding"), (".norm1.", ".ln_1."),
              (".norm2.", ".ln_2."), (".attn.qkv.", ".self_attention.in_proj_"), (".mlp.fc1.", ".mlp.0."),
              (".attn.proj.", ".self_attention.out_proj."), (".mlp.fc2.", ".mlp.3."))
-_TIMM_VIT_STARTS = {"norm.": "ln.", "fc_norm.": "ln.", "head.": "heads.head.", "cls_token": "class_token",
-                    "reg_token": "class_token.register", "mask_token": "class_token.mask"}
+_TIMM_VIT_STARTS = {"norm.": "ln.", "norm_pre.": "ln_pre.", "fc_norm.": "ln.", "head.": "heads.head.",
+                    "cls_token": "class_token", "reg_token": "class_token.register", "mask_token": "class_token.mask"}
 
 
 def _timm_vit(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -125,10 +129,24 @@ def _timm_vit(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
         layer = name.replace("ls1.gamma", "self_attention.out_proj").replace("ls2.gamma", "mlp.3")
         weights[f"{layer}.weight"] = weights[f"{layer}.weight"] * scale[:, None]
         weights[f"{layer}.bias"] = weights[f"{layer}.bias"] * scale
-    if weights["conv_proj.weight"].shape[-1] != 16:
+    kernel = weights["conv_proj.weight"]
+    weights.setdefault("conv_proj.bias", torch.zeros(len(kernel)))  # CLIP's has none
+    if kernel.shape[-1] != 16:
         resample: Any = importlib.import_module("timm.layers").resample_patch_embed
-        weights["conv_proj.weight"] = resample(weights["conv_proj.weight"], [16, 16])
+        weights["conv_proj.weight"] = resample(kernel, [16, 16])
     return weights
+
+
+def beside_low_rank(weights: Mapping[str, Tensor], own: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], list[str]]:
+    """Return plain weights under the names that a model with LoRA (`own`) has for them, and the names of its additions.
+
+    Both are unchanged and empty where the weights have such additions, or the model has none.
+    """
+    added = [name for name in own if name.endswith((".0.up", ".0.down")) and ".parametrizations." in name]
+    if any(name in weights for name in added):
+        return dict(weights), []
+    plain = {name.replace("parametrizations.", "").removesuffix(".original"): name for name in own} if added else {}
+    return {plain.get(name, name): tensor for name, tensor in weights.items()}, added
 
 
 def split_last_block(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:

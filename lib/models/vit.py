@@ -9,14 +9,16 @@ Source: An Image is Worth 16x16 Words (Dosovitskiy et al., ICLR 2021); joint att
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 from torchvision.models.vision_transformer import EncoderBlock
 
 from lib.crops import STRIDE
-from lib.models.modules import resize_table
+from lib.models.modules import LowRank, resize_table
 from lib.models.pretrained import POSITIONS, fold_normalisation
 
 PATCH = 16
@@ -27,23 +29,27 @@ class ViT(nn.Module):
 
     positions: cells of the learned position table along each axis (31: a search crop of 255 px); other maps
     interpolate it. joint: template and search pass through the blocks together, the cells of both attending to each
-    other, so the template's features depend on the search.
+    other, so the template's features depend on the search. norm_pre: a norm before the blocks, as CLIP has it.
+    lora: rank of what each block's four products learn while their weights rest (`LowRank`), 0 for none.
     The class token of the classifier has no use here and is left out.
     """
 
-    def __init__(self, *, dim: int, depth: int, heads: int, positions: int = POSITIONS, joint: bool = False) -> None:
+    def __init__(self, *, dim: int, depth: int, heads: int, positions: int = POSITIONS, joint: bool = False,
+                 norm_pre: bool = False, lora: int = 0) -> None:
         super().__init__()
-        if min(dim, depth, heads, positions) < 1 or dim % heads:
-            raise ValueError(f"dim {dim}, depth {depth}, heads {heads}, positions {positions}: expected numbers above "
-                             f"0 and heads that divide dim")
+        if min(dim, depth, heads, positions) < 1 or dim % heads or not 0 <= lora <= dim:
+            raise ValueError(f"dim {dim}, depth {depth}, heads {heads}, positions {positions}, lora {lora}: expected "
+                             f"numbers above 0, heads that divide dim, and a lora of 0 to dim")
         self.joint = joint
         self.out_channels = dim
         self.conv_proj = nn.Conv2d(3, dim, kernel_size=PATCH, stride=STRIDE)
         self.positions = _Table(dim, positions)
+        norm = partial(nn.LayerNorm, eps=1e-5 if norm_pre else 1e-6)
+        self.ln_pre = norm(dim) if norm_pre else nn.Identity()
         self.blocks = nn.ModuleList(
             _Block(num_heads=heads, hidden_dim=dim, mlp_dim=4 * dim, dropout=0.0, attention_dropout=0.0,
-                   norm_layer=partial(nn.LayerNorm, eps=1e-6)) for _ in range(depth))
-        self.ln = nn.LayerNorm(dim, eps=1e-6)
+                   norm_layer=norm) for _ in range(depth))
+        self.ln = norm(dim)
         # Tells the two crops' cells apart where they meet.
         sides = ("template", "search") if joint else ()
         self.kinds = nn.ParameterDict({side: torch.zeros(1, 1, dim) for side in sides})
@@ -52,6 +58,11 @@ class ViT(nn.Module):
             weight, bias = fold_normalisation(self.conv_proj.weight)
             self.conv_proj.weight.copy_(weight)
             self.conv_proj.bias.copy_(bias)  # type: ignore[union-attr]
+        block: Any
+        for block in self.blocks if lora else ():
+            for layer, name in ((block.self_attention, "in_proj_weight"), (block.self_attention.out_proj, "weight"),
+                                (block.mlp[0], "weight"), (block.mlp[3], "weight")):
+                parametrize.register_parametrization(layer, name, LowRank(getattr(layer, name), rank=lora))
 
     def embed(self, x: Tensor) -> Tensor:
         """Return the patches' tokens with their positions, as a map (B, dim, S, S)."""
@@ -72,6 +83,7 @@ class ViT(nn.Module):
 
     def _encode(self, tokens: Tensor) -> Tensor:
         """Return (B, N, dim) after all blocks and the last norm."""
+        tokens = self.ln_pre(tokens)
         for block in self.blocks:
             tokens = block(tokens)
         return self.ln(tokens)
@@ -80,11 +92,11 @@ class ViT(nn.Module):
         """Return the layers that pretrained weights fill, by names that fit the TRAINABLE_LAYER of every backbone.
 
         `conv1` has the patches, `layer1` to `layer3` a third of the blocks each, `layer1` also the positions and
-        `layer3` the last norm.
+        `layer3` the last norm. What LoRA adds is new and in none of them.
         """
         third = -(-len(self.blocks) // 3)
         first, second, last = (list(self.blocks[i * third:(i + 1) * third]) for i in range(3))
-        return {"conv1": self.conv_proj, "layer1": nn.ModuleList([self.positions, *first]),
+        return {"conv1": self.conv_proj, "layer1": nn.ModuleList([self.positions, self.ln_pre, *first]),
                 "layer2": nn.ModuleList(second), "layer3": nn.ModuleList([*last, self.ln])}
 
 

@@ -50,6 +50,7 @@ class Track:
     tracker: int
     boxes_xywh: Boxes  # (N, 4), origin 0; one pass: the first is the given one; restart: NaN where no region was told
     scores: NDArray[np.float64]  # (N,) 0..1, NaN where the tracker was not asked
+    presence: NDArray[np.float64]  # (N,) the same of its presence, and NaN where it has none
     seconds: float  # this track's share of the time, decoding included: the shares of all tracks add up to the whole
     codes: NDArray[np.int8] | None = None  # (N,) of the restart protocol: INIT, REGION, FAILURE, UNKNOWN
 
@@ -65,6 +66,7 @@ class _Path:
     job: Job
     boxes: Boxes
     scores: NDArray[np.float64]
+    presence: NDArray[np.float64]
     codes: NDArray[np.int8] | None  # of the restart protocol
     state: TrackState | None = None  # None before the start, and after a failure
     start: int = 0  # frame of the next start
@@ -87,6 +89,7 @@ class _Path:
             self.codes[index] = REGION
         self.boxes[index] = self.start_box if index == self.start else state.box_xywh
         self.scores[index] = state.score
+        self.presence[index] = getattr(state, "presence", np.nan)
 
 
 @dataclass(eq=False)
@@ -154,7 +157,7 @@ class Lockstep:
         """Return a run whose first frame is done."""
         count = len(job.frames)
         assert count >= 1, job.name
-        paths = {k: _Path(job, np.full((count, 4), np.nan), np.full(count, np.nan),
+        paths = {k: _Path(job, np.full((count, 4), np.nan), np.full(count, np.nan), np.full(count, np.nan),
                           None if job.restart is None else np.full(count, UNKNOWN, np.int8)) for k in job.trackers}
         run = _Run(job, decode_ahead(job.frames, pool), paths)
         self._enter_frame(run)
@@ -204,7 +207,8 @@ class Lockstep:
         lane.runs = [run for run in lane.runs if run.index < len(run.job.frames)]
         for run in ended:
             for k, path in run.paths.items():
-                yield Track(run.job, k, path.boxes, path.scores, run.seconds / len(run.paths), path.codes)
+                yield Track(run.job, k, path.boxes, path.scores, path.presence, run.seconds / len(run.paths),
+                            path.codes)
 
     def _after_frame(self, run: _Run) -> None:
         if self.watcher is not None:

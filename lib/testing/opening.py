@@ -24,6 +24,7 @@ from lib.models.models import ARCHS
 from lib.options import Amp
 from lib.tracker import PlainTracker
 from lib.tracker.ocean import OceanTracker
+from lib.tracker.online import OnlineTracker
 from lib.tracker.onnx import default_device, load_onnx, record_file
 from lib.tracker.params import TrackerParams
 
@@ -31,16 +32,20 @@ _log = logging.getLogger(__name__)
 
 
 def open_checkpoint(path: Path, params: TrackerParams, *, align: bool | None = None, device: str = "",
-                    amp: Amp = "none", compiled: bool = False) -> OceanTracker:
+                    amp: Amp = "none", compiled: bool = False, online: bool = False) -> OceanTracker:
     """Return the tracker of a checkpoint, given by path or as the name of shipped weights."""
-    model = load_model(path, align=align)
+    model = load_model(path, align=align, online=online)
     _log.info("%s", model.load_report)
-    return OceanTracker(model, params, device=pick_device(device), amp=amp, compiled=compiled)
+    kind = OnlineTracker if online else OceanTracker
+    return kind(model, params, device=pick_device(device), amp=amp, compiled=compiled)
 
 
 def open_exported(path: Path, params: TrackerParams, *, align: bool | None = None, device: str = "",
-                  amp: Amp = "none", compiled: bool = False, tensorrt: bool = False) -> OceanTracker:
+                  amp: Amp = "none", compiled: bool = False, online: bool = False,
+                  tensorrt: bool = False) -> OceanTracker:
     """Return the tracker of an exported folder, run by ONNX Runtime, with `tensorrt` by TensorRT."""
+    if online:
+        raise UserError(f"{path}: an exported model has no online branch; use --online False, or its checkpoint")
     if amp != "none" or compiled:
         raise UserError(f"{path}: an exported model has its number format already and is not compiled again; leave "
                         f"--amp and --compile out, and name the folder of another precision")
@@ -162,5 +167,7 @@ def open_tracker(arch: str, path: Path | None, params: TrackerParams, **flags: A
     """Return the tracker that `arch` and a path, or a name of shipped weights, stand for. flags: of its opener."""
     check_arch(arch)
     if is_foreign(arch):
+        if flags.get("online"):
+            raise UserError(f"--online True: the online branch is Ocean's, {arch} has none; leave it out")
         return PlainTracker(foreign_maker(arch, path))
     return OPENERS[arch](path, params, **flags)

@@ -18,7 +18,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lib.benchmarks import RUN_FILE, Sequence, VOTSequence, canonical_name, protocol_of, read_stamp, write_result
+from lib.benchmarks import (
+    RUN_FILE,
+    Sequence,
+    VOTSequence,
+    canonical_name,
+    presence_file,
+    protocol_of,
+    read_stamp,
+    write_presence,
+    write_result,
+)
 from lib.benchmarks.vot import trajectory_file, write_trajectory
 from lib.boxes import Boxes
 from lib.errors import UserError
@@ -45,7 +55,9 @@ class RunRecord:
     @property
     def identity(self) -> dict[str, Any]:
         """Return what must be equal for a result to be reused: neither paths nor the machine."""
-        settings = {key: value for key, value in asdict(self.params).items() if key != "tuned_on"}
+        # A key that is off gives what was made before there was such a key.
+        settings = {key: value for key, value in asdict(self.params).items()
+                    if key != "tuned_on" and (key != "lost_below" or value)}
         return {"checkpoint_sha256": self.sha256, "model": dict(self.model), "tracker": settings,
                 "dataset": self.dataset, "amp": self.amp}
 
@@ -111,10 +123,17 @@ class ResultFolder:
         return float(receipt.get("seconds", 0.0))
 
     def save(
-        self, sequence: Sequence, boxes_xywh: Boxes, *, seconds: float, codes: NDArray[np.int8] | None = None
+        self, sequence: Sequence, boxes_xywh: Boxes, *, seconds: float, codes: NDArray[np.int8] | None = None,
+        presence: NDArray[np.float64] | None = None,
     ) -> None:
-        """Write the result of a sequence, whole or not at all. `codes` (N,) are those of the restart protocol."""
+        """Write the result of a sequence, whole or not at all. `codes` (N,) are those of the restart protocol.
+
+        `presence` (N,) goes to a file of its own beside the boxes, if the tracker has told any.
+        """
         result = self.result_path(sequence.name)
+        presence_file(self.path, sequence.name).unlink(missing_ok=True)
+        if presence is not None and not np.isnan(presence).all():
+            write_presence(presence_file(self.path, sequence.name), presence)
         # In this order a kill at any moment leaves no result with a receipt that is not its own.
         result.unlink(missing_ok=True)
         with atomic_write(self._receipt_path(sequence.name)) as file:

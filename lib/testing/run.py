@@ -21,7 +21,7 @@ from lib.checkpoint import params_beside
 from lib.crops import Image
 from lib.errors import UserError, did_you_mean
 from lib.log import RunLog, duration
-from lib.options import BenchmarkOptions, TestOptions
+from lib.options import BenchmarkOptions, ModelOptions, TestOptions
 from lib.testing.batched import Job, Lockstep, Track, Watcher
 from lib.testing.opening import check_arch, is_foreign, open_tracker, params_arch, weights_file
 from lib.testing.results import ResultFolder, record_of
@@ -43,8 +43,6 @@ class Candidate:
 
 def main(options: TestOptions) -> int:
     """Test one checkpoint as the options say; return 0. Raises UserError."""
-    if options.online:
-        raise UserError("--online True: the online branch is not part of this framework; use --online False")
     if options.tracker:
         if not is_foreign(options.tracker):
             raise UserError(f"--tracker {options.tracker}: expected FILE.py:NAME or opencv:NAME")
@@ -154,19 +152,25 @@ def choose(benchmark: Benchmark, video: str) -> tuple[Sequence, ...]:
 
 def load_candidate(checkpoint: Path | None, options: BenchmarkOptions, *, name: str, benchmark: Benchmark) -> Candidate:
     """Return a checkpoint as a tracker, with the hyper-parameters of the test set and the folder of its results."""
-    foreign = is_foreign(options.arch)
-    params, source = (TrackerParams(), options.arch) if foreign else params_for(
-        options.params, benchmark.name, arch=options.arch, checkpoint=checkpoint)
-    tracker = open_tracker(options.arch, checkpoint, params, align=options.align, device=options.device,
-                           amp=options.amp, compiled=options.compile)
-    _log.info("tracker %s%s", source, "" if foreign else f": {params}")
+    tracker, params, source = open_with_params(options, checkpoint, benchmark.name, compiled=options.compile)
+    _log.info("tracker %s%s", source, "" if is_foreign(options.arch) else f": {params}")
     record = record_of(weights_file(options.arch, checkpoint), model=getattr(tracker, "spec", {}), params=params,
                        params_source=source, dataset=benchmark.name, data_source=benchmark.source, amp=options.amp)
     return Candidate(tracker, ResultFolder(result_folder(options.result_dir, benchmark.name) / name, record))
 
 
+def open_with_params(options: ModelOptions, checkpoint: Path | None, dataset: str, *, compiled: bool = False,
+                     ) -> tuple[Any, TrackerParams, str]:
+    """Return the tracker that the options name, its hyper-parameters for a test set, and where these come from."""
+    params, source = (TrackerParams(), options.arch) if is_foreign(options.arch) else params_for(
+        options.params, dataset, arch=options.arch, checkpoint=checkpoint, online=options.online)
+    tracker = open_tracker(options.arch, checkpoint, params, align=options.align, online=options.online,
+                           device=options.device, amp=options.amp, compiled=compiled)
+    return tracker, params, source
+
+
 def params_for(given: Path | None, dataset: str, *, arch: str, checkpoint: Path | None = None,
-               ) -> tuple[TrackerParams, str]:
+               online: bool = False) -> tuple[TrackerParams, str]:
     """Return the tracking hyper-parameters and where they come from.
 
     That is the given file, or the one beside the checkpoint, or that of the test set.
@@ -174,8 +178,8 @@ def params_for(given: Path | None, dataset: str, *, arch: str, checkpoint: Path 
     if given is None and checkpoint is not None:
         given = params_beside(checkpoint)
     if given is not None:
-        return load_tracker_params(given, dataset=dataset), str(given)
-    return find_tracker_params(dataset, arch=params_arch(arch))
+        return load_tracker_params(given, dataset=dataset, online=online), str(given)
+    return find_tracker_params(dataset, arch=params_arch(arch), online=online)
 
 
 def job_of(sequence: Sequence, *, trackers: tuple[int, ...] = (0,)) -> Job:
@@ -193,7 +197,8 @@ def run_jobs(candidates: ListOf[Candidate], sequences: Mapping[str, Sequence], j
     loop = Lockstep([candidate.tracker for candidate in candidates], batch=batch, threads=threads, watcher=watcher)
     for track in loop.follow(iter(jobs)):
         candidate = candidates[track.tracker]
-        candidate.folder.save(sequences[track.job.name], track.boxes_xywh, seconds=track.seconds, codes=track.codes)
+        candidate.folder.save(sequences[track.job.name], track.boxes_xywh, seconds=track.seconds, codes=track.codes,
+                              presence=track.presence)
         yield candidate, track
 
 

@@ -233,21 +233,23 @@ class Sweep:
 
     def _params_of(self, checkpoint: Path | None) -> Any:
         options = self.options
-        return params_for(options.params, self.benchmark.name, arch=options.arch, checkpoint=checkpoint)
+        return params_for(options.params, self.benchmark.name, arch=options.arch, checkpoint=checkpoint,
+                          online=options.online)
 
     def _read_model(self, entry: Entry, sha256: str, kept: Path) -> tuple[dict[str, Any], str]:
         """Return the keywords of a checkpoint's model, and the run that trained it ("" if it does not say).
 
         They are kept, so that only one process loads it to find out.
         """
-        asked = {"sha256": sha256, "align": self.options.align}
+        flags: dict[str, Any] = {"align": self.options.align, "online": self.options.online}
+        asked = {"sha256": sha256, **flags}
         with contextlib.suppress(UserError, KeyError, TypeError):
             there = read_json(kept)
             if there["asked"] == asked:
                 return dict(there["spec"]), str(there["training"])
-        align, arch = self.options.align, self.options.arch
-        opened: Any = load_model(entry.path, align=align) if OPENERS[arch] is open_checkpoint else open_tracker(
-            arch, entry.path, self._params_of(entry.path)[0], align=align, device="cpu")
+        arch = self.options.arch
+        opened: Any = load_model(entry.path, **flags) if OPENERS[arch] is open_checkpoint else open_tracker(
+            arch, entry.path, self._params_of(entry.path)[0], **flags, device="cpu")
         spec = plain_values(getattr(opened, "spec", {}))
         training = str(training_run(entry.path) or "")
         write_whole(kept, json.dumps({"asked": asked, "spec": spec, "training": training}))

@@ -92,7 +92,7 @@ def read_entry(text: str) -> Entry:
     path = find_weights(Path(name))
     if path.suffix not in (".yaml", ".yml"):
         known = path.stem if path != Path(name) else f"{path.parent.name}/{path.stem}".lstrip("/")
-        return Entry(known, load_model(path).spec, path, tracker)
+        return Entry(known, load_model(path, online=False).spec, path, tracker)
     cfg = load_config(path)
     with torch.device("meta"):  # the spec of a model of these options, which says less than they do: what results tell
         spec = build_model(**cfg.model_options()).spec

@@ -35,7 +35,9 @@ SEARCH_SIZES = (255, 271, 287)
 Feed = Mapping[str, NDArray[np.float32]]  # a call of a graph: arrays by input name
 _NO_TEMPLATE = TemplateFeatures(None, (), ())
 MIN_STORED = 1024  # numbers; a smaller tensor is not worth a conversion
-QUANTIZED = ["Conv", "Gemm", "MatMul", "Add", "Relu", "MaxPool"]  # operators with 8-bit kernels worth having
+# Operators with 8-bit kernels worth having; a Clip (ReLU6) among them lets the convolution before it be quantized by
+# the range that is left after it.
+QUANTIZED = ["Conv", "Gemm", "MatMul", "Add", "Relu", "Clip", "MaxPool"]
 _WEIGHTED = ("Conv", "Gemm", "MatMul")
 
 
@@ -275,7 +277,7 @@ def compute_in_fp16(path: Path) -> None:
 
 
 def quantize(path: Path, feeds: Sequence[Feed]) -> None:
-    """Rewrite a graph in place in 8 bits: weights per channel, activations by their range over `feeds`.
+    """Rewrite a graph in place in 8 bits: weights per channel, activations by their mean range over `feeds`.
 
     `feeds` are calls: arrays by input name. Left in float32: the correlation, attention's products, and everything
     from the head's last convolutions on.
@@ -295,7 +297,8 @@ def quantize(path: Path, feeds: Sequence[Feed]) -> None:
             # Weights keep 7 bits: a processor without VNNI sums two products of 8 bits in 16, which overflows.
             quantize_static(str(prepared), str(done), reader, quant_format=QuantFormat.QDQ, per_channel=True,
                             reduce_range=True, activation_type=QuantType.QUInt8, weight_type=QuantType.QInt8,
-                            op_types_to_quantize=QUANTIZED, nodes_to_exclude=kept_in_float(prepared))
+                            op_types_to_quantize=QUANTIZED, nodes_to_exclude=kept_in_float(prepared),
+                            extra_options={"CalibMovingAverage": True})
         done.replace(path)
     except (AssertionError, ValueError, RuntimeError) as error:
         raise UserError(f"{path.name}: ONNX Runtime's tool cannot quantize it ({error}); does the network give finite "

@@ -38,9 +38,8 @@ from lib.images import read_image
 from lib.models.ocean import Ocean_
 from lib.options import MarginOptions
 from lib.testing.batched import Job
-from lib.testing.opening import open_tracker
 from lib.testing.results import ResultFolder, RunRecord
-from lib.testing.run import Candidate, job_of, params_for, run_jobs
+from lib.testing.run import Candidate, job_of, open_with_params, run_jobs
 from lib.tracker.ocean import OceanTracker, TrackerState, search_crop
 from lib.tracker.scoring import Floats
 
@@ -257,12 +256,12 @@ def margin(options: MarginOptions) -> int:
     box minus the highest outside. Window, penalty and drift play no part, so these tell whether the features
     discriminate. --out gets each video's frame of the smallest margin. Raises UserError.
     """
+    if options.online:
+        raise UserError("--online True: the margin is that of a frame by itself; leave it out")
     if options.out is not None:
         check_output(options.out, flag="--out", folder=False)
     benchmark = load_videos(options.dataset, options.dataset_dir, only=options.videos)
-    params, _ = params_for(options.params, benchmark.name, arch=options.arch, checkpoint=options.resume)
-    tracker = open_tracker(options.arch, options.resume, params, align=options.align, device=options.device,
-                           amp=options.amp)
+    tracker, _, _ = open_with_params(options, options.resume, benchmark.name)
     rows: list[tuple[str, ...]] = []
     scores: list[Floats] = []
     worst: list[tuple[float, str, Image]] = []

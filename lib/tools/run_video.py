@@ -26,7 +26,7 @@ from lib.testing.video import BoxVideo, Colour
 from lib.tools.video_source import Source, open_source, select_box
 from lib.tools.vot_toolkit import Objects
 from lib.tracker.ocean import OceanTracker
-from lib.tracker.params import TrackerParams, load_tracker_params
+from lib.tracker.params import load_tracker_params
 from lib.tracker.scoring import NonFiniteOutput
 
 RED: Colour = (60, 60, 255)  # a target that is lost, where it is the only one
@@ -47,9 +47,9 @@ def main(options: VideoOptions) -> int:
                     parse_box(text, first)
                 source = replace(source, frames=chain([first], source.frames))
             settings = options.params or params_beside(options.resume)
-            params = load_tracker_params(settings) if settings else TrackerParams()
-            tracker = open_tracker(options.arch, options.resume, params, align=options.align, device=options.device,
-                                   amp=options.amp)
+            params = load_tracker_params(settings, online=options.online)
+            tracker = open_tracker(options.arch, options.resume, params, align=options.align, online=options.online,
+                                   device=options.device, amp=options.amp)
             run(options, tracker, source, folder)
         finally:
             source.close()

@@ -16,7 +16,7 @@ import sys
 import warnings
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +34,9 @@ from lib.eval_toolkit.tables import Cell, Table, markdown_table
 from lib.files import atomic_write, check_output, write_whole
 from lib.log import RunLog
 from lib.options import TuneOptions
-from lib.testing.opening import open_tracker, weights_file
+from lib.testing.opening import weights_file
 from lib.testing.results import RunRecord, record_of
-from lib.testing.run import params_for, say_what_is_there
+from lib.testing.run import open_with_params, say_what_is_there
 from lib.tools.measure import Values, follow_and_score, load_videos
 from lib.tracker.ocean import OceanTracker
 from lib.tracker.params import TrackerParams
@@ -44,9 +44,10 @@ from lib.tracker.params import TrackerParams
 SCRIPT = Path(__file__).resolve().parents[2] / "tracking" / "tune.py"
 SIDES = (255, 271, 287)
 # Ranges that hold the published settings of every benchmark (OCEAN section 5) with room around them.
-RANGES = {"penalty_k": (0.0, 0.2), "lr": (0.2, 0.9), "window_influence": (0.05, 0.65), "ratio": (0.7, 1.0)}
+RANGES = {"penalty_k": (0.0, 0.2), "lr": (0.2, 0.9), "window_influence": (0.05, 0.65), "ratio": (0.7, 1.0),
+          "online_ratio": (0.1, 0.95)}
 STEP = 0.001
-SETTINGS = tuple(key.name for key in fields(TrackerParams) if key.name != "tuned_on")
+SETTINGS = ("penalty_k", "lr", "window_influence", "small_sz", "big_sz", "ratio", "online_ratio")
 HEARTBEAT, GRACE = 30, 120  # seconds: a trial whose process was killed counts as failed after the second
 OnChunk = Callable[[int, Values], object]
 _log = logging.getLogger(__name__)
@@ -118,8 +119,8 @@ def tune(options: TuneOptions) -> str:
     options = replace(options, dataset=task.benchmark.name)
     folder = options.out or default_folder(options.resume, task.benchmark.name, digest=task.record.sha256)
     study = open_study(folder / "study.db", options, checkpoint=task.record.sha256, videos=task.benchmark.names)
-    known = {"before": task.record.params} if replace(task.record.params, tuned_on="") != TrackerParams() else {}
-    known["untuned"] = TrackerParams()
+    start, untuned = task.record.params, type(task.record.params)()
+    known = {"before": start, "untuned": untuned} if replace(start, tuned_on="") != untuned else {"untuned": untuned}
     lines = [_baseline(study, task, name, params) for name, params in known.items()]
     # Only now, so that not every process measures the settings that the others are compared with.
     command = [sys.executable, str(SCRIPT), *as_argv(replace(options, workers=1, helper=True))]
@@ -130,8 +131,7 @@ def tune(options: TuneOptions) -> str:
     finally:
         codes = [helper.wait() for helper in helpers]
         if any(codes):
-            _log.warning("%d of %d helping processes failed; the study went on without them", np.count_nonzero(codes),
-                         len(codes))
+            _log.warning("%d of %d helping processes failed; the study went on", np.count_nonzero(codes), len(codes))
         if not options.helper:
             text = _write(folder, study, task, lines)
     return text
@@ -141,9 +141,7 @@ def _open_task(options: TuneOptions) -> Task:
     """Return the videos, and the tracker with the settings in force."""
     benchmark = load_videos(options.dataset, options.dataset_dir, only=options.videos)
     say_what_is_there(benchmark)
-    start, source = params_for(options.params, benchmark.name, arch=options.arch, checkpoint=options.resume)
-    tracker = open_tracker(options.arch, options.resume, start, align=options.align, device=options.device,
-                           amp=options.amp)
+    tracker, start, source = open_with_params(options, options.resume, benchmark.name)
     record = record_of(weights_file(options.arch, options.resume), model=tracker.model.spec, params=start,
                        params_source=source, dataset=benchmark.name, data_source=benchmark.source, amp=options.amp)
     stamp = benchmark.name
@@ -160,7 +158,8 @@ def default_folder(checkpoint: Path, dataset: str, *, digest: str) -> Path:
 def open_study(path: Path, options: TuneOptions, *, checkpoint: str, videos: Sequence[str]) -> Any:
     """Return the study in a SQLite file, made if need be; UserError when it is of another checkpoint or data set."""
     optuna = _optuna()
-    identity = {"checkpoint": checkpoint, "dataset": options.dataset, "videos": list(videos), "amp": options.amp}
+    identity = {"checkpoint": checkpoint, "dataset": options.dataset, "videos": list(videos), "amp": options.amp,
+                **({"online": True} if options.online else {})}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         storage = optuna.storages.RDBStorage(f"sqlite:///{path}", engine_kwargs={"connect_args": {"timeout": 120}},
@@ -178,7 +177,7 @@ def open_study(path: Path, options: TuneOptions, *, checkpoint: str, videos: Seq
                             f"choose another --out") from error
         raise
     if there is not None and there != identity:
-        changed = ", ".join(key for key in identity if there.get(key) != identity[key])
+        changed = ", ".join(key for key in {**there, **identity} if there.get(key) != identity.get(key))
         raise UserError(f"{path}: a study with another {changed}; choose another --out to begin a new one")
     return study
 
@@ -201,11 +200,11 @@ def suggest(trial: Any, start: TrackerParams, *, has_branch: bool) -> TrackerPar
     """
     numbers: dict[str, Any] = {}
     for name, (low, high) in RANGES.items():
-        if name != "ratio" or has_branch:
+        if hasattr(start, name) and (name != "ratio" or has_branch):
             now = round(getattr(start, name), 3)
             numbers[name] = round(trial.suggest_float(name, min(low, now), max(high, now), step=STEP), 3)
     sides = {name: trial.suggest_categorical(name, SIDES) for name in ("small_sz", "big_sz")}
-    return TrackerParams(**numbers, **sides)
+    return replace(start, tuned_on="", **numbers, **sides)
 
 
 def _baseline(study: Any, task: Task, name: str, params: TrackerParams) -> Line:
@@ -219,7 +218,7 @@ def _baseline(study: Any, task: Task, name: str, params: TrackerParams) -> Line:
         study.set_user_attr(f"baseline {name}", known)
         optuna = _optuna()
         # The sampler knows steps of its own; the exact settings stand beside them.
-        probe = optuna.trial.FixedTrial({key: round(getattr(params, key), 3) for key in SETTINGS})
+        probe = optuna.trial.FixedTrial({key: round(v, 3) for key, v in known["params"].items() if key in SETTINGS})
         suggest(probe, task.record.params, has_branch=task.has_branch)
         study.add_trial(optuna.trial.create_trial(
             value=first(values), params=probe.params, distributions=probe.distributions, intermediate_values=steps,
@@ -278,8 +277,8 @@ def best_line(study: Any, lines: Sequence[Line], *, stamp: str) -> Line:
     trial = best_trial(study)
     if trial is None or first(trial.user_attrs["values"]) <= first(lines[0].values):
         return replace(lines[0], name=f"best: {lines[0].name}")
-    exact = trial.user_attrs.get("params") or {key: trial.params[key] for key in SETTINGS if key in trial.params}
-    params = TrackerParams(**{**exact, "tuned_on": stamp})
+    exact = trial.user_attrs.get("params") or trial.params
+    params = replace(lines[0].params, **{**exact, "tuned_on": stamp})
     return Line(f"tuned (trial {trial.number})", params, trial.user_attrs["values"])
 
 
@@ -307,11 +306,12 @@ def _write(folder: Path, study: Any, task: Task, lines: Sequence[Line]) -> str:
 def table(lines: Sequence[Line], *, dataset: str, notes: Sequence[str]) -> str:
     """Return the Markdown table of the settings; the first line is the one that others are compared with."""
     names = list(lines[0].values)
-    columns = ("settings", *SETTINGS, f"{dataset} {names[0]}", "difference", *names[1:], "tuned on")
+    searched = [name for name in SETTINGS if hasattr(lines[0].params, name)]
+    columns = ("settings", *searched, f"{dataset} {names[0]}", "difference", *names[1:], "tuned on")
     rows: list[tuple[Cell, ...]] = []
     for line in lines:
         gap = "" if line is lines[0] else f"{first(line.values) - first(lines[0].values):+.3f}"
-        settings = [f"{getattr(line.params, name):g}" for name in SETTINGS]
+        settings = [f"{getattr(line.params, name):g}" for name in searched]
         rows.append((line.name, *settings, line.values[names[0]], gap, *(line.values[name] for name in names[1:]),
                      line.params.tuned_on or "nothing"))
     return "\n".join([markdown_table(Table("", columns, tuple(rows))), "", *notes])

@@ -33,8 +33,8 @@ from lib.files import atomic_write, read_text, read_yaml, write_whole
 from lib.images import read_image
 from lib.log import RunLog
 from lib.options import ModelOptions, VotTrackerOptions, VotWorkspaceOptions
-from lib.testing.opening import check_arch, open_tracker
-from lib.testing.run import params_for
+from lib.testing.opening import check_arch
+from lib.testing.run import open_with_params, params_for
 from lib.tracker.ocean import OceanTracker, TrackerState
 from lib.tracker.scoring import NonFiniteOutput
 
@@ -89,7 +89,8 @@ def serve(server: Any, objects: Objects, *, answer: Callable[[Boxes], Any]) -> i
         except NonFiniteOutput as error:
             raise UserError(f"{request.image['color'].path()}: {error}; the checkpoint has diverged, or fp16 is too "
                             "narrow for it (try --amp none)") from error
-        server.status([(answer(state.box_xywh), {"confidence": float(state.score)}) for state in objects.states])
+        server.status([(answer(state.box_xywh), {"confidence": float(getattr(state, "presence", state.score))})
+                       for state in objects.states])
         frames += 1
     return frames
 
@@ -125,9 +126,7 @@ def main(options: VotTrackerOptions) -> int:
         ["rectangle", "polygon", "mask"], ["path"], tracker_name=options.arch, tracker_family="OceanKit",
         multiobject=True,
     ) as server:
-        params, source = params_for(options.params, options.dataset, arch=options.arch, checkpoint=options.resume)
-        tracker = open_tracker(options.arch, options.resume, params, align=options.align, device=options.device,
-                               amp=options.amp)
+        tracker, params, source = open_with_params(options, options.resume, options.dataset)
         _log.info("tracker %s: %s", source, params)
         frames = serve(server, Objects(tracker), answer=lambda box: trax.Rectangle.create(*map(float, box)))
         _log.info("%d frames answered", frames)
@@ -165,7 +164,8 @@ def _checked(options: VotWorkspaceOptions) -> VotWorkspaceOptions:
     if not weights.exists():
         raise UserError(f"--resume {weights}: {where_else(weights)}")
     check_arch(options.arch)
-    params_for(options.params, dataset_of(options.stack), arch=options.arch, checkpoint=weights)
+    params_for(options.params, dataset_of(options.stack), arch=options.arch, checkpoint=weights,
+               online=options.online)
     if importlib.util.find_spec("trax") is None:
         _log.warning("%s lacks vot-trax, without which the tracker cannot be started: %s", sys.executable, INSTALL)
     return replace(options, resume=weights.resolve(), stack=_checked_stack(options.stack),

@@ -25,10 +25,12 @@ from numpy.typing import ArrayLike, NDArray
 from lib.boxes import Boxes
 from lib.checkpoint import load_model
 from lib.crops import TEMPLATE_SIZE, Image, context_side, mean_colour, subwindow
+from lib.device import Link
 from lib.errors import UserError
 from lib.models.ocean import Ocean_, TemplateFeatures
 from lib.options import Amp
 from lib.tracker.params import TrackerParams, load_tracker_params
+from lib.tracker.presence import Trace, colours_of, judged, settled, similarity_map, views
 from lib.tracker.scoring import Floats, NonFiniteOutput, Peak, Prediction, find_peak
 
 SMALL_TARGET = 0.004  # share of the image below which a target gets the larger search crop
@@ -46,6 +48,10 @@ class TrackerState:
     search_size: int  # side of the search crop in px, chosen on the first frame
     fill: Floats  # (3,) mean colour of the first frame: shown beyond the image's border
     template: TemplateFeatures  # of one target
+    presence: float = 1.0  # 0..1, that the box shows the target
+    colours: Floats | None = None  # histogram of the first box; None: the next one's will do
+    trace: Trace | None = None  # what presence is made of; None on the first frame
+    away: int = 0  # frames since the target was lost; 0 while it is held, and always where `lost_below` is 0
 
     @property
     def box_xywh(self) -> Boxes:
@@ -131,6 +137,8 @@ class OceanTracker:
     and no faster on a CPU.
     """
 
+    online = False  # with the online branch: `lib.tracker.online.OnlineTracker`
+
     def __init__(
         self,
         model: Ocean_,
@@ -143,6 +151,7 @@ class OceanTracker:
     ) -> None:
         self.params = params
         self.device = torch.device(device)
+        self._link = Link(self.device)
         nhwc = self.device.type == "cuda" if channels_last is None else channels_last
         self.memory_format = torch.channels_last if nhwc else torch.contiguous_format
         self.model = model.eval()
@@ -162,9 +171,9 @@ class OceanTracker:
         params: by default those of the YAML beside the weights, or the defaults where there is none. align: as in
         `load_model`. options: as of the class.
         """
-        model = load_model(weights, align=align)
+        model = load_model(weights, align=align, online=cls.online)
         if params is None:
-            params = TrackerParams() if model.params_file is None else load_tracker_params(model.params_file)
+            params = load_tracker_params(model.params_file, online=cls.online)
         return cls(model, params, **options)
 
     @property
@@ -185,9 +194,10 @@ class OceanTracker:
         fill = mean_colour(image)
         crop = subwindow(image, centre_xy, side=max(1, round(context_side(size_wh))), out_size=TEMPLATE_SIZE, fill=fill)
         with self._precision():
-            template = self.model.template(self._pixels([crop]))
+            template = self.model.template(self._as_float(self._pixels([crop])))
         search_size = self.params.big_sz if small else self.params.small_sz
-        return TrackerState(centre_xy, size_wh, 1.0, search_size, fill, template)
+        colours = colours_of(image, centre_xy, size_wh)
+        return TrackerState(centre_xy, size_wh, 1.0, search_size, fill, template, colours=colours)
 
     def track(self, state: TrackerState, image: NDArray[Any]) -> TrackerState:
         """Return the state after the next image (H, W, 3) BGR uint8. Raises NonFiniteOutput."""
@@ -203,51 +213,53 @@ class OceanTracker:
     def begin(self, states: Sequence[TrackerState], images: Sequence[NDArray[Any]]) -> Callable[[], list[TrackerState]]:
         """Ask the network about the next image of several targets; return what waits for the new states.
 
-        Targets of one search size share a call. Until the answer is asked for, a GPU works while the host is free.
+        Targets of one search size share a call, and so do the places in which lost ones are looked for. Until the
+        answer is asked for, a GPU works while the host is free.
         """
         calls = []
+        every = [(row, view) for row, state in enumerate(states) for view in views(state, images[row])]
         for size in sorted({state.search_size for state in states}):
-            rows = [row for row, state in enumerate(states) if state.search_size == size]
-            some = [states[row] for row in rows]
+            rows = [row for row, view in every if view.search_size == size]
+            some = [view for _, view in every if view.search_size == size]
             crops = [search_crop(state, as_bgr(images[row])) for state, row in zip(some, rows, strict=True)]
             calls.append((rows, some, crops, self.predict(some, crops)))
 
         def finish() -> list[TrackerState]:
-            new = list(states)
+            found: list[list[TrackerState]] = [[] for _ in states]
             for rows, some, crops, answer in calls:
                 try:
                     updated = self.update(some, crops, answer())
                 except NonFiniteOutput as error:
                     raise NonFiniteOutput([rows[row] for row in error.rows]) from error
                 for row, state in zip(rows, updated, strict=True):
-                    new[row] = state
-            return new
+                    found[row].append(state)
+            return [settled(state, own, lost_below=self.params.lost_below)
+                    for state, own in zip(states, found, strict=True)]
 
         return finish
 
     def predict(self, states: Sequence[TrackerState], crops: Sequence[SearchCrop]) -> Callable[[], Prediction]:
         """Ask the network about B crops of one search size (section 5, step 2); return what waits for its answer."""
         with self._precision():
-            output = self._track(self._pixels([crop.pixels for crop in crops]), self._templates(states))
-            score = torch.sigmoid(output.cls.float())
-            if output.cls_aligned is not None:
-                aligned = torch.sigmoid(output.cls_aligned.float())
-                score = self.params.ratio * score + (1 - self.params.ratio) * aligned
-            maps = torch.cat([score, output.ltrb.float()], dim=1)  # (B, 5, S, S): one copy to the host for all
-            ready: Any = None
-            if self.device.type == "cuda":
-                host = torch.empty(maps.shape, dtype=maps.dtype, pin_memory=True)
-                maps = host.copy_(maps, non_blocking=True)
-                ready = torch.cuda.Event()
-                ready.record(torch.cuda.current_stream(self.device))
+            maps = self._maps(self._pixels([crop.pixels for crop in crops]), self._templates(states))
+            fetched = self._link.fetch(maps)
 
         def answer() -> Prediction:
-            if ready is not None:
-                ready.synchronize()
-            on_host = maps.cpu().numpy()
-            return Prediction(on_host[:, 0], on_host[:, 1:])
+            on_host = fetched().numpy()
+            return Prediction(on_host[:, 0], on_host[:, 1:5], on_host[:, 5] if on_host.shape[1] > 5 else None)
 
         return answer
+
+    def _maps(self, pixels: torch.Tensor, template: TemplateFeatures) -> torch.Tensor:
+        """Return score, ltrb and, where there are features, similarity (B, 5 or 6, S, S), float32: one copy for all."""
+        output = self._track(self._as_float(pixels), template)
+        score = torch.sigmoid(output.cls.float())
+        if output.cls_aligned is not None:
+            aligned = torch.sigmoid(output.cls_aligned.float())
+            score = self.params.ratio * score + (1 - self.params.ratio) * aligned
+        zf, search = template.zf, output.search
+        similar = [] if zf is None or search is None else [similarity_map(search, zf)]
+        return torch.cat([score, output.ltrb.float(), *similar], dim=1)
 
     def update(
         self, states: Sequence[TrackerState], crops: Sequence[SearchCrop], prediction: Prediction
@@ -255,17 +267,25 @@ class OceanTracker:
         """Return the new states from the network's answer. Pure but for `self.params`."""
         pairs = list(zip(states, crops, strict=True))
         target_wh = np.stack([state.size_wh * crop.scale for state, crop in pairs])
-        peak = find_peak(prediction, target_wh, search_size=states[0].search_size, params=self.params)
-        return [advance(state, crop, peak, row=row) for row, (state, crop) in enumerate(pairs)]
+        peak = find_peak(prediction, target_wh, search_size=states[0].search_size, params=self.params,
+                         blend=self.blend(states, crops))
+        return [judged(state, advance(state, crop, peak, row=row), crop.pixels, prediction, peak, row=row)
+                for row, (state, crop) in enumerate(pairs)]
+
+    def blend(self, states: Sequence[TrackerState], crops: Sequence[SearchCrop]) -> tuple[Floats, float] | None:
+        """Return what `find_peak` mixes in: nothing here, see `lib.tracker.online`."""
+        return None
 
     def _pixels(self, crops: Sequence[NDArray[np.uint8]]) -> torch.Tensor:
-        """Return crops (side, side, 3) as one float32 tensor (B, 3, side, side), 0..255, on the device."""
-        shape = (len(crops), *crops[0].shape)
+        """Return crops (side, side, 3) as one tensor (B, side, side, 3) uint8 on the device."""
         # From pinned memory the copy to a GPU does not wait for the work that is still queued there.
-        stacked = torch.empty(shape, dtype=torch.uint8, pin_memory=self.device.type == "cuda")
+        stacked = self._link.empty((len(crops), *crops[0].shape), torch.uint8)
         np.stack(crops, out=stacked.numpy())
-        on_device = stacked.to(self.device, non_blocking=True)
-        return on_device.permute(0, 3, 1, 2).to(torch.float32, memory_format=self.memory_format)
+        return stacked.to(self.device, non_blocking=True)
+
+    def _as_float(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Return crops of `_pixels` as the network takes them: (B, 3, side, side) float32, 0..255."""
+        return pixels.permute(0, 3, 1, 2).to(torch.float32, memory_format=self.memory_format)
 
     def _templates(self, states: Sequence[TrackerState]) -> TemplateFeatures:
         """Return the template features of all states with a leading B."""

@@ -31,6 +31,7 @@ class Prediction(NamedTuple):
 
     score: NDArray[np.float32]  # (B, S, S) in 0..1, the object-aware score mixed in
     ltrb: NDArray[np.float32]  # (B, 4, S, S) distances in crop px from a cell's point to the box's sides
+    similarity: NDArray[np.float32] | None = None  # (B, S, S) cosine with the template, where the network tells
 
 
 class Peak(NamedTuple):
@@ -75,9 +76,11 @@ def shape_penalty(box_wh: Floats, target_wh: Floats, *, penalty_k: float) -> Flo
     return np.where((width > 0) & (height > 0), penalty, 0.0)
 
 
-def find_peak(prediction: Prediction, target_wh: Floats, *, search_size: int, params: TrackerParams) -> Peak:
+def find_peak(prediction: Prediction, target_wh: Floats, *, search_size: int, params: TrackerParams,
+              blend: tuple[Floats, float] | None = None) -> Peak:
     """Return the best cell of each map (section 5, steps 3 to 5). `target_wh` (B, 2) in search-crop px.
 
+    blend: maps (B, S, S) of the online branch, and their share in what the cell is chosen by; the rate is without them.
     The first in row-major order among equals. Raises NonFiniteOutput, as a NaN would win every argmax.
     """
     score, ltrb = prediction.score.astype(np.float64), prediction.ltrb.astype(np.float64)
@@ -91,6 +94,8 @@ def find_peak(prediction: Prediction, target_wh: Floats, *, search_size: int, pa
     penalty = shape_penalty(box_wh, target_wh, penalty_k=params.penalty_k)
     weighted = penalty * score
     ranking = weighted * (1 - params.window_influence) + cosine_window(side) * params.window_influence
+    if blend is not None:
+        ranking = blend[1] * blend[0] + (1 - blend[1]) * ranking
     row, column = np.divmod(ranking.reshape(batch, -1).argmax(axis=1), side)
     each = np.arange(batch)
     at = ltrb[each, :, row, column]  # (B, 4)

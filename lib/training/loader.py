@@ -14,6 +14,7 @@ import cv2
 import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
 
+from lib.device import Link
 from lib.distributed import World, available_cpus, die_with_parent
 from lib.errors import UserError
 
@@ -52,14 +53,12 @@ class DevicePrefetcher:
     def __init__(self, dataset: Dataset[Any], batches: Iterable[list[int]], *, workers: int,
                  device: torch.device, timeout: int) -> None:
         """Start the loader processes; a batch that takes longer than `timeout` seconds is an error (0: never)."""
-        cuda = device.type == "cuda"
         loader: DataLoader[Any] = DataLoader(
             _ErrorsAsValues(dataset), batch_sampler=batches, num_workers=workers, collate_fn=_collate,
-            pin_memory=cuda, worker_init_fn=_start_worker, timeout=timeout if workers else 0,
+            pin_memory=device.type == "cuda", worker_init_fn=_start_worker, timeout=timeout if workers else 0,
             prefetch_factor=4 if workers else None)
         self.workers = workers
-        self._timeout, self._device = timeout, device
-        self._side = torch.cuda.Stream(device) if cuda else None
+        self._timeout, self._link = timeout, Link(device)
         self._gaps: list[tuple[Any, Any]] = []  # events at the end of a step and at the arrival of the next batch
         self._waited = 0.0
         others = set(multiprocessing.active_children())
@@ -70,11 +69,11 @@ class DevicePrefetcher:
         return self
 
     def __next__(self) -> Any:
-        start, before = time.perf_counter(), self._mark()
-        batch = self._move(self._fetch())
+        start, before = time.perf_counter(), self._link.mark()
+        batch = self._link.load(self._fetch())
         self._waited += time.perf_counter() - start
         if before is not None:
-            self._gaps.append((before, self._mark()))
+            self._gaps.append((before, self._link.mark()))
         return batch
 
     def _fetch(self) -> Any:
@@ -103,34 +102,12 @@ class DevicePrefetcher:
             raise batch
         return batch
 
-    def _mark(self) -> Any:
-        """Return an event at the end of all work given to the device so far; None on the CPU."""
-        if self._side is None:
-            return None
-        event = torch.cuda.Event(enable_timing=True)
-        event.record(torch.cuda.current_stream(self._device))
-        return event
-
-    def _move(self, batch: Any) -> Any:
-        """Return the batch on the device; on a GPU the copy overlaps with the step that is still running."""
-        if self._side is None:
-            return batch
-        with torch.cuda.stream(self._side):
-            moved = batch._make(field.to(self._device, non_blocking=True) if isinstance(field, torch.Tensor) else field
-                                for field in batch)
-        current = torch.cuda.current_stream(self._device)
-        current.wait_stream(self._side)
-        for field in moved:
-            if isinstance(field, torch.Tensor):
-                field.record_stream(current)
-        return moved
-
     def waited(self) -> float:
         """Return the seconds the device waited for data since the last call; call it where the device is idle.
 
         On a GPU this is the time between a step's last kernel and its next batch; on the CPU the time in the loader.
         """
-        if self._side is not None:
+        if self._gaps:
             self._waited = sum(before.elapsed_time(ready) for before, ready in self._gaps) / 1000
             self._gaps.clear()
         waited, self._waited = self._waited, 0.0

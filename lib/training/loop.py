@@ -25,15 +25,17 @@ from lib.distributed import EXIT_STOPPED, StopRequest, World, on_main
 from lib.errors import EXIT_USER_ERROR, UserError
 from lib.log import RunLog, new_run_folder, old_run_folder
 from lib.models.pretrained import TORCHVISION, Pixels
+from lib.models.timm_trunk import fetch_weights
 from lib.options import TrainOptions
 from lib.training import checkpoints
 from lib.training.checkpoints import Progress
 from lib.training.stage import check_schedule
-from lib.training.tasks import Classification, Task, Tracking
+from lib.training.tasks import Classification, OnlineTracking, Task, Tracking
 from lib.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
 
+TIMM = "timm:"  # before a name in TRAIN.PRETRAIN: weights by timm's own loading
 _LOST = re.compile(r"Connection (closed|reset|refused)|Broken pipe|gloo|NCCL", re.IGNORECASE)
 
 
@@ -89,7 +91,7 @@ def train(cfg: Config, world: World, task: Any = Tracking) -> int:
     with RunLog(main=world.is_main) as run_log, ExitStack() as stack:
         _log_devices(cfg, world)
         _set_determinism(cfg)
-        work: Task = task(cfg)
+        work: Task = (OnlineTracking if cfg.TRAIN.ONLINE else task)(cfg)
         torch.manual_seed(cfg.TRAIN.SEED)
         model = work.build()
         snapshot = Path(cfg.CHECKPOINT_DIR)
@@ -132,10 +134,16 @@ def _load_start(model: Any, cfg: Config, checkpoint: dict[str, Any] | None, *, p
         log.info("going on from %s, after epoch %d and %d steps of the next", source,
                  *divmod(progress.step, progress.steps_per_epoch))
     elif train.PRETRAIN:
-        path = _pretrained_path(str(train.PRETRAIN))
-        content, given = read_checkpoint(path), train.PRETRAIN_INPUT
-        pixels = Pixels(given.ORDER, given.MEAN, given.STD) if given else pixels_of(content, source=str(path))
-        log.info("%s", import_pretrained(model, content["state_dict"], source=str(path), pixels=pixels))
+        source, given = str(train.PRETRAIN), train.PRETRAIN_INPUT
+        if source.startswith(TIMM):
+            content = fetch_weights(source.removeprefix(TIMM))
+        else:
+            source = str(_pretrained_path(source))
+            content = read_checkpoint(source)
+        if train.ONLINE and not any("connect_model." in name for name in content["state_dict"]):
+            raise UserError(f"TRAIN.PRETRAIN: {source} is no tracker; TRAIN.ONLINE needs the checkpoint of one")
+        pixels = Pixels(given.ORDER, given.MEAN, given.STD) if given else pixels_of(content, source=source)
+        log.info("%s", import_pretrained(model, content["state_dict"], source=source, pixels=pixels))
     return progress
 
 
@@ -159,7 +167,10 @@ def _check_start(cfg: Config, *, place: str, frozen_start: bool = True) -> None:
     elif train.RESUME and checkpoints.saved_checkpoints(snapshot):
         return
     elif train.PRETRAIN:
-        _pretrained_path(str(train.PRETRAIN))
+        if not str(train.PRETRAIN).startswith(TIMM):
+            _pretrained_path(str(train.PRETRAIN))
+    elif train.ONLINE and not train.RANDOM_TRUNK:
+        raise UserError(f"{place}: TRAIN.ONLINE trains beside a trained tracker; name its checkpoint in TRAIN.PRETRAIN")
     elif frozen_start and train.UNFIX_EPOCH > train.START_EPOCH and not train.RANDOM_TRUNK:
         name = TORCHVISION.get(train.BACKBONE)
         remedy = "name pretrained weights in TRAIN.PRETRAIN" if name is None else (

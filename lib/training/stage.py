@@ -19,8 +19,10 @@ from torch.nn.parallel import DistributedDataParallel
 from lib.config import Config, ScheduleKwargs, TrainConfig
 from lib.distributed import World
 from lib.errors import UserError, did_you_mean
+from lib.models.modules import LowRank
 from lib.training.monitor import check_layers
 
+SOLVER_LR = 10.0  # factor on the rate of what the online classifier's optimiser learns: DiMP's 5e-4 to 5e-5
 ONECYCLE_START = 1 / 25  # the first rate of a one-cycle over its highest, as in torch's OneCycleLR
 
 
@@ -32,6 +34,7 @@ class Stage:
     optimizer: torch.optim.Optimizer
     names: tuple[str, ...]  # the optimizer's parameters, in its order
     thawed: bool  # whether the trunk trains
+    resting: str  # what does not, for the log
     frozen_bn: tuple[nn.Module, ...]  # BatchNorm layers that keep their statistics
 
     def train_mode(self) -> None:
@@ -56,7 +59,7 @@ class Stage:
     def describe(self) -> str:
         groups = self.optimizer.param_groups
         sizes = " + ".join(f"{group['name']} {sum(p.numel() for p in group['params']):,}" for group in groups)
-        return f"training {sizes} parameters" + ("" if self.thawed else "; the backbone's trunk is frozen")
+        return f"training {sizes} parameters" + self.resting
 
     def parameters(self) -> list[nn.Parameter]:
         return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
@@ -87,54 +90,81 @@ def build_stage(model: Any, train: TrainConfig, *, epoch: int, world: World, bef
     Changes the model's requires_grad. Raises UserError when TRAINABLE_LAYER names no layer of the backbone.
     """
     thawed = epoch >= train.UNFIX_EPOCH
-    if before is not None and before.thawed == thawed:
+    if before is not None and (train.ONLINE or before.thawed == thawed):
         return before
-    trunk = trunk_parameters(model, train.TRAINABLE_LAYER, trainable=thawed)
+    group_of = online_groups(model) if train.ONLINE else _groups(model, train, thawed)
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(trunk.get(name, True))
-    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
-    parts = {"backbone": (train.BASE_LR * train.LAYERS_LR, [item for item in named if item[0] in trunk]),
-             "head": (train.BASE_LR, [item for item in named if item[0] not in trunk])}
-    groups = [{"name": part, "factor": rate_factor(train, base), "params": [parameter for _, parameter in items]}
-              for part, (base, items) in parts.items() if items]
-    names = tuple(name for _, items in parts.values() for name, _ in items)
-    given: dict[str, Any] = {"lr": train.BASE_LR, "weight_decay": train.WEIGHT_DECAY}
-    optimizer = (torch.optim.AdamW(groups, **given) if train.OPTIMIZER == "AdamW"
-                 else torch.optim.SGD(groups, momentum=train.MOMENTUM, **given))
-    module: Any = model
-    if world.size > 1:
-        devices = [world.device] if world.device.type == "cuda" else None
-        module = DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
-    if train.COMPILE:
-        module = torch.compile(module)
-    stage = Stage(module, optimizer, names, thawed, _frozen_batchnorm(model, train))
+        parameter.requires_grad_(name in group_of)
+    bases = {"backbone": train.BASE_LR * train.LAYERS_LR, "head": train.BASE_LR, "solver": train.BASE_LR * SOLVER_LR}
+    parts = {part: [item for item in model.named_parameters() if group_of.get(item[0]) == part] for part in bases}
+    groups = [{"name": part, "factor": rate_factor(train, bases[part]), "params": [parameter for _, parameter in items]}
+              for part, items in parts.items() if items]
+    names = tuple(name for items in parts.values() for name, _ in items)
+    resting = "; the tracker rests" if train.ONLINE else "" if parts["backbone"] else "; the backbone's trunk is frozen"
+    stage = Stage(_wrap(model, train, world), _optimizer(groups, train), names, thawed, resting,
+                  _frozen_batchnorm(model, train))
     if before is not None:
         stage.load_optimizer(before.optimizer.state_dict(), list(before.names))
     return stage
 
 
+def _groups(model: Any, train: TrainConfig, thawed: bool) -> dict[str, str]:
+    """Return the group of each parameter that trains, by name: the trunk's are "backbone", the others "head"."""
+    trunk = trunk_parameters(model, train.TRAINABLE_LAYER, trainable=thawed)
+    return {name: "backbone" if name in trunk else "head" for name, _ in model.named_parameters()
+            if trunk.get(name, True)}
+
+
+def online_groups(model: Any) -> dict[str, str]:
+    """Return the group of each parameter of the online branch, by name; all of the tracker rests.
+
+    "backbone" is `layeronline`, "head" the classifier's convolutions, "solver" what its optimiser has learned.
+    """
+    groups = {"classifier.filter_optimizer.": "solver", "classifier.": "head",
+              "features.features.layeronline.": "backbone"}
+    return {name: next(group for start, group in groups.items() if name.startswith(start))
+            for name, _ in model.named_parameters() if name.startswith(tuple(groups))}
+
+
 def trunk_parameters(model: Any, layers: list[str], *, trainable: bool) -> dict[str, bool]:
     """Return for each parameter of the pretrained trunk, by name, whether it trains.
 
-    The trunk is what the backbone's `trunk_layers()` lists; anything else of the model is new and always trains.
+    The trunk is what the backbone's `trunk_layers()` lists; anything else of the model is new and always trains, and so
+    is what LoRA adds to the trunk, which then never trains itself.
     `layers` are those that may train (empty: all of them).
     """
     known = model.trunk_layers()
     for layer in layers if known else ():  # a classifier has no trunk: all of it is new
         if layer not in known:
             raise UserError(f"TRAIN.TRAINABLE_LAYER: the backbone has no layer '{layer}'{did_you_mean(layer, known)}")
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    return {names[id(parameter)]: trainable and (not layers or layer in layers)
-            for layer, module in known.items() for parameter in module.parameters()}
+    low_rank = {id(p) for module in model.modules() if isinstance(module, LowRank) for p in module.parameters()}
+    names = {id(parameter): name for name, parameter in model.named_parameters() if id(parameter) not in low_rank}
+    return {names[id(parameter)]: trainable and not low_rank and (not layers or layer in layers)
+            for layer, module in known.items() for parameter in module.parameters() if id(parameter) in names}
 
 
 def _frozen_batchnorm(model: Any, train: TrainConfig) -> tuple[nn.Module, ...]:
-    """Return the trunk's BatchNorm layers none of whose parameters train."""
+    """Return the BatchNorm layers, of the trunk or beside the online branch of all, none of whose parameters train."""
     if not train.FROZEN_BN_EVAL:
         return ()
-    return tuple(layer for module in model.trunk_layers().values() for layer in module.modules()
+    return tuple(layer for module in ([model] if train.ONLINE else model.trunk_layers().values())
+                 for layer in module.modules()
                  if isinstance(layer, nn.modules.batchnorm._BatchNorm)
                  and not any(parameter.requires_grad for parameter in layer.parameters()))
+
+
+def _optimizer(groups: list[dict[str, Any]], train: TrainConfig) -> torch.optim.Optimizer:
+    if train.OPTIMIZER == "AdamW":
+        return torch.optim.AdamW(groups, lr=train.BASE_LR, weight_decay=train.WEIGHT_DECAY)
+    return torch.optim.SGD(groups, lr=train.BASE_LR, momentum=train.MOMENTUM, weight_decay=train.WEIGHT_DECAY)
+
+
+def _wrap(model: nn.Module, train: TrainConfig, world: World) -> nn.Module:
+    module = model
+    if world.size > 1:
+        devices = [world.device] if world.device.type == "cuda" else None
+        module = DistributedDataParallel(model, device_ids=devices, gradient_as_bucket_view=True)
+    return torch.compile(module) if train.COMPILE else module  # type: ignore[return-value]
 
 
 def learning_rate(train: TrainConfig, *, epoch: int, step: int = 0, steps_per_epoch: int = 1) -> float:

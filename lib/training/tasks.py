@@ -1,4 +1,4 @@
-"""What a training learns: the tracker's boxes and scores from pairs, or a classifier's classes from pictures.
+"""What a training learns: boxes and scores from pairs, the online branch from clips, or classes from pictures.
 
 All else (processes, schedules, resume, checkpoints, TensorBoard) is the same and does not know which it is.
 """
@@ -19,14 +19,15 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from torch.utils.data import DataLoader, Subset
 
+from lib.boxes import xywh_to_xyxy
 from lib.config import Config, PretrainConfig
 from lib.crops import cells_to_px
 from lib.datasets.classes import ClassDataset, Labelled, open_pictures
-from lib.datasets.dataset import Sample, build_dataset
+from lib.datasets.dataset import ClipSample, Sample, build_dataset
 from lib.distributed import World, gather
 from lib.log import training_picture
 from lib.models.classifier import Classifier
-from lib.models.losses import ocean_loss
+from lib.models.losses import ocean_loss, online_loss
 from lib.models.models import build_model
 from lib.models.ocean import OceanOutput
 from lib.models.pretrained import OURS
@@ -101,6 +102,34 @@ class Tracking:
     def record(self) -> dict[str, Any]:
         """Return nothing."""
         return {}
+
+
+class OnlineTracking(Tracking):
+    """The online branch beside a resting tracker: clips of six frames to score maps, through the solver."""
+
+    unit = "clips"
+
+    def build(self) -> nn.Module:
+        """Return the model that TRAIN describes, its forward pass that of the online branch."""
+        model = build_model(**self.cfg.model_options())
+        model.forward = model.learn_online  # type: ignore[assignment,method-assign]  # what DistributedDataParallel calls
+        return model
+
+    def predict(self, module: nn.Module, batch: ClipSample, to_float: ToFloat) -> list[Tensor]:  # type: ignore[override]
+        """Return the score maps (B, 3, 18, 18) of the test frames under the first filter and after each iteration."""
+        train, test = (to_float(crops.transpose(0, 1).flatten(0, 1)) for crops in (batch.train, batch.test))
+        scores: list[Tensor] = module(train, test, batch.train_box.transpose(0, 1))
+        return scores
+
+    def losses(self, output: list[Tensor], batch: ClipSample) -> dict[str, Tensor]:  # type: ignore[override]
+        """Return DiMP's losses."""
+        return online_loss(output, batch.label)
+
+    def picture(self, batch: ClipSample, output: list[Tensor]) -> NDArray[Any]:  # type: ignore[override]
+        """Return the first frame to learn from and the first to find of some clips, with its box and score map."""
+        score, train, test, box = (t[:PICTURED, 0].detach().cpu().numpy()
+                                   for t in (output[-1], batch.train, batch.test, batch.test_box))
+        return training_picture(train, test, xywh_to_xyxy(box), np.full_like(box, np.nan), score)
 
 
 class Classification:

@@ -113,7 +113,7 @@ def lasot_tasks(root: Path, *, split: str = "") -> list[VideoTask]:
     `training_set.txt` at the root, or the file that `split` names, lists the videos; else `testing_set.txt` lists
     those left out. Raises UserError without either: the test videos are no training data.
     """
-    videos = {video.name: video for video in readers.lasot(root)}
+    videos = {video.name: video for video in readers.by_class()(root)}
     wanted, unwanted = root / (split or "training_set.txt"), root / "testing_set.txt"
     if not videos:
         raise UserError(f"{root}: no folder <class>/<class>-<n> with groundtruth.txt; expected one per video")
@@ -157,7 +157,8 @@ def trackingnet_tasks(root: Path, *, split: str = "") -> list[VideoTask]:
     """
     parts = split.split(",") if split else sorted(
         path.name for path in root.iterdir() if path.name.upper().startswith("TRAIN_") and (path / "anno").is_dir())
-    videos = [(part, video) for part in parts for video in readers.trackingnet(safe_name(part, place="--split"))(root)]
+    videos = [(part, video) for part in parts
+              for video in readers.paired("anno", "frames", safe_name(part, place="--split"))(root)]
     if not videos:
         raise UserError(f"{root}: no anno/*.txt in {', '.join(parts) or 'TRAIN_*'}; expected TrackingNet's parts, "
                         f"each with anno and frames")

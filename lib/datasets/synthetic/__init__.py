@@ -20,7 +20,8 @@ from pydantic.dataclasses import dataclass
 
 from lib.boxes import Boxes, xywh_to_xyxy
 from lib.crops import CROP_SIZE, Image, box_in_crop511, crop_square, transform_box, view_matrix
-from lib.datasets import Crop, FramePair
+from lib.datasets import Crop, CropReader, FramePair
+from lib.datasets.synthetic.absence import with_absences
 from lib.datasets.synthetic.scene import Scene, random_scene
 from lib.errors import UserError
 from lib.files import read_json
@@ -61,20 +62,31 @@ class SyntheticSource:
 
         Frames in which the target is mostly hidden are drawn again.
         """
-        assert 0 <= track < self.tracks, track
-        scene = random_scene(self.seed, TRAINING, track, size_wh=self.size_wh, length=self.length,
-                             difficulty=self.difficulty)
-        first = _visible(scene, lambda: int(rng.integers(self.length)), limit=CLEAR)
-        low, high = max(first - self.frame_range, 0), min(first + self.frame_range, self.length - 1)
-        second = _visible(scene, lambda: int(rng.integers(low, high + 1)), limit=USABLE)
+        scene, last = self._scene(track), self.length - 1
+        first = _visible(scene, rng, 0, last, limit=CLEAR)
+        second = _visible(scene, rng, max(first - self.frame_range, 0), min(first + self.frame_range, last),
+                          limit=USABLE)
         return FramePair(functools.partial(crop_of, scene, first), functools.partial(crop_of, scene, second))
 
+    def clip(self, track: int, rng: np.random.Generator) -> list[CropReader]:
+        """Return a frame of a track and two before it to learn it from, and three after it to find it in."""
+        scene, reach, last = self._scene(track), self.frame_range, self.length - 1
+        base = _visible(scene, rng, 0, last - 1, limit=CLEAR)
+        others = [_visible(scene, rng, max(base - reach, 0), max(base - 1, 0), limit=CLEAR) for _ in range(2)]
+        others += [_visible(scene, rng, base + 1, min(base + reach, last), limit=USABLE) for _ in range(3)]
+        return [functools.partial(crop_of, scene, frame) for frame in (base, *others)]
 
-def _visible(scene: Scene, draw: Callable[[], int], *, limit: float) -> int:
+    def _scene(self, track: int) -> Scene:
+        assert 0 <= track < self.tracks, track
+        return random_scene(self.seed, TRAINING, track, size_wh=self.size_wh, length=self.length,
+                            difficulty=self.difficulty)
+
+
+def _visible(scene: Scene, rng: np.random.Generator, first: int, last: int, *, limit: float) -> int:
     """Return the first of a few drawn frames in which at most `limit` of the target is hidden, else the best one."""
     tried: list[tuple[float, int]] = []
     while len(tried) < DRAWS and (not tried or tried[-1][0] > limit):
-        frame = draw()
+        frame = int(rng.integers(first, last + 1))
         tried.append((scene.covered(frame), frame))
     return min(tried, key=lambda pair: pair[0])[1]
 
@@ -119,21 +131,26 @@ def render_sequence(
 
     The box holds all of the target, hidden parts too, as OTB's do.
     """
-    scene = held_out_scene(seed, number, length=length, size_wh=size_wh, difficulty=difficulty)
+    yield from rendered(held_out_scene(seed, number, length=length, size_wh=size_wh, difficulty=difficulty), length)
+
+
+def rendered(scene: Scene, length: int) -> Iterator[tuple[Image, Boxes]]:
+    """Yield the first frames of a scene, uint8 (H, W, 3) BGR, and the target's box (x, y, w, h), origin 0."""
     for time in range(length):
         yield scene.frame(time), scene.box_xywh(time)
 
 
 def write_otb(
     root: str | Path, *, num: int, length: int, seed: int, size_wh: tuple[int, int] = SIZE_WH,
-    difficulty: float = 1.0, progress: Callable[[int], object] = lambda _frames: None,
+    difficulty: float = 1.0, absences: bool = False, progress: Callable[[int], object] = lambda _frames: None,
 ) -> list[str]:
     """Return the names of `num` held-out sequences of `length` frames, written to `root` in OTB's official form.
 
     `<root>/<name>/img/0001.jpg ...` and `<root>/<name>/groundtruth_rect.txt`, 1-based x,y,w,h. A sequence that is there
     as it is asked for is kept; one that this function wrote for other settings is replaced, and those beyond `num`
-    are removed. `progress` is called with the number of frames just done. Raises UserError for a sequence of one of
-    these names that it did not write, and when the folder cannot be written.
+    are removed. With `absences` the target is out of sight now and then (`with_absences`), and `absent.txt` beside
+    the boxes holds 1 for each frame without it. `progress` is called with the number of frames just done. Raises
+    UserError for a sequence of one of these names that it did not write, and when the folder cannot be written.
     """
     if num < 1 or length < 2:
         raise UserError(f"{root}: {num} sequences of {length} frames asked for; expected at least 1 of at least 2")
@@ -141,14 +158,20 @@ def write_otb(
     try:
         for number, name in enumerate(names):
             record = {"renderer": RENDERER, "seed": seed, "number": number, "length": length,
-                      "size_wh": list(size_wh), "difficulty": difficulty}
+                      "size_wh": list(size_wh), "difficulty": difficulty} | ({"absences": True} if absences else {})
             if _record_of(root / name) == record:
                 progress(length)
                 continue
             part = root / f".{name}.part"
             shutil.rmtree(part, ignore_errors=True)
             frames = render_sequence(seed, number, length=length, size_wh=size_wh, difficulty=difficulty)
+            if absences:
+                scene = held_out_scene(seed, number, length=length, size_wh=size_wh, difficulty=difficulty)
+                scene, absent = with_absences(scene, seed=seed, length=length)
+                frames = rendered(scene, length)
             _write_sequence(part, frames, record, progress)
+            if absences:
+                (part / "absent.txt").write_text("".join(f"{int(gone)}\n" for gone in absent), encoding="utf-8")
             shutil.rmtree(root / name, ignore_errors=True)
             part.replace(root / name)
         for folder in root.glob("Synthetic*"):

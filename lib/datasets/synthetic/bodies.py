@@ -91,9 +91,10 @@ def hull_xyxy(outlines: Points) -> Points:
     return np.concatenate([points.min(axis=0), points.max(axis=0)])
 
 
-def random_body(bank: Bank, rng: np.random.Generator) -> Body:
-    """Return a body of a random shape, its textures from `bank`."""
-    layout = np.array(SHAPES[int(rng.integers(len(SHAPES)))](rng), np.float64)  # (P, 6)
+def random_body(bank: Bank, rng: np.random.Generator, *, kinds: int | None = None) -> Body:
+    """Return a body of a random shape, one of the first `kinds` of SHAPES, its textures from `bank`."""
+    shapes = SHAPES[:kinds]
+    layout = np.array(shapes[int(rng.integers(len(shapes)))](rng), np.float64)  # (P, 6)
     count = len(layout)
     softness, pace = rng.uniform(0, 0.12) * (rng.random() < 0.7), rng.uniform(0.02, 0.2)
     exponent = layout[:, 4:5]

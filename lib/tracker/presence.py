@@ -1,0 +1,158 @@
+"""Presence: the probability that a tracker's box shows its target, from what a frame leaves behind; nothing is trained.
+
+A score map is high wherever something looks like a target, on the wrong runner too. Better witnesses are how much the
+features around the found box resemble the template's (cosine over the neck's 7 x 7 map, one extra correlation), and how
+much the colours in the box resemble those of the first box (Bhattacharyya's coefficient of two histograms), both beside
+what they were in the first frames. A logistic model of these, fitted by perf/presence.py on videos with lost and absent
+targets, makes the probability.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, NamedTuple
+
+import cv2
+import numpy as np
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lib.crops import STRIDE, TEMPLATE_SIZE, Image, context_side
+from lib.tracker.scoring import Floats, Peak, Prediction
+
+if TYPE_CHECKING:
+    from lib.tracker.ocean import TrackerState
+
+SLOW = 0.1  # share of a new frame in what is remembered of score and similarity
+LEVEL_FRAMES = 5  # first frames, whose means are the levels that later frames are compared with
+TRUSTED = 0.999  # the score's logit is cut at this score and at 1 minus it
+VIEWS, GRID = 3, 0.6  # further places looked at in a frame while lost, and their distance in sides of a search crop
+COEFFICIENTS = (3.5095, 0.1861, 0.2195, 4.6021, 3.8227, 3.2359)
+"""Bias, and weights of `Trace.evidence`; docs/EXPERIMENTS.md has the command that made them."""
+WITHOUT_SIMILARITY = (0.5385, 0.2555, 0.3585, 5.3477)
+"""The same without similarity, for a network whose features are out of reach: an exported or a joint one."""
+COLOURS, INNER = 8, 0.9  # steps of each channel in a histogram of colours, and the share of the box's sides it is of
+
+
+class Trace(NamedTuple):
+    """What speaks for the target in the newest frame, and what is remembered of the frames before."""
+
+    score: float  # logit of the chosen cell's score
+    scores: float  # its slow mean
+    similarity: float  # cosine with the template at the found box, -1..1; NaN where the network gives no features
+    similarities: float  # its slow mean
+    similarity_level: float  # its mean over the first frames
+    colour: float  # Bhattacharyya's coefficient of the box's colours and those of the first box, 0..1
+    colour_level: float  # its mean over the first frames
+    frames: int  # so many of them
+
+    @property
+    def evidence(self) -> tuple[float, ...]:
+        """Return what the logistic model weighs: scores, and colour and known similarities above their level."""
+        told = (self.score, self.scores, self.colour - self.colour_level)
+        level = self.similarity_level
+        return (*told, self.similarity - level, self.similarities - level) if math.isfinite(level) else told
+
+    @property
+    def presence(self) -> float:
+        """Return the probability that the box shows the target, 0..1."""
+        told = self.evidence
+        bias, *weights = COEFFICIENTS if len(told) == 5 else WITHOUT_SIMILARITY
+        return 1 / (1 + math.exp(-bias - sum(weight * value for weight, value in zip(weights, told, strict=True))))
+
+
+def seen(score: float, similarity: float, colour: float, before: Trace | None, *, alone: bool = False) -> Trace:
+    """Return the trace after a frame with this score, 0..1, and so on; before: None on the first tracked frame.
+
+    alone: judge the frame by itself, as if all before it had been like it.
+    """
+    score = min(max(score, 1 - TRUSTED), TRUSTED)
+    logit = math.log(score / (1 - score))
+    if before is None:
+        return Trace(logit, logit, similarity, similarity, similarity, colour, colour, 1)
+    if alone:
+        return before._replace(score=logit, scores=logit, similarity=similarity, similarities=similarity, colour=colour)
+    rate = 1 / (before.frames + 1) if before.frames < LEVEL_FRAMES else 0.0
+    return Trace(
+        logit, before.scores + SLOW * (logit - before.scores),
+        similarity, before.similarities + SLOW * (similarity - before.similarities),
+        before.similarity_level + rate * (similarity - before.similarity_level),
+        colour, before.colour_level + rate * (colour - before.colour_level), before.frames + 1)
+
+
+def similarity_map(search: Tensor, template: Tensor) -> Tensor:
+    """Return the cosine (B, 1, S, S), float32, of a template map (B, C, 7, 7) with each place of a map (B, C, n, n).
+
+    S = n - 6 is the side of the score map: cells are the same places.
+    """
+    x, z = search.float(), template.float()
+    batch, channels, side = z.shape[:3]
+    product = F.conv2d(x.reshape(1, batch * channels, *x.shape[2:]), z, groups=batch)[0, :, None]
+    length = F.avg_pool2d(x.square().sum(1, keepdim=True), side, 1).sqrt() * side
+    return product / (length * z.flatten(1).norm(dim=1)[:, None, None, None]).clamp_min(1e-6)
+
+
+def at_offset(values: NDArray[np.float32], offset_xy: Floats) -> float:
+    """Return a map's (S, S) value at the cell nearest to an offset (2,) in search px from the crop's centre."""
+    side = len(values)
+    column, row = np.clip(np.rint(offset_xy / STRIDE).astype(int) + side // 2, 0, side - 1)
+    return float(values[row, column])
+
+
+def colours_of(pixels: Image, centre_xy: Floats, size_wh: Floats) -> Floats:
+    """Return the histogram (COLOURS ** 3,), sum 1, of the colours in a box, of its inner part; at least of one px."""
+    last = np.array(pixels.shape[1::-1]) - 1
+    low, high = (np.clip(np.rint(centre_xy + sign * INNER / 2 * size_wh), 0, last).astype(int) for sign in (-1, 1))
+    inside = pixels[low[1] : high[1] + 1, low[0] : high[0] + 1]
+    counts = cv2.calcHist([inside], [0, 1, 2], None, [COLOURS] * 3, [0, 256] * 3).ravel()
+    return np.asarray(counts / counts.sum(), np.float64)
+
+
+def judged(before: TrackerState, after: TrackerState, pixels: Image, prediction: Prediction, peak: Peak, *, row: int
+           ) -> TrackerState:
+    """Return the state after a frame with its presence, from its search crop and row `row` of a batch's answer.
+
+    While the target is lost each frame is judged by itself.
+    """
+    middle = np.array(pixels.shape[1::-1]) // 2
+    colours = colours_of(pixels, peak.offset_xy[row] + middle, peak.box_wh[row])
+    first = colours if before.colours is None else before.colours
+    similarity = (math.nan if prediction.similarity is None
+                  else at_offset(prediction.similarity[row], peak.offset_xy[row]))
+    trace = seen(after.score, similarity, float(np.sqrt(first * colours).sum()), before.trace, alone=before.away > 0)
+    return replace(after, trace=trace, presence=trace.presence, colours=first)
+
+
+def views(state: TrackerState, image: Image) -> list[TrackerState]:
+    """Return the places in which a target is looked for, as states: where it was, and while it is lost VIEWS others.
+
+    They lie on a grid over the whole picture and are taken from near to far, further out with each frame, then anew.
+    """
+    if not state.away:
+        return [state]
+    side = context_side(state.size_wh) * state.search_size / TEMPLATE_SIZE * GRID
+    axes = [np.linspace(0, length, 2 * math.ceil(length / side / 2) + 1)[1::2] if length > side else [length / 2]
+            for length in (image.shape[1], image.shape[0])]
+    grid = np.stack(np.meshgrid(*axes), axis=-1).reshape(-1, 2)
+    far = grid[np.argsort(np.hypot(*(grid - state.centre_xy).T), kind="stable")]
+    reach = min(len(far), VIEWS * state.away)
+    picked = [far[(VIEWS * (state.away - 1) + place) % reach] for place in range(min(VIEWS, reach))]
+    return [state, *(replace(state, centre_xy=centre_xy) for centre_xy in picked)]
+
+
+def settled(before: TrackerState, found: Sequence[TrackerState], *, lost_below: float) -> TrackerState:
+    """Return the state after a frame, given what was found in each of `views`: the most likely one, or none of them.
+
+    While presence is below `lost_below` the box rests. A lost target counts as found elsewhere when presence is above
+    the middle between `lost_below` and 1.
+    """
+    here = found[0]
+    best = max(found, key=lambda state: state.presence)
+    if here.presence >= lost_below:
+        return replace(here, away=0)
+    if before.away and best.presence >= (1 + lost_below) / 2:
+        return replace(best, away=0)
+    return replace(before, score=here.score, presence=here.presence, trace=here.trace, away=before.away + 1)
