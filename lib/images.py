@@ -69,9 +69,12 @@ def decode(data: bytes, *, reduce: int = 1) -> Image:
     flags = {1: cv2.IMREAD_COLOR, 2: cv2.IMREAD_REDUCED_COLOR_2, 4: cv2.IMREAD_REDUCED_COLOR_4,
              8: cv2.IMREAD_REDUCED_COLOR_8}[reduce]
     try:
-        return np.asarray(cv2.imdecode(np.frombuffer(data, np.uint8), flags), np.uint8)
-    except (cv2.error, TypeError) as error:  # None, which is no array of numbers, stands for no picture
-        raise ValueError("not an image that can be decoded") from error
+        picture = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error:  # no data at all, or more px than OpenCV reads
+        picture = None
+    if picture is None:
+        raise ValueError("not an image that can be decoded")
+    return np.asarray(picture, np.uint8)
 
 
 def _may_be_turned(data: bytes) -> bool:

@@ -57,14 +57,16 @@ def read_arrays(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     The bytes of an array are read from the disk when they are first looked at.
     """
     mapped = np.asarray(np.memmap(path, np.uint8, mode="r"))  # plain arrays: a memmap's slices are slow to make
-    begin = len(_MAGIC) + 8
-    if mapped[: len(_MAGIC)].tobytes() != _MAGIC:
+    if mapped[:8].tobytes() != _MAGIC:
         raise ValueError("not a file of arrays")
-    begin += int.from_bytes(mapped[len(_MAGIC) : begin].tobytes(), "little")
+    begin = 16 + int.from_bytes(mapped[8:16].tobytes(), "little")
+    arrays = {}
     try:
-        tree = json.loads(mapped[len(_MAGIC) + 8 : begin].tobytes())
-        return {name: mapped[begin + offset :][: math.prod(shape) * np.dtype(dtype).itemsize].view(dtype).reshape(shape)
-                for name, (dtype, shape, offset) in tree["arrays"].items()}, dict(tree["note"])
+        tree = json.loads(mapped[16:begin].tobytes())
+        for name, (dtype, shape, offset) in tree["arrays"].items():
+            size = math.prod(shape) * np.dtype(dtype).itemsize
+            arrays[name] = mapped[begin + offset : begin + offset + size].view(dtype).reshape(shape)
+        return arrays, dict(tree["note"])
     except (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError, SyntaxError) as error:
         raise ValueError(f"cut short or damaged ({error})") from error
 
