@@ -27,6 +27,8 @@ setup(
     extras_require={
         "browser": ["playwright>=1.45"],  # lets the tests drive an installed Chromium
         "export": EXPORT,  # tracking/export.py and --arch OceanONNX
+        "docs": ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.26"],  # mkdocs build --strict
+        "loggers": ["wandb>=0.17", "mlflow-skinny>=2.14"],  # LOGGER: wandb, LOGGER: mlflow
         "timm": TIMM,  # BACKBONE: timm
         "tune": TUNE,  # tracking/tune.py
         "vot": VOT,  # VOT2020 and later; tracking/vot_ocean.py itself needs vot-trax alone

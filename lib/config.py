@@ -210,6 +210,7 @@ class Config(_Section):
     PRINT_FREQ: PositiveInt = 10
     WORKERS: Count = 32
     OUTPUT_DIR: str = "logs"
+    LOGGER: Literal["tensorboard", "wandb", "mlflow"] = "tensorboard"
     CHECKPOINT_DIR: str = "snapshot"
     TRAIN: TrainConfig = TrainConfig()
     TEST: TestConfig = TestConfig()

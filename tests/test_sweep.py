@@ -443,7 +443,7 @@ def test_scores_go_once_to_the_board_of_the_run_that_trained(here: Path) -> None
     for epoch in (1, 2):
         path = here / "snapshot" / f"checkpoint_e{epoch}.pth"
         save_checkpoint(path, {**read_checkpoint(path), "config": config, "run": run.name})
-    assert training_run(path) == Path("logs/Ocean/Ocean_2021-02-02-10-52")
+    assert training_run(path) == (Path("logs/Ocean/Ocean_2021-02-02-10-52"), "tensorboard")
     main([])
     main([])
     events = EventAccumulator(str(run))

@@ -251,7 +251,7 @@ class Sweep:
         opened: Any = load_model(entry.path, **flags) if OPENERS[arch] is open_checkpoint else open_tracker(
             arch, entry.path, self._params_of(entry.path)[0], **flags, device="cpu")
         spec = plain_values(getattr(opened, "spec", {}))
-        training = str(training_run(entry.path) or "")
+        training = str((training_run(entry.path) or ("",))[0])
         write_whole(kept, json.dumps({"asked": asked, "spec": spec, "training": training}))
         return spec, training
 
@@ -327,8 +327,8 @@ def _same_training(there: Mapping[str, Any], record: RunRecord) -> bool:
     return recorded.resolve().parent == record.checkpoint.resolve().parent
 
 
-def training_run(checkpoint: Path) -> Path | None:
-    """Return the TensorBoard folder of the run that trained a checkpoint, None if the checkpoint does not say."""
+def training_run(checkpoint: Path) -> tuple[Path, str] | None:
+    """Return folder and LOGGER of the run that trained a checkpoint, None if the checkpoint does not say."""
     try:
         content = read_checkpoint(checkpoint)
     except UserError:
@@ -338,6 +338,6 @@ def training_run(checkpoint: Path) -> Path | None:
         return None
     tree = next(iter(config.values()))
     try:
-        return Path(tree["OUTPUT_DIR"]) / tree["TRAIN"]["MODEL"] / run
+        return Path(tree["OUTPUT_DIR"]) / tree["TRAIN"]["MODEL"] / run, tree.get("LOGGER", "tensorboard")
     except (KeyError, TypeError):
         return None

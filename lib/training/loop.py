@@ -23,7 +23,7 @@ from lib.config import Config, PretrainConfig
 from lib.config_file import load_config
 from lib.distributed import EXIT_STOPPED, StopRequest, World, on_main
 from lib.errors import EXIT_USER_ERROR, UserError
-from lib.log import RunLog, new_run_folder, old_run_folder
+from lib.log import RunLog, check_logger, new_run_folder, old_run_folder
 from lib.models.pretrained import TORCHVISION, Pixels
 from lib.models.timm_trunk import fetch_weights
 from lib.options import TrainOptions
@@ -162,6 +162,7 @@ def _check_start(cfg: Config, *, place: str, frozen_start: bool = True) -> None:
     A trunk that is frozen at first must have weights, unless RANDOM_TRUNK says otherwise.
     """
     train, snapshot = cfg.TRAIN, Path(cfg.CHECKPOINT_DIR)
+    check_logger(cfg.LOGGER)
     if train.RESUME and train.RESUME != "auto":
         _resume_path(train.RESUME, snapshot)
     elif train.RESUME and checkpoints.saved_checkpoints(snapshot):
@@ -215,7 +216,7 @@ def _open_run(cfg: Config, run_log: RunLog, checkpoint: dict[str, Any] | None) -
     else:
         folder = new_run_folder(cfg.OUTPUT_DIR, cfg.TRAIN.MODEL)
     run_log.open_file(folder)
-    log.info("log and TensorBoard: %s", folder)
+    log.info("log and %s: %s", "TensorBoard" if cfg.LOGGER == "tensorboard" else cfg.LOGGER, folder)
     return folder
 
 

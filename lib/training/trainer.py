@@ -38,7 +38,7 @@ class Trainer:
                  folder: Path, checkpoint: Mapping[str, Any] | None = None) -> None:
         """Begin at `progress` with the state of `checkpoint`, whose weights `model` has already.
 
-        task: what is learned, and from what. folder: of the run, for TensorBoard; rank 0 writes to it, and its name is
+        task: what is learned, and from what. folder: of the run, for its logger; rank 0 writes to it, and its name is
         the run's.
         """
         train = cfg.TRAIN
@@ -56,7 +56,7 @@ class Trainer:
         log.info("loader processes: %d for each training process (WORKERS is %d for all %d; this machine has %d CPUs)",
                  workers, cfg.WORKERS, world.local_size, len(available_cpus()))
         self.folder = folder if world.is_main else None
-        self.board = Board(self.folder, first_step=progress.step)
+        self.board = Board(self.folder, first_step=progress.step, logger=cfg.LOGGER)
         self.board.text("config", yaml.safe_dump(cfg.as_dict(), sort_keys=False), progress.step)
         self.board.compare_by(cfg.summary() | {"pairs per step": progress.pairs_per_step})
         self.batches = DevicePrefetcher(task.dataset, self._sampler(world.rank, progress.step, self.total),
