@@ -94,7 +94,7 @@ class TrainConfig(_Section):
     BOX_BIAS: Annotated[float, Field(ge=-5, le=6)] = 1.0
     OPTIMIZER: Literal["SGD", "AdamW"] = "SGD"
     FROZEN_BN_EVAL: bool = True
-    AMP: Literal["none", "bf16", "fp16"] = "none"
+    AMP: Literal["none", "auto", "bf16", "fp16"] = "none"
     CHANNELS_LAST: bool = False
     COMPILE: bool = False
     CLIP_GRAD: NonNegative = 0.0

@@ -27,7 +27,7 @@ from lib.config import PretrainConfig
 from lib.config_file import load_config
 from lib.datasets.classes import Labelled
 from lib.datasets.dataset import Sample
-from lib.device import Link
+from lib.device import Link, number_format
 from lib.distributed import World
 from lib.models.classifier import Classifier
 from lib.models.losses import ocean_loss
@@ -273,3 +273,23 @@ def test_on_the_cpu_nothing_is_copied() -> None:
     assert link.fetch(maps)() is maps
     assert link.mark() is None
     assert not link.empty((2, 3), torch.uint8).is_pinned()
+
+
+@pytest.mark.parametrize(("amp", "made", "dtype", "said"), [
+    ("none", True, None, ""), ("fp16", True, torch.float16, ""), ("bf16", True, torch.bfloat16, ""),
+    ("auto", True, torch.bfloat16, "number format: bf16"), ("auto", False, None, "number format: float32"),
+    ("bf16", False, torch.bfloat16, "slower than float32")])
+def test_bf16_is_taken_by_itself_only_where_the_processor_has_it(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, amp: str, made: bool, dtype: Any, said: str,
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: made)
+    with caplog.at_level("INFO"):
+        assert number_format(amp, torch.device("cpu")) == dtype
+    assert bool(caplog.messages) == bool(said)
+    assert said in caplog.text
+
+
+def test_a_compiled_tracker_has_its_weights_frozen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", lambda function, **options: (function.__name__, options))
+    tracker = OceanTracker(Ocean_(), TrackerParams(), compiled=True)
+    assert tracker._track == ("track", {"options": {"freezing": True}})

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from lib.config import Config
 from lib.datasets.mixing import StreamSampler
+from lib.device import number_format
 from lib.distributed import StopRequest, World, available_cpus, from_main, gather
 from lib.errors import UserError
 from lib.log import PROGRESS, Board, duration
@@ -28,7 +29,6 @@ from lib.training.tasks import Task
 log = logging.getLogger(__name__)
 
 MAX_SKIPPED_IN_A_ROW = 100  # steps without a usable gradient after which NONFINITE skip gives up
-_AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Trainer:
@@ -46,6 +46,7 @@ class Trainer:
         self.total = train.END_EPOCH * progress.steps_per_epoch
         self.model = prepare_model(model, cfg, world)
         self.stage = build_stage(self.model, train, epoch=progress.epoch, world=world)
+        self.dtype = number_format(train.AMP, world.device)
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=train.AMP == "fp16")
         if checkpoint is not None:
             self.stage.load_optimizer(checkpoint["optimizer"], checkpoint["optimizer_names"])
@@ -125,7 +126,7 @@ class Trainer:
         found: list[dict[str, Tensor]] = []
         for batch in batches:
             with stage.accumulating(len(found) < parts - 1):
-                with torch.autocast(world.device.type, dtype=_AMP.get(train.AMP), enabled=train.AMP in _AMP):
+                with torch.autocast(world.device.type, dtype=self.dtype, enabled=self.dtype is not None):
                     output = self.task.predict(stage.module, batch, self._pixels)
                 losses = self.task.losses(output, batch)
                 self.scaler.scale(losses["total"] / parts).backward()
