@@ -28,7 +28,7 @@ from lib.log import RunLog
 from lib.options import SweepOptions
 from lib.testing.batched import Job, Watcher
 from lib.testing.locks import WorkLocks
-from lib.testing.opening import EXPORTED, check_arch, pick_device
+from lib.testing.opening import EXPORTED, check_arch, pick_device, resolved
 from lib.testing.run import Candidate, job_of, progress_bar, run_jobs, say_what_is_there
 from lib.testing.sweep_plan import Entry, Sweep, missing_epochs
 from lib.testing.sweep_scores import Scoreboard
@@ -50,6 +50,10 @@ def main(options: SweepOptions) -> int:
     if options.arch in EXPORTED:
         raise UserError(f"--arch {options.arch}: an exported model has no epochs; use tracking/test_ocean.py")
     check_arch(options.arch)
+    if options.tracker:
+        resolved(options)
+    elif options.resume is not None:
+        raise UserError("--resume is the model of --tracker here; name checkpoints by --checkpoints or --snapshot")
     check_scored_here(options.dataset)
     speaks = not options.worker and os.environ.get("RANK", "0") == "0"
     with RunLog(main=speaks):
@@ -119,6 +123,8 @@ def _fill_in(options: SweepOptions, *, device: str) -> SweepOptions:
 def _check(sweep: Sweep) -> None:
     """Say which epochs are missing; UserError when there is no checkpoint at all and none to wait for."""
     options = sweep.options
+    if options.tracker and len(sweep.entries) == 1 and not options.watch:
+        _log.info("no checkpoint of %s is tested with %s", options.snapshot, options.tracker)
     if missing := missing_epochs(options, sweep.entries):
         _log.warning("no checkpoint of epoch %s in %s", ", ".join(map(str, missing)), options.snapshot)
     if not sweep.entries and not options.watch:
@@ -158,7 +164,8 @@ def _work_here(sweep: Sweep, scoreboard: Scoreboard, bar: tqdm[Any], *, speaks: 
 def _run_group(sweep: Sweep, locks: WorkLocks, group: list[Entry], *, watcher: Watcher) -> Iterator[tuple[str, str]]:
     """Do what can be taken for some checkpoints, which share the decoded images; return (folder, sequence) as done."""
     candidates = sweep.candidates(group)
-    tracks = run_jobs(candidates, sweep.by_name, _taken(sweep, locks, candidates), batch=sweep.options.batch or 1,
+    batch = 1 if group[0].tracker else sweep.options.batch or 1
+    tracks = run_jobs(candidates, sweep.by_name, _taken(sweep, locks, candidates), batch=batch,
                       threads=sweep.options.threads or 0, watcher=watcher)
     for candidate, track in tracks:
         locks.release(candidate.folder.lock_path(track.job.name))
