@@ -123,7 +123,7 @@ def _opencv_maker(name: str, path: Path | None, files: list[Path]) -> Callable[[
              if re.fullmatch(r"Tracker\w+_create", key)]
     if name not in known:
         raise UserError(f"--tracker opencv:{name}: this OpenCV ({cv2.__version__}) has {', '.join(known)} alone; "
-                        f"opencv-contrib-python-headless 4 has KCF and CSRT too")
+                        f"opencv-contrib-python-headless has KCF and CSRT too")
     params = getattr(cv2, f"Tracker{name}_Params")()
     for key, part in _OPENCV_MODELS.get(name, {}).items():
         chosen = [file for file in files if file.suffix == ".onnx" and part in file.name]

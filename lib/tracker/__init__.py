@@ -86,7 +86,7 @@ class PlainTracker:
     def track(self, state: PlainState, image: NDArray[Any]) -> PlainState:
         """Return the state after the next image; the one before it is used up."""
         tracker = state.tracker
-        found = tracker.track(image) if hasattr(tracker, "track") else tracker.update(_for(tracker, image))
+        found = tracker.update(_for(tracker, image)) if _is_of_got10k(tracker) else tracker.track(image)
         box, score = found if isinstance(found, tuple) and len(found) == 2 else (found, 1.0)
         box_xywh = np.asarray(box, np.float64)
         if box_xywh.shape != (4,):
@@ -95,9 +95,14 @@ class PlainTracker:
         return PlainState(box_xywh, tracker, float(score))
 
 
+def _is_of_got10k(tracker: Any) -> bool:
+    """Return whether `update` is what to call; the `track` that got10k's own class brings is for a whole video."""
+    return hasattr(tracker, "update") and (hasattr(tracker, "is_deterministic") or not hasattr(tracker, "track"))
+
+
 def _for(tracker: Any, image: NDArray[Any]) -> Any:
-    """Return the image as the tracker takes it: BGR, or PIL's RGB for one of got10k, which has no `track`."""
-    if hasattr(tracker, "track"):
+    """Return the image as the tracker takes it: BGR, or PIL's RGB for one of got10k."""
+    if not _is_of_got10k(tracker):
         return image
     return importlib.import_module("PIL.Image").fromarray(np.ascontiguousarray(image[..., ::-1]))
 
@@ -128,8 +133,8 @@ class Got10kTracker:
         self._state = self.tracker.track(self._state, _bgr(image))
         return self._state.box_xywh + self._shift
 
-    def forward_video(self, img_files: Sequence[str], box: Any, visualize: bool = False) -> tuple[Boxes, Boxes]:
-        """Return the boxes (N, 4), the first as given, and seconds (N,) of a video; nothing is shown."""
+    def track(self, img_files: Sequence[str], box: Any, visualize: bool = False) -> tuple[Boxes, Boxes]:
+        """Return the boxes (N, 4), the first as given, and seconds (N,) of a video's frames; nothing is shown."""
         boxes, seconds = np.zeros((len(img_files), 4)), np.zeros(len(img_files))
         boxes[0] = box
         for index, file in enumerate(img_files):
