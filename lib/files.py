@@ -19,6 +19,11 @@ import yaml
 
 from lib.errors import UserError
 
+_LIB = Path(__file__).resolve().parent
+EXPERIMENTS = (_LIB if (_LIB / "experiments").is_dir() else _LIB.parent) / "experiments"
+"""YAML files and weights that come along: in an installed package, or beside it in a checkout."""
+MAIN = _LIB / "__main__.py"
+"""`python MAIN NAME ...` is `oceankit NAME ...` from any folder, whatever else is called lib there."""
 MAX_TEXT_BYTES = 256 * 2**20
 MAX_PICTURE_BYTES = 256 * 2**20
 MAX_YAML_BYTES = 2**17  # the longest file here has 9,000; PyYAML reads some 100,000 a second
@@ -154,9 +159,19 @@ _Loader.yaml_implicit_resolvers = {
 _Loader.yaml_implicit_resolvers["0"].insert(0, ("tag:yaml.org,2002:str", re.compile(r"^0[0-9]+$")))
 
 
+def shipped(path: str | Path) -> Path:
+    """Return the file of the package that a path such as experiments/train/Ocean.yaml names where it is not there."""
+    path = Path(path)
+    ours = EXPERIMENTS.parent / path
+    return ours if path.parts[:1] == ("experiments",) and not path.exists() and ours.is_file() else path
+
+
 def read_yaml(path: str | Path) -> Any:
-    """Return the data of a YAML file of at most 128 KiB; raise UserError with line and column for anything else."""
-    data = parse_yaml(read_text(path, max_bytes=MAX_YAML_BYTES), place=str(path))
+    """Return the data of a YAML file of at most 128 KiB, one of the package's included (`shipped`).
+
+    Raises UserError with line and column for anything else.
+    """
+    data = parse_yaml(read_text(shipped(path), max_bytes=MAX_YAML_BYTES), place=str(path))
     if data is None:
         raise UserError(f"{path}: empty; expected a YAML file with keys (see experiments/train/Ocean.yaml)")
     return data

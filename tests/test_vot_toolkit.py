@@ -153,7 +153,7 @@ def test_the_workspace_names_stack_tracker_and_settings(tmp_path: Path, capsys: 
     tracker = registry["Ocean"]
     assert (tracker["protocol"], tracker["label"], tracker["timeout"]) == ("trax", "Ocean", "300")
     assert shlex.split(tracker["command"]) == [
-        sys.executable, str(ROOT / "tracking" / "vot_ocean.py"), "--align=True", "--device=cpu",
+        sys.executable, str(ROOT / "lib" / "__main__.py"), "vot", "--align=True", "--device=cpu",
         f"--resume={tmp_path / '100% best.pth'}", "--dataset=VOT2018"]
 
 

@@ -13,7 +13,6 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,6 +23,7 @@ from lib.cli import as_argv
 from lib.distributed import available_cpus, check_gpus, die_with_parent, under_torchrun
 from lib.errors import EXIT_USER_ERROR, UserError
 from lib.eval_toolkit.protocols import check_scored_here, default_convention
+from lib.files import MAIN
 from lib.log import RunLog
 from lib.options import SweepOptions
 from lib.testing.batched import Job, Watcher
@@ -35,7 +35,6 @@ from lib.testing.sweep_scores import Scoreboard
 
 GPU_BATCH = 16  # sequences that advance together on a GPU: enough to keep it busy, few enough for its memory
 GPU_TOGETHER = 4  # checkpoints that share decoded images on a GPU
-SCRIPT = Path(__file__).resolve().parents[2] / "tracking" / "test_epochs.py"
 GRACE = 10.0  # seconds between asking a worker to end and killing it
 POLL = 1.0  # seconds between two looks at what the other workers do
 _log = logging.getLogger(__name__)
@@ -201,7 +200,7 @@ def run_workers(options: SweepOptions, devices: Sequence[str], *, tick: Callable
     environment.setdefault("OMP_NUM_THREADS", str(max(1, len(available_cpus()) // len(devices))))
     # Threads that spin while they wait take the cores from other workers: measured 8 times slower on a busy machine.
     environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    commands = [[sys.executable, str(SCRIPT), *as_argv(replace(options, worker=True, device=device))]
+    commands = [[sys.executable, str(MAIN), "sweep", *as_argv(replace(options, worker=True, device=device))]
                 for device in devices]
     workers = {index: subprocess.Popen(command, env=environment) for index, command in enumerate(commands)}
     _log.info("%d workers: %s", len(workers),

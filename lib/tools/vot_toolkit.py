@@ -29,7 +29,7 @@ from lib.checkpoint import find_weights, where_else
 from lib.cli import as_argv
 from lib.crops import Image
 from lib.errors import UserError, did_you_mean
-from lib.files import atomic_write, read_text, read_yaml
+from lib.files import MAIN, atomic_write, read_text, read_yaml
 from lib.images import read_image
 from lib.log import RunLog
 from lib.options import TrackerOptions, VotTrackerOptions, VotWorkspaceOptions
@@ -39,7 +39,6 @@ from lib.tracker import Tracker, TrackState, begin
 from lib.tracker.scoring import NonFiniteOutput
 
 INSTALL = "pip install -e '.[vot]' (or vot-trax alone, when the toolkit has an environment of its own)"
-SCRIPT = Path(__file__).resolve().parents[2] / "tracking" / "vot_ocean.py"
 TIMEOUT = 300  # seconds the toolkit waits for an answer; the first one waits for the checkpoint to load
 DUMMY_FRAMES = 50
 _log = logging.getLogger(__name__)
@@ -199,7 +198,7 @@ def command_line(options: VotWorkspaceOptions) -> str:
     """Return the line that starts the tracker from any folder, with this Python."""
     shared = {key.name: getattr(options, key.name) for key in fields(TrackerOptions)}
     tracker = VotTrackerOptions(**shared, dataset=dataset_of(options.stack))
-    return shlex.join([sys.executable, str(SCRIPT), *as_argv(tracker)])
+    return shlex.join([sys.executable, str(MAIN), "vot", *as_argv(tracker)])
 
 
 def _sequences(options: VotWorkspaceOptions) -> Path | None:
