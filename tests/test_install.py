@@ -78,6 +78,15 @@ print(*(file for package, _, _, files in build.data_files if package == "lib.exp
     assert set(done.stdout.split()) == {path.relative_to(place).as_posix() for path in place.rglob("[!.]*.*")}
 
 
+def test_the_container_is_what_the_first_page_installs() -> None:
+    readme, recipe = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "Dockerfile"))
+    (install,) = re.findall(r"^RUN cd /oceankit && (.*)$", recipe, re.MULTILINE)
+    first, second = readme.partition("<!-- install commands -->")[2].splitlines()[2:4]
+    assert install == first
+    (entry,) = re.findall(r'^ENTRYPOINT \["(\w+)"\]$', recipe, re.MULTILINE)
+    assert second.startswith(f"{entry} track ")
+
+
 # Weights from an address
 
 
