@@ -259,7 +259,6 @@ class Sweep:
                 self._candidates[entry] = self._load(entry)
         return [self._candidates[entry] for entry in group]
 
-
     def _load(self, entry: Entry) -> Candidate:
         path, options = (self.options.resume, replace(self.options, arch=entry.tracker)) if entry.tracker else (
             entry.path, self.options)
