@@ -149,8 +149,11 @@ def test_a_tracker_stands_beside_the_checkpoints_in_table_and_page(tmp_path, mon
     assert list(rows()) == ["Ocean_checkpoint_e1", "OfGot10k", "Square"]
     assert rows()["OfGot10k"] == rows()["Square"]
     (tmp_path / "own.py").write_text((tmp_path / "own.py").read_text() + "# changed", encoding="utf-8")
-    assert commands.call("sweep", [*shared, "--tracker", "own.py:Square", "--html", "False"]) == 0
-    assert "Square: holds results of checkpoint own.py" in capsys.readouterr().err
+    again = [*shared, "--tracker", "own.py:Square", "--html", "False"]
+    with pytest.raises(UserError, match=r"Square: holds results of checkpoint own\.py .*; --fresh replaces"):
+        commands.call("sweep", again)
+    assert commands.call("sweep", [*again, "--fresh"]) == 0
+    assert "2 result(s) removed, to be done again" in capsys.readouterr().err
     for words, said in ((["--resume", "own.py"], "--resume is the model of --tracker here"),
                         (["--tracker", "own.py:Sqare"], "did you mean Square"), (["--tracker", "own"], "FILE.py:NAME")):
         with pytest.raises(UserError, match=said):

@@ -106,7 +106,7 @@ def _maker_in(file: Path, name: str) -> Callable[..., Any]:
     if not file.is_file():
         raise UserError(f"--tracker {file}:{name}: no Python file {file}; expected FILE.py:NAME or opencv:NAME")
     sys.path.insert(0, str(file.resolve().parent))
-    spec = importlib.util.spec_from_file_location(f"tracker_{file.stem}", file)
+    spec = importlib.util.spec_from_file_location(f"tracker_{file.stem}", file.resolve())
     assert spec is not None
     assert spec.loader is not None
     module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)

@@ -126,13 +126,15 @@ class Sweep:
         entries = [*find_entries(self.options), *self._foreign]
         new = {entry: record for entry in entries if entry not in self._folders
                if (record := self._record_of(entry)) is not None}
-        if new:
-            self._check_trainings({**new, **{entry: self._folders[entry].record for entry in entries
-                                             if entry in self._folders}})
+        records = {**new, **{entry: self._folders[entry].record for entry in entries if entry in self._folders}}
+        if new and (ours := {entry: record for entry, record in records.items() if not entry.tracker}):
+            self._check_trainings(ours)
         for entry, record in new.items():
             folder = self._folders[entry] = ResultFolder(self.root / entry.name, record)
-            # What the same training's checkpoint, written again, or other settings or data change is done again.
-            if thrown_away := folder.open(replace=True, replace_unknown=self.options.fresh):
+            # What the same training's checkpoint, written again, or other settings or data change is done again; of a
+            # tracker that is not ours nobody knows whether it is the same one, changed.
+            if thrown_away := folder.open(replace=self.options.fresh or not entry.tracker,
+                                          replace_unknown=self.options.fresh):
                 _log.warning("%s, to be done again", thrown_away)
             if outdated := folder.outdated(self.sequences):
                 _log.warning("%s", outdated)
@@ -157,13 +159,13 @@ class Sweep:
     def _check_trainings(self, records: Mapping[Entry, RunRecord]) -> None:
         """Raise UserError for results of another training in these folders, or in those of other epochs of the name."""
         own = {entry.name: record for entry, record in records.items()}
-        ours = [record for entry, record in records.items() if not entry.tracker]
-        if others := [record for record in ours[1:] if not _same_training(ours[0].as_json(), record)]:
-            _log.warning("one table of several trainings, as asked for: %s and %s", ours[0].checkpoint,
+        first, *rest = own.values()
+        if others := [record for record in rest if not _same_training(first.as_json(), record)]:
+            _log.warning("one table of several trainings, as asked for: %s and %s", first.checkpoint,
                          others[0].checkpoint)
         epochs = self.root.glob(f"{prefix_of(self.options)}_checkpoint_e*") if any(e.epoch for e in records) else ()
         for folder in sorted({*epochs, *(self.root / name for name in own)}):
-            mine = [own[folder.name]] if folder.name in own else ours
+            mine = [own[folder.name]] if folder.name in own else list(own.values())
             there = None if self.options.fresh and folder.name in own else read_run(folder)
             if there is not None and not any(_same_training(there, record) for record in mine):
                 ways = "; --fresh replaces these" if folder.name in own else ""
