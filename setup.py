@@ -1,4 +1,4 @@
-"""Package `lib` for `pip install -e .`; nothing is compiled."""
+"""Package `lib` and command `oceankit` for `pip install .`, or `-e .`; nothing is compiled."""
 
 from pathlib import Path
 
@@ -20,8 +20,13 @@ setup(
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="MIT",
-    packages=find_packages(include=["lib", "lib.*"]),
-    package_data={"lib.benchmarks": ["facts.ini"], "lib.eval_toolkit": ["assets/*"]},
+    # The import name is lib. A wheel holds experiments/ as lib/experiments: lib.files looks in both places.
+    packages=[*find_packages(include=["lib", "lib.*"]), "lib.experiments"],
+    package_dir={"lib.experiments": "experiments"},
+    package_data={"lib.benchmarks": ["facts.ini"], "lib.eval_toolkit": ["assets/*"],
+                  "lib.experiments": ["**/*.yaml", "weights/*"]},
+    py_modules=["oceankit"],
+    entry_points={"console_scripts": ["oceankit = oceankit:main"]},
     python_requires=">=3.10",
     install_requires=[line for line in LINES if line and not line.startswith("#")],
     extras_require={

@@ -16,6 +16,7 @@ from lib import commands
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "README.zh.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 PROGRAMS = {command.prog.removeprefix("python "): name for name, command in commands.COMMANDS.items()}
+PROGRAMS |= {f"oceankit {name}": name for name in commands.COMMANDS}
 PROGRAM = re.compile("|".join(re.escape(prog) for prog in sorted(PROGRAMS, key=len, reverse=True)))
 PLACEHOLDER = re.compile(r"\b(KEYS|KEY=VALUE)\b")
 
@@ -30,7 +31,7 @@ def shown(page: Path) -> Iterator[tuple[str, str]]:
     quoted = re.findall(r"`([^`\n]*)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
     for line in [*re.split(r"\n|&&", blocks), *quoted]:
         found = PROGRAM.search(line)
-        if found and re.search("python|torchrun|-m ", line[:found.start() + 3]):
+        if found and re.search("python|torchrun|-m |oceankit ", line[:found.start() + 9]):
             yield PROGRAMS[found[0]], line[found.end():].strip()
 
 

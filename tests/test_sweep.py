@@ -519,7 +519,7 @@ def test_workers_that_fail_stop_or_leave_the_rest_their_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     script = tmp_path / "worker.py"
-    monkeypatch.setattr(launch, "SCRIPT", script)
+    monkeypatch.setattr(launch, "MAIN", script)
     # The device is here what the worker does.
     script.write_text("import os, sys, time\nact = next(w[9:] for w in sys.argv if w.startswith('--device='))\n"
                       "os.kill(os.getpid(), 9) if act == 'die' else time.sleep(60) if act == 'sleep' else None\n"

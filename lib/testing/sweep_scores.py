@@ -178,6 +178,7 @@ class Scoreboard:
             "remarks": self.remarks(),
             "checkpoints": [{
                 "name": s.entry.name, "epoch": s.entry.epoch, "path": str(s.entry.path), "sha256": s.sha256,
+                "tracker": s.entry.tracker,
                 "tuned_on": s.summary.tuned_on,
                 **{name: None if math.isnan(value) else value for name, value in s.summary.headline.items()},
                 "frames_per_second": s.frames_per_second,

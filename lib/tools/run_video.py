@@ -15,20 +15,20 @@ import numpy as np
 from tqdm import tqdm
 
 from lib.boxes import Boxes
-from lib.checkpoint import params_beside
 from lib.crops import Image
 from lib.errors import UserError
 from lib.files import atomic_write, check_output
 from lib.log import RunLog
 from lib.options import VideoOptions
-from lib.testing.opening import open_tracker
+from lib.testing.opening import resolved
+from lib.testing.run import open_with_params
 from lib.testing.video import BoxVideo, Colour
 from lib.tools.video_source import Source, open_source, select_box
 from lib.tools.vot_toolkit import Objects
-from lib.tracker.ocean import OceanTracker
-from lib.tracker.params import load_tracker_params
+from lib.tracker import Tracker
 from lib.tracker.scoring import NonFiniteOutput
 
+DEFAULT = Path("OceanSmall")  # what is followed with where nothing is named: it needs no further package
 RED: Colour = (60, 60, 255)  # a target that is lost, where it is the only one
 SMOOTHING = 0.1  # weight of the newest frame in the shown speed
 _WINDOW = "OceanKit"
@@ -37,6 +37,7 @@ _log = logging.getLogger(__name__)
 
 def main(options: VideoOptions) -> int:
     """Follow the targets that the options name; return 0. Raises UserError."""
+    options = resolved(options if options.resume or options.tracker else replace(options, resume=DEFAULT))
     with RunLog(main=True):
         source = open_source(options.source)  # first what is known to be wrong at once, then the model
         try:
@@ -46,10 +47,7 @@ def main(options: VideoOptions) -> int:
                 for text in options.init:
                     parse_box(text, first)
                 source = replace(source, frames=chain([first], source.frames))
-            settings = options.params or params_beside(options.resume)
-            params = load_tracker_params(settings, online=options.online)
-            tracker = open_tracker(options.arch, options.resume, params, align=options.align, online=options.online,
-                                   device=options.device, amp=options.amp)
+            tracker, _, _ = open_with_params(options, options.resume, "")
             run(options, tracker, source, folder)
         finally:
             source.close()
@@ -167,7 +165,7 @@ class Session:
         return blue, green, red
 
 
-def run(options: VideoOptions, tracker: OceanTracker, source: Source, folder: Path) -> None:
+def run(options: VideoOptions, tracker: Tracker, source: Source, folder: Path) -> None:
     """Follow the targets to the source's end, to Ctrl-C or to a pressed q; write the video and the result files."""
     if options.show:
         _open_window()

@@ -23,6 +23,7 @@ from lib.config import Config, PretrainConfig
 from lib.config_file import load_config
 from lib.distributed import EXIT_STOPPED, StopRequest, World, on_main
 from lib.errors import EXIT_USER_ERROR, UserError
+from lib.files import MAIN
 from lib.log import RunLog, check_logger, new_run_folder, old_run_folder
 from lib.models.pretrained import TORCHVISION, Pixels
 from lib.models.timm_trunk import fetch_weights
@@ -78,7 +79,7 @@ def _run(options: TrainOptions, task: type[Tracking] | type[Classification], kin
             distributed.check_gpus(gpus, place=place, several="--nproc N")
         processes = options.nproc or (len(gpus) if options.gpus is not None else 1)
         if processes > 1:
-            return distributed.launch(task.script, as_argv(options), processes=processes,
+            return distributed.launch(MAIN, [task.command, *as_argv(options)], processes=processes,
                                       max_restarts=options.max_restarts)
     world = distributed.join(gpus, place=place)
     code = train(cfg, world, task)

@@ -8,7 +8,6 @@ from __future__ import annotations
 import importlib
 import logging
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -34,7 +33,6 @@ from lib.models.pretrained import OURS
 
 log = logging.getLogger(__name__)
 
-ROOT = Path(__file__).resolve().parents[2]
 PICTURED = 4  # pairs in the picture of an epoch
 ToFloat = Callable[[Tensor], Tensor]  # uint8 crops to the network's input
 
@@ -69,7 +67,7 @@ class Task(Protocol):
 class Tracking:
     """The tracker: pairs of crops to boxes and scores."""
 
-    unit, script, frozen_start = "pairs", ROOT / "tracking" / "train_ocean.py", True
+    unit, command, frozen_start = "pairs", "train", True
 
     def __init__(self, cfg: Config, dataset: Any = None) -> None:
         self.cfg, self.dataset = cfg, build_dataset(cfg) if dataset is None else dataset
@@ -135,7 +133,7 @@ class OnlineTracking(Tracking):
 class Classification:
     """A classifier of the tracker's parts: pictures to classes. Mixing of pictures is timm's."""
 
-    unit, script, frozen_start = "pictures", ROOT / "tracking" / "pretrain.py", False
+    unit, command, frozen_start = "pictures", "pretrain", False
 
     def __init__(self, cfg: Any) -> None:
         self.cfg: PretrainConfig = cfg
