@@ -206,7 +206,8 @@ def training(sizes: Sizes, *, name: str, batch: int, amp: str = "auto", compiled
     with tempfile.TemporaryDirectory(dir=sizes.folder) as folder:
         data = f"{{PATH: {sizes.data}/crop511, ANNOTATION: {sizes.data}/train.json, RANGE: 5, USE: 100000}}"
         keys = [f"TRAIN.BATCH={batch}", f"TRAIN.AMP={amp}", f"TRAIN.CHANNELS_LAST={amp != 'none'}",
-                "TRAIN.UNFIX_EPOCH=0", "TRAIN.WHICH_USE=[CROPS]", f"DATASET.CROPS={data}", f"WORKERS={len(available_cpus())}"]
+                "TRAIN.UNFIX_EPOCH=0", "TRAIN.WHICH_USE=[CROPS]", f"DATASET.CROPS={data}", 
+                f"WORKERS={len(available_cpus())}"]
         if sizes.model:
             kind = "ViT_small" if "ViT" in name else "ResNetSmall" + name.removeprefix("Ocean").replace("_align", "")
             options = {"dim": 16, "depth": 3, "heads": 2} if "ViT" in name else sizes.model["backbone_options"]
