@@ -92,7 +92,7 @@ class TrainConfig(_Section):
     CHANNELS: PositiveInt = 256
     TOWERNUM: PositiveInt = 4
     BOX_BIAS: Annotated[float, Field(ge=-5, le=6)] = 1.0
-    OPTIMIZER: Literal["SGD", "AdamW"] = "SGD"
+    OPTIMIZER: Annotated[str, Field(pattern=r"^(SGD|AdamW|timm:\w+)$")] = "SGD"
     FROZEN_BN_EVAL: bool = True
     AMP: Literal["none", "auto", "bf16", "fp16"] = "none"
     CHANNELS_LAST: bool = False
