@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import html
 import importlib.util
 import itertools
 import logging
 import os
 import sys
-import time
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from logging.handlers import MemoryHandler
@@ -135,7 +135,7 @@ class Board:
 
     def compare_by(self, settings: Mapping[str, int | float | str | bool]) -> None:
         """Write what sets runs apart in the logger's table of runs."""
-        self._call("settings", settings)
+        self._call("compare_by", settings)
 
     def picture(self, name: str, image_rgb: NDArray[np.uint8], step: int) -> None:
         self._call("picture", name, image_rgb, step)
@@ -157,7 +157,7 @@ class Board:
 
 
 class TensorBoard:
-    """Events in the run's folder."""
+    """Events in the run's folder; the calls are `Board`'s."""
 
     def __init__(self, folder: Path, first_step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter  # slow to import, and only rank 0 needs it
@@ -167,19 +167,16 @@ class TensorBoard:
         self.flush, self.close = self.writer.flush, self.writer.close
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
-        """See `Board`."""
         for name, value in values.items():
             self.writer.add_scalar(name, value, step)
 
     def text(self, name: str, text: str, step: int) -> None:
-        """See `Board`."""
         self.writer.add_text(name, "    " + text.replace("\n", "\n    "), step)
 
     def picture(self, name: str, image_rgb: NDArray[np.uint8], step: int) -> None:
-        """See `Board`."""
         self.writer.add_image(name, image_rgb, step, dataformats="HWC")
 
-    def settings(self, values: Mapping[str, Any]) -> None:
+    def compare_by(self, settings: Mapping[str, Any]) -> None:
         """Write what the HParams tab sets runs apart by, and the layout of the custom scalars tab.
 
         Which scores the HParams tab shows is left to TensorBoard, which takes every scalar of the run: those of a test
@@ -188,7 +185,7 @@ class TensorBoard:
         from torch.utils.tensorboard.summary import hparams
 
         events: Any = self.writer.file_writer
-        for summary in hparams(dict(values), {})[1:]:
+        for summary in hparams(dict(settings), {})[1:]:
             events.add_summary(summary)
         self.writer.add_custom_scalars({
             "training": {"losses": ["Multiline", ["loss/.*"]], "rates": ["Multiline", ["rate/.*"]],
@@ -217,22 +214,17 @@ class Wandb:
         self.run.define_metric("*", step_metric="step")
         self.close = self.run.finish
 
-    def scalars(self, values: Mapping[str, float], step: int) -> None:
-        """See `Board`."""
+    def scalars(self, values: Mapping[str, Any], step: int) -> None:
         self.run.log({**values, "step": step})
 
     def text(self, name: str, text: str, step: int) -> None:
-        """See `Board`."""
-        self.run.log({name: self.wandb.Html(text.replace("&", "&amp;").replace("<", "&lt;").join(("<pre>", "</pre>"))),
-                      "step": step})
+        self.scalars({name: self.wandb.Html(f"<pre>{html.escape(text)}</pre>")}, step)
 
     def picture(self, name: str, image_rgb: NDArray[np.uint8], step: int) -> None:
-        """See `Board`."""
-        self.run.log({name: self.wandb.Image(image_rgb), "step": step})
+        self.scalars({name: self.wandb.Image(image_rgb)}, step)
 
-    def settings(self, values: Mapping[str, Any]) -> None:
-        """See `Board.compare_by`."""
-        self.run.config.update(dict(values), allow_val_change=True)
+    def compare_by(self, settings: Mapping[str, Any]) -> None:
+        self.run.config.update(dict(settings), allow_val_change=True)
 
     def flush(self) -> None:
         """Do nothing: a process of its own writes."""
@@ -258,33 +250,26 @@ class Mlflow:
             raise UserError(f"LOGGER: mlflow at {uri}: {error!s:.200}; check MLFLOW_TRACKING_URI") from error
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
-        """See `Board`."""
-        from mlflow.entities import Metric
-
-        now = int(1000 * time.time())
-        self.client.log_batch(self.run, [Metric(name, value, now, step) for name, value in values.items()])
+        for name, value in values.items():
+            self.client.log_metric(self.run, name, value, step=step)
 
     def text(self, name: str, text: str, step: int) -> None:
-        """See `Board`."""
         self.client.log_text(self.run, text, f"{name}_{step}.txt")
 
     def picture(self, name: str, image_rgb: NDArray[np.uint8], step: int) -> None:
-        """See `Board`."""
         file = self.folder / f"{name}_{step:08d}.png"
         cv2.imwrite(str(file), image_rgb[:, :, ::-1])
         self.client.log_artifact(self.run, str(file), name)
         file.unlink()
 
-    def settings(self, values: Mapping[str, Any]) -> None:
-        """See `Board.compare_by`; as tags, which a run that goes on may change."""
-        for name, value in values.items():
-            self.client.set_tag(self.run, name, value)
+    def compare_by(self, settings: Mapping[str, Any]) -> None:
+        for name, value in settings.items():
+            self.client.set_tag(self.run, name, value)  # a parameter could not change when the run goes on
 
     def flush(self) -> None:
         """Do nothing: every call is written at once."""
 
     def close(self) -> None:
-        """End the run."""
         self.client.set_terminated(self.run)
 
 

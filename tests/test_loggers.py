@@ -69,7 +69,7 @@ def test_a_run_of_wandb_is_named_as_its_folder_and_ends(tmp_path: Path, monkeypa
     begin, text, settings, scalars, picture, end = fake.calls
     assert (begin["project"], begin["name"], begin["id"], begin["resume"]) == (
         "Ocean", "Ocean_2026-01-01-00-00", "Ocean_2026-01-01-00-00", "allow")
-    assert text == {"config": "<pre>OCEAN:\n  BATCH: &lt;8></pre>", "step": 5}
+    assert text == {"config": "<pre>OCEAN:\n  BATCH: &lt;8&gt;</pre>", "step": 5}
     assert settings["pairs per step"] == 13
     assert scalars == {"loss/total": 0.5, "rate/head": 0.01, "step": 15}
     assert picture["pairs"].shape == (4, 6, 3)
@@ -102,7 +102,7 @@ def test_wandb_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     told = file.read_bytes()
     assert [text for text in (b"loss/total", b"pairs per step", folder.name.encode()) if text not in told] == []
     html, = folder.glob("wandb/offline-run-*/files/media/html/*.html")
-    assert "BATCH: &lt;8>" in html.read_text()
+    assert "BATCH: &lt;8&gt;" in html.read_text()
 
 
 def test_mlflow_in_its_file_store_and_on_a_resume(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
