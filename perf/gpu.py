@@ -28,14 +28,14 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import gpu_rows as rows
 import torch
 
 from lib.tools.measure import commit, load, machine
 
+ROOT = Path(__file__).resolve().parents[1]
 WHOLE = 530.0  # seconds of all rows on a GPU
 PATIENCE = 600.0  # seconds of a row where the CPU stands in, which is asked whether it runs, not how fast
 

@@ -25,8 +25,7 @@ import yaml
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from sweep import STEADY, lockstep, reference_style, write_sequences
 
@@ -49,6 +48,7 @@ from lib.training.checkpoints import Progress
 from lib.training.tasks import Tracking
 from lib.training.trainer import Trainer
 
+ROOT = Path(__file__).resolve().parents[1]
 Found = Mapping[str, Any]
 SLIM: dict[str, Any] = {"backbone": "ResNetSmall", "channels": 16, "towernum": 1,
                         "backbone_options": {"width": 4, "layers": [1, 1, 2], "expansion": 1}}
@@ -206,7 +206,8 @@ def training(sizes: Sizes, *, name: str, batch: int, amp: str = "auto", compiled
     with tempfile.TemporaryDirectory(dir=sizes.folder) as folder:
         data = f"{{PATH: {sizes.data}/crop511, ANNOTATION: {sizes.data}/train.json, RANGE: 5, USE: 100000}}"
         keys = [f"TRAIN.BATCH={batch}", f"TRAIN.AMP={amp}", f"TRAIN.CHANNELS_LAST={amp != 'none'}",
-                "TRAIN.UNFIX_EPOCH=0", "TRAIN.WHICH_USE=[CROPS]", f"DATASET.CROPS={data}", f"WORKERS={len(available_cpus())}"]
+                "TRAIN.UNFIX_EPOCH=0", "TRAIN.WHICH_USE=[CROPS]", f"DATASET.CROPS={data}",
+                f"WORKERS={len(available_cpus())}"]
         if sizes.model:
             kind = "ViT_small" if "ViT" in name else "ResNetSmall" + name.removeprefix("Ocean").replace("_align", "")
             options = {"dim": 16, "depth": 3, "heads": 2} if "ViT" in name else sizes.model["backbone_options"]
@@ -336,7 +337,8 @@ def gradients(sizes: Sizes, part: slice, *, wrap: Callable[[nn.Module], nn.Modul
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     model = calibrate_bn(build_model(**SLIM)).to(sizes.device)
     z, x = (torch.rand(4, 3, side, side, generator=torch.Generator().manual_seed(side)) * 255 for side in (127, 255))
-    output = wrap(model)(z[part].to(sizes.device), x[part].to(sizes.device))
+    wrapped = wrap(model)  # must outlive the backward pass, which is when it averages
+    output = wrapped(z[part].to(sizes.device), x[part].to(sizes.device))
     (output.cls.mean() + output.ltrb.log().mean()).backward()
     return [p.grad.detach().cpu() for p in model.parameters() if p.grad is not None]
 
