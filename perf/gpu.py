@@ -33,6 +33,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 import gpu_rows as rows
 import torch
 
+from lib.distributed import die_with_parent
 from lib.tools.measure import commit, load, machine
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -72,6 +73,7 @@ def all_rows() -> dict[str, Row]:
 def in_child(name: str, sizes: rows.Sizes, answer: Any) -> None:
     """Find out what a row asks, in a process of its own, and send it; what others print goes to standard error."""
     os.setsid()
+    die_with_parent(signal.SIGKILL)
     os.dup2(2, 1)
     torch.backends.cudnn.benchmark = True
     try:

@@ -33,7 +33,8 @@ from lib import commands
 from lib.checkpoint import load_model
 from lib.config_file import load_config
 from lib.datasets.stores import crop_name
-from lib.distributed import World, available_cpus, join, leave
+from lib.distributed import World, available_cpus, die_with_parent, join, leave
+from lib.errors import UserError
 from lib.images import read_image
 from lib.models.models import build_model
 from lib.models.ocean import Ocean_
@@ -122,7 +123,10 @@ def conformance(sizes: Sizes, *, tf32: bool = False, batch: int = 1, onnx: bool 
     jobs, params = sizes.jobs(max(batch, 2)), TrackerParams()
     reference = follow(OceanTracker(copy.deepcopy(model), params), jobs, batch=1)
     if onnx:
-        model = as_onnx(model, sizes)
+        try:
+            model = as_onnx(model, sizes)
+        except UserError as error:  # a package or its part for the GPU is not there
+            return {"skipped": str(error)}
         options = {"device": "cpu"}  # ONNX Runtime moves the arrays itself
     tracker = OceanTracker(model, params, **{"device": sizes.device, **options})
     if compiled:
@@ -288,6 +292,7 @@ def one_life(folder: Path, stop: int) -> int:
 
 
 def _train(arguments: list[str]) -> None:
+    die_with_parent(signal.SIGKILL)
     os.dup2(2, 1)
     sys.exit(commands.call("train", arguments))
 
@@ -325,6 +330,7 @@ def two_ranks(sizes: Sizes) -> Found:
 
 
 def _rank(sizes: Sizes, rank: int, folder: str) -> None:
+    die_with_parent(signal.SIGKILL)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     own = gradients(sizes, slice(2 * rank, 2 * rank + 2), wrap=DistributedDataParallel)
     torch.save(own, f"{folder}/{rank}.pth")
