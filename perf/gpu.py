@@ -28,14 +28,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import gpu_rows as rows
 import torch
 
+from lib.distributed import die_with_parent
 from lib.tools.measure import commit, load, machine
 
+ROOT = Path(__file__).resolve().parents[1]
 WHOLE = 530.0  # seconds of all rows on a GPU
 PATIENCE = 600.0  # seconds of a row where the CPU stands in, which is asked whether it runs, not how fast
 
@@ -72,6 +73,7 @@ def all_rows() -> dict[str, Row]:
 def in_child(name: str, sizes: rows.Sizes, answer: Any) -> None:
     """Find out what a row asks, in a process of its own, and send it; what others print goes to standard error."""
     os.setsid()
+    die_with_parent(signal.SIGKILL)
     os.dup2(2, 1)
     torch.backends.cudnn.benchmark = True
     try:

@@ -25,8 +25,7 @@ import yaml
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from sweep import STEADY, lockstep, reference_style, write_sequences
 
@@ -34,7 +33,8 @@ from lib import commands
 from lib.checkpoint import load_model
 from lib.config_file import load_config
 from lib.datasets.stores import crop_name
-from lib.distributed import World, available_cpus, join, leave
+from lib.distributed import World, available_cpus, die_with_parent, join, leave
+from lib.errors import UserError
 from lib.images import read_image
 from lib.models.models import build_model
 from lib.models.ocean import Ocean_
@@ -49,6 +49,7 @@ from lib.training.checkpoints import Progress
 from lib.training.tasks import Tracking
 from lib.training.trainer import Trainer
 
+ROOT = Path(__file__).resolve().parents[1]
 Found = Mapping[str, Any]
 SLIM: dict[str, Any] = {"backbone": "ResNetSmall", "channels": 16, "towernum": 1,
                         "backbone_options": {"width": 4, "layers": [1, 1, 2], "expansion": 1}}
@@ -122,7 +123,10 @@ def conformance(sizes: Sizes, *, tf32: bool = False, batch: int = 1, onnx: bool 
     jobs, params = sizes.jobs(max(batch, 2)), TrackerParams()
     reference = follow(OceanTracker(copy.deepcopy(model), params), jobs, batch=1)
     if onnx:
-        model = as_onnx(model, sizes)
+        try:
+            model = as_onnx(model, sizes)
+        except UserError as error:  # a package or its part for the GPU is not there
+            return {"skipped": str(error)}
         options = {"device": "cpu"}  # ONNX Runtime moves the arrays itself
     tracker = OceanTracker(model, params, **{"device": sizes.device, **options})
     if compiled:
@@ -206,7 +210,7 @@ def training(sizes: Sizes, *, name: str, batch: int, amp: str = "auto", compiled
     with tempfile.TemporaryDirectory(dir=sizes.folder) as folder:
         data = f"{{PATH: {sizes.data}/crop511, ANNOTATION: {sizes.data}/train.json, RANGE: 5, USE: 100000}}"
         keys = [f"TRAIN.BATCH={batch}", f"TRAIN.AMP={amp}", f"TRAIN.CHANNELS_LAST={amp != 'none'}",
-                "TRAIN.UNFIX_EPOCH=0", "TRAIN.WHICH_USE=[CROPS]", f"DATASET.CROPS={data}", 
+                "TRAIN.UNFIX_EPOCH=0", "TRAIN.WHICH_USE=[CROPS]", f"DATASET.CROPS={data}",
                 f"WORKERS={len(available_cpus())}"]
         if sizes.model:
             kind = "ViT_small" if "ViT" in name else "ResNetSmall" + name.removeprefix("Ocean").replace("_align", "")
@@ -288,6 +292,7 @@ def one_life(folder: Path, stop: int) -> int:
 
 
 def _train(arguments: list[str]) -> None:
+    die_with_parent(signal.SIGKILL)
     os.dup2(2, 1)
     sys.exit(commands.call("train", arguments))
 
@@ -325,6 +330,7 @@ def two_ranks(sizes: Sizes) -> Found:
 
 
 def _rank(sizes: Sizes, rank: int, folder: str) -> None:
+    die_with_parent(signal.SIGKILL)
     dist.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
     own = gradients(sizes, slice(2 * rank, 2 * rank + 2), wrap=DistributedDataParallel)
     torch.save(own, f"{folder}/{rank}.pth")
@@ -337,7 +343,8 @@ def gradients(sizes: Sizes, part: slice, *, wrap: Callable[[nn.Module], nn.Modul
     torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = False
     model = calibrate_bn(build_model(**SLIM)).to(sizes.device)
     z, x = (torch.rand(4, 3, side, side, generator=torch.Generator().manual_seed(side)) * 255 for side in (127, 255))
-    output = wrap(model)(z[part].to(sizes.device), x[part].to(sizes.device))
+    wrapped = wrap(model)  # must outlive the backward pass, which is when it averages
+    output = wrapped(z[part].to(sizes.device), x[part].to(sizes.device))
     (output.cls.mean() + output.ltrb.log().mean()).backward()
     return [p.grad.detach().cpu() for p in model.parameters() if p.grad is not None]
 

@@ -224,7 +224,7 @@ def _open_run(cfg: Config, run_log: RunLog, checkpoint: dict[str, Any] | None) -
 def _set_determinism(cfg: Config) -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # must be set before CUDA's first matrix product
     torch.use_deterministic_algorithms(cfg.TRAIN.DETERMINISTIC)
-    torch.set_flush_denormal(True)  # numbers near 0, as settled attention makes them, take a CPU up to four times as long
+    torch.set_flush_denormal(True)  # such numbers, which settled attention makes, slow a CPU fourfold
     torch.backends.cudnn.benchmark = not cfg.TRAIN.DETERMINISTIC
     torch.autograd.set_detect_anomaly(cfg.TRAIN.DETECT_ANOMALY)
 
