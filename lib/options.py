@@ -193,7 +193,7 @@ class VideoOptions(TrackerOptions):
     init: tuple[str, ...] = flag("target's box in the first frame, px from the upper left corner; several follow "
                                  "several targets; default: draw it", (), metavar="x,y,w,h")
     resume: Path | None = flag(f"{_CHECKPOINT}, the default without --tracker", None)
-    lost: float = flag("below this score the target is lost", 0.3, metavar="SCORE", least=0, most=1)
+    lost: float = flag("below this presence the target is lost", 0.5, metavar="PRESENCE", least=0, most=1)
     out: Path | None = flag("folder of video and result file; default: result/video/<name>", None)
     save_video: bool = flag("False: only the result file", True)
     show: bool = flag("also show it; q ends", False)

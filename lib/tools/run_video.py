@@ -30,6 +30,7 @@ from lib.tracker.scoring import NonFiniteOutput
 
 DEFAULT = Path("OceanSmall")  # what is followed with where nothing is named: it needs no further package
 RED: Colour = (60, 60, 255)  # a target that is lost, where it is the only one
+SHOWN_FOUND = 15  # frames for which a target is called found again
 SMOOTHING = 0.1  # weight of the newest frame in the shown speed
 _WINDOW = "OceanKit"
 _log = logging.getLogger(__name__)
@@ -92,22 +93,28 @@ class Trail:
     rows: list[str] = field(default_factory=list)
     lost: bool = False
     times_lost: int = 0  # frames in which it was lost
+    found: int = 0  # frame in which it was found again
+    said: str = "held"  # or unsure, lost, found again
 
-    def add(self, box_xywh: Boxes, score: float) -> None:
+    def add(self, box_xywh: Boxes, score: float, presence: float) -> None:
         """Note a frame, and say when the target was lost or found again."""
-        lost = score < self.lost_below
+        lost, frame = presence < self.lost_below, len(self.rows) + 1
         if lost != self.lost:
-            _log.info("%s frame %d: %s (score %.2f)", self.path.stem, len(self.rows) + 1,
-                      "lost" if lost else "found again", score)
+            _log.info("%s frame %d: %s (presence %.2f, score %.2f)", self.path.stem, frame,
+                      "lost" if lost else "found again", presence, score)
+        self.found = frame if self.lost and not lost else self.found
         self.lost = lost
         self.times_lost += lost
+        again = self.found and frame < self.found + SHOWN_FOUND
+        unsure = presence < (1 + self.lost_below) / 2
+        self.said = "LOST" if lost else "found again" if again else "unsure" if unsure else "held"
         x, y, w, h = box_xywh.tolist()
-        self.rows.append(f"{len(self.rows) + 1},{x:.2f},{y:.2f},{w:.2f},{h:.2f},{score:.4f},{int(lost)}\n")
+        self.rows.append(f"{frame},{x:.2f},{y:.2f},{w:.2f},{h:.2f},{score:.4f},{presence:.4f},{int(lost)}\n")
 
     def save(self) -> None:
-        """Write the result file: boxes in px from the upper left corner (0), score 0..1, lost 0 or 1."""
+        """Write the result file: boxes in px from the upper left corner (0), score and presence 0..1, lost 0 or 1."""
         with atomic_write(self.path) as file:
-            file.write("frame,x,y,w,h,score,lost\n")
+            file.write("frame,x,y,w,h,score,presence,lost\n")
             file.writelines(self.rows)
 
 
@@ -128,9 +135,9 @@ class Session:
             for image in frames:
                 self._advance(image, boxes)
                 frame = len(self.trails[0].rows)
-                scores = " ".join(f"{state.score:.2f}" for state in self.objects.states)
-                lost = "  LOST" * any(trail.lost for trail in self.trails)
-                caption = f"{frame}  score {scores}  {self.rate:.1f} frames/s{lost}"
+                scores = " ".join(f"{state.presence:.2f} {trail.said}" for state, trail in
+                                  zip(self.objects.states, self.trails, strict=True))
+                caption = f"{frame}  presence {scores}  {self.rate:.1f} frames/s"
                 drawn = {self._colour(row): state.box_xywh for row, state in enumerate(self.objects.states)}
                 if self.video is not None:
                     self.video.write(image, drawn, caption=caption)
@@ -154,7 +161,7 @@ class Session:
             self.seconds += taken
             self.rate = 1 / taken if not self.rate else (1 - SMOOTHING) * self.rate + SMOOTHING / taken
         for trail, state, box in zip(self.trails, self.objects.states, boxes, strict=True):
-            trail.add(box if first else state.box_xywh, state.score)
+            trail.add(box if first else state.box_xywh, state.score, state.presence)
 
     def _colour(self, row: int) -> Colour:
         """Return a target's colour, the first one's yellow; darker while it is lost, and red where it is alone."""
