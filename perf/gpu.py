@@ -30,7 +30,7 @@ from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import gpu_rows as rows
+import gpu_rows as rows  # type: ignore[import-not-found]
 import torch
 
 from lib.distributed import die_with_parent

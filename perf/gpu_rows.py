@@ -27,7 +27,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from sweep import STEADY, lockstep, reference_style, write_sequences
+from sweep import STEADY, lockstep, reference_style, write_sequences  # type: ignore[import-not-found]
 
 from lib import commands
 from lib.checkpoint import load_model

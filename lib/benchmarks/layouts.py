@@ -50,39 +50,28 @@ class Layout:
     name: str
     find: Callable[[Path], list[Video]]
     """The videos below a folder that may be the data set's root; none where it is not."""
-    example: str = "<video>/groundtruth.txt"
-    """A ground-truth file relative to the root, for messages."""
-    protocol: Protocol = "one-pass"
-    """How it is run and scored."""
-    origin: int = 0
-    """Pixel origin of annotation and result files."""
+    example: str = "<video>/groundtruth.txt"  # a ground-truth file relative to the root, for messages
+    protocol: Protocol = "one-pass"  # how it is run and scored
+    origin: int = 0  # pixel origin of annotation and result files
     names: tuple[str, ...] = ()
     """The sequences of the benchmark, where the folder may hold more and where missing ones can be told by name."""
-    expected: int = 0
-    """Number of sequences where their names are not known; 0: as many as there are."""
-    also: tuple[str, ...] = ()
-    """Other names of it; how they are written (case, dashes) does not matter."""
-    folders: tuple[str, ...] = ()
-    """Names of folders and JSON files in which it may lie among others."""
-    results: tuple[str, ...] = ()
-    """Further names of the folder of its results, in pytracking and what descends from it."""
-    json_first: bool = False
-    """Whether a JSON in its folder is preferred to the official files."""
+    expected: int = 0  # number of sequences where their names are not known; 0: as many as there are
+    also: tuple[str, ...] = ()  # other names of it; how they are written (case, dashes) does not matter
+    folders: tuple[str, ...] = ()  # names of folders and JSON files in which it may lie among others
+    results: tuple[str, ...] = ()  # further names of the folder of its results, in pytracking and what descends from it
+    json_first: bool = False  # whether a JSON in its folder is preferred to the official files
     read: Callable[[Video, int], Boxes] | None = None
     """Reads the ground truth (N, 4), given the number of images (0: not there); None: lines of boxes or polygons."""
     absent: Callable[[Video, Boxes], Flags | None] | None = None
     """Reads in which frames nothing of the target is to be seen; None where the files are not there."""
     sparse: bool = False
     """Whether a frame with neither a box nor a flag of absence is one that nobody looked at, and does not count."""
-    size: Callable[[Video], tuple[int, int] | None] | None = None
-    """Reads the size of the images."""
-    facts: Mapping[str, OTBFact] = field(default_factory=dict)
-    """Frame ranges and attributes by sequence."""
+    size: Callable[[Video], tuple[int, int] | None] | None = None  # reads the size of the images
+    facts: Mapping[str, OTBFact] = field(default_factory=dict)  # frame ranges and attributes by sequence
     shorter_counts: Callable[[int, int], bool] = lambda _boxes, _images: False
     """Whether so many boxes beside so many images are cut to the shorter of the two, and said; else they are an
     error."""
-    convention: str = "pysot"
-    """Convention of one-pass evaluation (`lib.eval_toolkit.ope`) where none is asked for."""
+    convention: str = "pysot"  # convention of one-pass evaluation (`lib.eval_toolkit.ope`) where none is asked for
 
 
 def _otb(name: str, *also: str) -> Layout:

@@ -25,9 +25,10 @@ from lib.files import MAIN
 from lib.log import RunLog
 from lib.options import SweepOptions
 from lib.testing.batched import Job
+from lib.testing.locks import WorkLocks
 from lib.testing.opening import EXPORTED, check_arch, pick_device, resolved
 from lib.testing.run import Candidate, job_of, progress_bar, run_jobs, say_what_is_there
-from lib.testing.sweep_plan import Sweep, WorkLocks, missing_epochs
+from lib.testing.sweep_plan import Sweep, missing_epochs
 from lib.testing.sweep_scores import Scoreboard
 
 GPU_BATCH = 16  # sequences that advance together on a GPU: enough to keep it busy, few enough for its memory

@@ -25,7 +25,7 @@ from lib.testing.run import open_with_params
 from lib.testing.video import BoxVideo, Colour
 from lib.tools.video_source import Source, open_source, select_box
 from lib.tools.vot_toolkit import Objects
-from lib.tracker import Tracker
+from lib.tracker import Tracker, TrackState
 from lib.tracker.scoring import NonFiniteOutput
 
 DEFAULT = Path("OceanSmall")  # what is followed with where nothing is named: it needs no further package
@@ -53,6 +53,11 @@ def main(options: VideoOptions) -> int:
         finally:
             source.close()
     return 0
+
+
+def _presence(state: TrackState) -> float:
+    """Return the presence; of a tracker that does not tell it, the score."""
+    return getattr(state, "presence", state.score)
 
 
 def run_folder(given: Path | None, name: str) -> Path:
@@ -135,7 +140,7 @@ class Session:
             for image in frames:
                 self._advance(image, boxes)
                 frame = len(self.trails[0].rows)
-                scores = " ".join(f"{state.presence:.2f} {trail.said}" for state, trail in
+                scores = " ".join(f"{_presence(state):.2f} {trail.said}" for state, trail in
                                   zip(self.objects.states, self.trails, strict=True))
                 caption = f"{frame}  presence {scores}  {self.rate:.1f} frames/s"
                 drawn = {self._colour(row): state.box_xywh for row, state in enumerate(self.objects.states)}
@@ -161,7 +166,7 @@ class Session:
             self.seconds += taken
             self.rate = 1 / taken if not self.rate else (1 - SMOOTHING) * self.rate + SMOOTHING / taken
         for trail, state, box in zip(self.trails, self.objects.states, boxes, strict=True):
-            trail.add(box if first else state.box_xywh, state.score, state.presence)
+            trail.add(box if first else state.box_xywh, state.score, _presence(state))
 
     def _colour(self, row: int) -> Colour:
         """Return a target's colour, the first one's yellow; darker while it is lost, and red where it is alone."""
