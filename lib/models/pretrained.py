@@ -108,8 +108,8 @@ def torchvision_vit(state_dict: Mapping[str, Tensor], pixels: Pixels | None = No
 _TIMM_VIT = (("patch_embed.proj.", "conv_proj."), ("pos_embed", "pos_embedding"), (".norm1.", ".ln_1."),
              (".norm2.", ".ln_2."), (".attn.qkv.", ".self_attention.in_proj_"), (".mlp.fc1.", ".mlp.0."),
              (".attn.proj.", ".self_attention.out_proj."), (".mlp.fc2.", ".mlp.3."))
-_TIMM_VIT_STARTS = {"norm.": "ln.", "norm_pre.": "ln_pre.", "fc_norm.": "ln.", "head.": "heads.head.", "cls_token": "class_token",
-                    "reg_token": "class_token.register", "mask_token": "class_token.mask"}
+_TIMM_VIT_STARTS = {"norm.": "ln.", "norm_pre.": "ln_pre.", "fc_norm.": "ln.", "head.": "heads.head.",
+                    "cls_token": "class_token", "reg_token": "class_token.register", "mask_token": "class_token.mask"}
 
 
 def _timm_vit(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
