@@ -92,7 +92,7 @@ class TrainConfig(_Section):
     CHANNELS: PositiveInt = 256
     TOWERNUM: PositiveInt = 4
     BOX_BIAS: Annotated[float, Field(ge=-5, le=6)] = 1.0
-    OPTIMIZER: Annotated[str, Field(pattern=r"^(SGD|AdamW|timm:\w+)$")] = "SGD"
+    OPTIMIZER: str = "SGD"
     FROZEN_BN_EVAL: bool = True
     AMP: Literal["none", "auto", "bf16", "fp16"] = "none"
     CHANNELS_LAST: bool = False
@@ -110,6 +110,13 @@ class TrainConfig(_Section):
     DETECT_ANOMALY: bool = False
     DATA_TIMEOUT: Count = 300
     ONLINE: Literal[False, "raw", "imagenet"] = False
+
+    @field_validator("OPTIMIZER")
+    @classmethod
+    def _known_optimizer(cls, name: str) -> str:
+        if name not in ("SGD", "AdamW") and not name.startswith("timm:"):
+            raise ValueError("expected SGD, AdamW, or timm:NAME, such as timm:lamb")
+        return name
 
     @field_validator("WHICH_USE", "TRAINABLE_LAYER")
     @classmethod

@@ -147,6 +147,31 @@ def test_training_freezes_and_frees_it_and_the_checkpoint_loads(tmp_path: Path) 
     assert model(picture(127), picture(255)).cls.shape == (1, 1, 25, 25)
 
 
+def test_weights_by_timms_own_loading_from_its_cache_and_one_line_without_a_network(
+        tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The cache is laid out by hand as the hub's client lays it out; another net is not in it, and there is no hub."""
+    hub = pytest.importorskip("huggingface_hub")
+    monkeypatch.setattr(hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(hub.constants, "HF_HUB_OFFLINE", True)
+    net = timm.create_model(SMALL["name"])
+    folder = tmp_path / "cache" / f"models--timm--{net.pretrained_cfg['hf_hub_id'].rpartition('/')[2]}"
+    (folder / "snapshots" / "a").mkdir(parents=True)
+    (folder / "refs").mkdir()
+    (folder / "refs" / "main").write_text("a", encoding="utf-8")
+    file = folder / "snapshots" / "a" / "model.safetensors"
+    pytest.importorskip("safetensors.torch").save_file(net.state_dict(), file)
+    cfg = tiny_yaml(tmp_path, BACKBONE="timm", BACKBONE_OPTIONS=SMALL, UNFIX_EPOCH=2, END_EPOCH=2, RANDOM_TRUNK=False,
+                    TRAINABLE_LAYER=[])
+    assert commands.call("train", ["--cfg", str(cfg), f"TRAIN.PRETRAIN=timm:{SMALL['name']}"]) == 0
+    resting = snapshot(tmp_path, "checkpoint_e1.pth")["state_dict"]
+    torch.testing.assert_close(resting["features.features.conv_stem.weight"], net.state_dict()["conv_stem.weight"])
+    for name, words in (("resnet18", r"timm:resnet18: .*where there is no network, name a file"),
+                        ("resnet81", "timm has no net 'resnet81'; did you mean resnet")):
+        with pytest.raises(UserError, match=words) as error:
+            commands.call("train", ["--cfg", str(cfg), f"TRAIN.PRETRAIN=timm:{name}"])
+        assert "\n" not in str(error.value)
+
+
 def test_it_exports_to_onnx(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     model = build_model(backbone="timm", backbone_options=SMALL, channels=8, towernum=1, align=False).eval()

@@ -52,7 +52,7 @@ class TimmTrunk(nn.Module):
         stages = dict(zip((8, 16), range(first, len(there)), strict=False))
         if not strides or not set(strides) <= stages.keys() or (8 not in strides and not dilated):
             raise ValueError(f"{name}: strides {list(strides)}: expected [8] or [8, 16], or with dilated [16]; it has "
-                             f"maps of {there}")
+                             f"maps of {there} (a plain ViT's weights go into BACKBONE ViT)")
         self.stages = sorted(stages[stride] for stride in strides)
         net.prune_intermediate_layers(self.stages, prune_norm=True, prune_head=True)
         for module in net.modules():
@@ -81,7 +81,8 @@ class TimmTrunk(nn.Module):
             found.append(sides)
         raise ValueError(f"{self.name}: its maps have {found[0]} cells a side for 257 px and {found[1]} for 264; "
                          f"expected 33 at stride 8 and 17 or 16 at 16, as of nets whose strided convolutions pad both "
-                         f"sides, or of patches; it cannot be brought to the tracker's grid")
+                         f"sides, or of patches; it cannot be brought to the tracker's grid"
+                         f"{'' if place[16] else ' by dilation; leave dilated out'}")
 
     def _maps(self, x: Tensor) -> list[Tensor]:
         return self.features.forward_intermediates(x, indices=self.stages, intermediates_only=True)  # type: ignore[operator]
