@@ -1,4 +1,4 @@
-"""Package `lib` for `pip install -e .`; nothing is compiled."""
+"""Package `lib` and command `oceankit` for `pip install .`, or `-e .`; nothing is compiled."""
 
 from pathlib import Path
 
@@ -20,13 +20,20 @@ setup(
     long_description=(HERE / "README.md").read_text(encoding="utf-8"),
     long_description_content_type="text/markdown",
     license="MIT",
-    packages=find_packages(include=["lib", "lib.*"]),
-    package_data={"lib.benchmarks": ["facts.ini"], "lib.eval_toolkit": ["assets/*"]},
+    # The import name is lib. A wheel holds experiments/ as lib/experiments: lib.files looks in both places.
+    packages=[*find_packages(include=["lib", "lib.*"]), "lib.experiments"],
+    package_dir={"lib.experiments": "experiments"},
+    package_data={"lib.benchmarks": ["facts.ini"], "lib.eval_toolkit": ["assets/*"],
+                  "lib.experiments": ["**/*.yaml", "weights/*"]},
+    py_modules=["oceankit"],
+    entry_points={"console_scripts": ["oceankit = oceankit:main"]},
     python_requires=">=3.10",
     install_requires=[line for line in LINES if line and not line.startswith("#")],
     extras_require={
         "browser": ["playwright>=1.45"],  # lets the tests drive an installed Chromium
         "export": EXPORT,  # tracking/export.py and --arch OceanONNX
+        "docs": ["mkdocs-material>=9.5", "mkdocstrings[python]>=0.26"],  # mkdocs build --strict
+        "loggers": ["wandb>=0.17", "mlflow-skinny>=2.14"],  # LOGGER: wandb, LOGGER: mlflow
         "timm": TIMM,  # BACKBONE: timm
         "tune": TUNE,  # tracking/tune.py
         "vot": VOT,  # VOT2020 and later; tracking/vot_ocean.py itself needs vot-trax alone

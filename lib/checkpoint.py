@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from lib.errors import UserError, did_you_mean
+from lib.fetch import WEIGHTS_ROOT, fetched, known_names
 from lib.files import write_whole
 from lib.models.models import Ocean, build_model
 from lib.models.pretrained import (
@@ -42,7 +43,6 @@ PREFIXES = ("module.", "_orig_mod.", "feature_extractor.")
 _SOTS = {"backbone.": "features.features.", "head.": "connect_model."}  # what its Ocean calls ours
 ALIGN_PREFIX = "align_head."
 ONLINE_PREFIX, LAYERONLINE = "classifier.", "features.features.layeronline."  # the two parts of the online branch
-WEIGHTS_ROOT = Path(__file__).resolve().parents[1] / "experiments" / "weights"
 EXPORTED_PARAMS = "tracker.yaml"
 _COUNTER = "num_batches_tracked"  # of a BatchNorm: no weight, only old checkpoints and ours for use lack it
 NEW_PARTS = (ALIGN_PREFIX, ONLINE_PREFIX, "features_mhsa.", "features_mhsa_z.")  # what may be added to a trained Ocean
@@ -89,9 +89,11 @@ def save_checkpoint(path: str | Path, checkpoint: Mapping[str, Any]) -> None:
 
 
 def find_weights(path: str | Path) -> Path:
-    """Return `path`, or the weights of that name that come with the project (experiments/weights/<name>.pth)."""
+    """Return `path`, or the weights of that name: those that come along (experiments/weights), else `lib.fetch`'s."""
     shipped = WEIGHTS_ROOT / f"{path}.pth"
-    return shipped if not Path(path).exists() and shipped.is_file() else Path(path)
+    if Path(path).exists():
+        return Path(path)
+    return shipped if shipped.is_file() else fetched(str(path)) or Path(path)
 
 
 def params_beside(path: str | Path) -> Path | None:
@@ -143,8 +145,7 @@ def where_else(path: str | Path) -> str:
     if path.is_dir():
         return f"a folder; expected a file in it, such as {path / checkpoint_name(20)}"
     if path.parent == Path() and not path.suffix:
-        names = (shipped.stem for shipped in WEIGHTS_ROOT.glob("*.pth"))
-        return f"neither a checkpoint file nor weights that come along{did_you_mean(str(path), names)}"
+        return f"neither a checkpoint file nor weights known by name{did_you_mean(str(path), known_names())}"
     there = [other.name for other in path.parent.glob("*.pth")]
     return f"no such checkpoint file{did_you_mean(path.name, there) if there else f'; no .pth file in {path.parent}/'}"
 

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, NoReturn
 
 from lib import errors, options
 from lib.cli import parse_options
+from lib.errors import UserError, did_you_mean
 
 
 class Command(NamedTuple):
@@ -79,18 +80,21 @@ COMMANDS = {
 }
 
 
-def parse(name: str, argv: Sequence[str]) -> Any:
-    """Return the options of a command, by its name in COMMANDS; raise UserError for a command line that is wrong."""
+def parse(name: str, argv: Sequence[str], *, prog: str = "") -> Any:
+    """Return the options of a command, by its name in COMMANDS; raise UserError for a command line that is wrong.
+
+    prog: what the help calls it; default: its script.
+    """
     command = COMMANDS[name]
-    start = command.prog if command.prog.startswith("python ") else f"python {command.prog}"
-    return parse_options(command.options, argv, prog=command.prog.rpartition("/")[2],
+    start = prog or (command.prog if command.prog.startswith("python ") else f"python {command.prog}")
+    return parse_options(command.options, argv, prog=prog or command.prog.rpartition("/")[2],
                          about=command.options.__doc__ or "",
                          examples=[f"{start} {words}".strip() for words in command.examples])
 
 
-def call(name: str, argv: Sequence[str]) -> int:
+def call(name: str, argv: Sequence[str], *, prog: str = "") -> int:
     """Return the exit code of a command: parse its words, import what does it, and call that with the options."""
-    given = parse(name, argv)
+    given = parse(name, argv, prog=prog)
     module, _, function = COMMANDS[name].entry.partition(":")
     return getattr(importlib.import_module(module), function)(given) or 0
 
@@ -98,3 +102,17 @@ def call(name: str, argv: Sequence[str]) -> int:
 def run(name: str) -> NoReturn:
     """Run a command with this process's words and leave with its exit code; a script is one call of this."""
     errors.run(lambda: call(name, sys.argv[1:]))
+
+
+def main() -> int:
+    """Return the exit code of `oceankit NAME ...`; NAME, of one word or two, is one of COMMANDS."""
+    words = sys.argv[1:]
+    name = next((name for name in (" ".join(words[:2]), *words[:1]) if name in COMMANDS), "")
+    if name:
+        return call(name, words[len(name.split()):], prog=f"oceankit {name}")
+    if words and words[0] not in ("-h", "--help"):
+        raise UserError(f"oceankit {words[0]}: no such command{did_you_mean(words[0], COMMANDS)}")
+    print("usage: oceankit COMMAND ...; oceankit COMMAND --help tells its flags\n")
+    for name, command in COMMANDS.items():
+        print(f"  {name:16} {command.options.__doc__}")
+    return 0

@@ -92,9 +92,9 @@ class TrainConfig(_Section):
     CHANNELS: PositiveInt = 256
     TOWERNUM: PositiveInt = 4
     BOX_BIAS: Annotated[float, Field(ge=-5, le=6)] = 1.0
-    OPTIMIZER: Literal["SGD", "AdamW"] = "SGD"
+    OPTIMIZER: Annotated[str, Field(pattern=r"^(SGD|AdamW|timm:\w+)$")] = "SGD"
     FROZEN_BN_EVAL: bool = True
-    AMP: Literal["none", "bf16", "fp16"] = "none"
+    AMP: Literal["none", "auto", "bf16", "fp16"] = "none"
     CHANNELS_LAST: bool = False
     COMPILE: bool = False
     CLIP_GRAD: NonNegative = 0.0
@@ -210,6 +210,7 @@ class Config(_Section):
     PRINT_FREQ: PositiveInt = 10
     WORKERS: Count = 32
     OUTPUT_DIR: str = "logs"
+    LOGGER: Literal["tensorboard", "wandb", "mlflow"] = "tensorboard"
     CHECKPOINT_DIR: str = "snapshot"
     TRAIN: TrainConfig = TrainConfig()
     TEST: TestConfig = TestConfig()

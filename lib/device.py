@@ -1,12 +1,37 @@
-"""Copies between the host and its device that neither waits for: pinned memory, a second stream, events."""
+"""What a device can do, and copies to and from it that neither side waits for: pinned memory, streams, events."""
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
+
+log = logging.getLogger(__name__)
+
+
+def has_bf16(device: torch.device) -> bool:
+    """Return whether a device is made for bfloat16: others only imitate it, a CPU at half the speed of float32."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.cpu._is_avx512_bf16_supported()
+
+
+def number_format(amp: str, device: torch.device) -> torch.dtype | None:
+    """Return the type that autocast is to compute in, None for float32; amp: "none", "bf16", "fp16", or "auto".
+
+    "auto" is bf16 where the device is made for it. Says what "auto" took, and warns of an imitated bf16.
+    """
+    made = amp in ("auto", "bf16") and has_bf16(device)
+    if amp == "auto":
+        amp = "bf16" if made else "none"
+        log.info("number format: %s; AMP=none gives float32 on every machine",
+                 "bf16 with float32 weights" if made else "float32, as this device has no bf16 instructions")
+    elif amp == "bf16" and not made:
+        log.warning("AMP bf16 on a device without bf16 instructions is slower than float32; AMP=auto avoids that")
+    return {"bf16": torch.bfloat16, "fp16": torch.float16}.get(amp)
 
 
 class Link:

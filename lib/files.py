@@ -18,6 +18,11 @@ import yaml
 
 from lib.errors import UserError
 
+_LIB = Path(__file__).resolve().parent
+# YAML files and weights that come along: in an installed package, or beside it in a checkout.
+EXPERIMENTS = (_LIB if (_LIB / "experiments").is_dir() else _LIB.parent) / "experiments"
+MAIN = _LIB / "__main__.py"  # `python MAIN NAME ...` is `oceankit NAME ...` anywhere, whatever else is called lib there
+
 
 @contextlib.contextmanager
 def atomic_write(path: str | Path, *, mode: str = "w") -> Iterator[IO[Any]]:
@@ -110,9 +115,19 @@ _Loader.yaml_implicit_resolvers = {
 _Loader.yaml_implicit_resolvers["0"].insert(0, ("tag:yaml.org,2002:str", re.compile(r"^0[0-9]+$")))
 
 
+def shipped(path: str | Path) -> Path:
+    """Return the file of the package that a path such as experiments/train/Ocean.yaml names where it is not there."""
+    path = Path(path)
+    ours = EXPERIMENTS.parent / path
+    return ours if path.parts[:1] == ("experiments",) and not path.exists() and ours.is_file() else path
+
+
 def read_yaml(path: str | Path) -> Any:
-    """Return the data of a YAML file; raise UserError with line and column for anything else."""
-    data = parse_yaml(read_text(path), place=str(path))
+    """Return the data of a YAML file, one of the package's included (`shipped`).
+
+    Raises UserError with line and column for anything else.
+    """
+    data = parse_yaml(read_text(shipped(path)), place=str(path))
     if data is None:
         raise UserError(f"{path}: empty; expected a YAML file with keys (see experiments/train/Ocean.yaml)")
     return data

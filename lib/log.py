@@ -1,9 +1,12 @@
-"""What a run tells: console and log file, TensorBoard, and the picture of what the network sees. Rank 0 only."""
+"""What a run tells: console and log file, its logger, and the picture of what the network sees. Rank 0 only."""
 
 from __future__ import annotations
 
+import html
+import importlib.util
 import itertools
 import logging
+import os
 import sys
 from collections.abc import Callable, Mapping
 from datetime import datetime
@@ -117,47 +120,25 @@ class _LogFile(logging.FileHandler):
 
 
 class Board:
-    """The run's TensorBoard folder; after a resume it goes on in the same folder at the same step."""
+    """Where a run's curves go; after a resume it goes on in the same place at the same step."""
 
-    def __init__(self, folder: Path | None, *, first_step: int = 0) -> None:
-        self._writer: Any = None
-        if folder is not None:
-            from torch.utils.tensorboard import SummaryWriter  # slow to import, and only rank 0 needs it
-
-            # Events that a killed run wrote after its last checkpoint are taken back.
-            self._writer = SummaryWriter(str(folder), purge_step=first_step + 1 if first_step else None)
+    def __init__(self, folder: Path | None, *, first_step: int = 0, logger: str = "tensorboard") -> None:
+        """Open the run of `folder`, None for a process that writes nothing; `logger`: a key of LOGGERS."""
+        self._writer: Any = None if folder is None else LOGGERS[logger](folder, first_step)
 
     def scalars(self, values: Mapping[str, float], step: int) -> None:
-        for name, value in values.items():
-            self._call("add_scalar", name, value, step)
+        self._call("scalars", values, step)
 
     def text(self, name: str, text: str, step: int = 0) -> None:
         """Write a text, shown with its line breaks."""
-        self._call("add_text", name, "    " + text.replace("\n", "\n    "), step)
+        self._call("text", name, text, step)
 
     def compare_by(self, settings: Mapping[str, int | float | str | bool]) -> None:
-        """Write what the HParams tab sets runs apart by, and the layout of the custom scalars tab.
-
-        Which scores the HParams tab shows is left to TensorBoard, which takes every scalar of the run: those of a test
-        that comes after the training too.
-        """
-        if self._writer is None:
-            return
-        from torch.utils.tensorboard.summary import hparams
-
-        _, start, end = hparams(dict(settings), {})
-        events = self._writer.file_writer
-        for summary in (start, end):
-            self._guard(events.add_summary, summary)
-        self._call("add_custom_scalars", {
-            "training": {"losses": ["Multiline", ["loss/.*"]], "rates": ["Multiline", ["rate/.*"]],
-                         "speed": ["Multiline", ["pairs_per_second", "data_wait"]]},
-            "test": {"success by epoch": ["Multiline", [".*/success"]],
-                     "precision by epoch": ["Multiline", [".*/precision"]],
-                     "VOT and GOT-10k by epoch": ["Multiline", [".*/(eao|ao)"]]}})
+        """Write what sets runs apart in the logger's table of runs."""
+        self._call("compare_by", settings)
 
     def picture(self, name: str, image_rgb: NDArray[np.uint8], step: int) -> None:
-        self._call("add_image", name, image_rgb, step, dataformats="HWC")
+        self._call("picture", name, image_rgb, step)
 
     def flush(self) -> None:
         self._call("flush")
@@ -166,16 +147,140 @@ class Board:
         self._call("close")
         self._writer = None
 
-    def _call(self, method: str, *args: Any, **kwargs: Any) -> None:
+    def _call(self, method: str, *args: Any) -> None:
         if self._writer is not None:
-            self._guard(getattr(self._writer, method), *args, **kwargs)
+            try:
+                getattr(self._writer, method)(*args)
+            except (OSError, *getattr(self._writer, "errors", ())) as error:
+                name, self._writer = type(self._writer).__name__, None
+                _log.warning("%s cannot be written any more (%s); training goes on without it", name, error)
 
-    def _guard(self, write: Callable[..., object], *args: Any, **kwargs: Any) -> None:
+
+class TensorBoard:
+    """Events in the run's folder; the calls are `Board`'s."""
+
+    def __init__(self, folder: Path, first_step: int) -> None:
+        from torch.utils.tensorboard import SummaryWriter  # slow to import, and only rank 0 needs it
+
+        # Events that a killed run wrote after its last checkpoint are taken back.
+        self.writer = SummaryWriter(str(folder), purge_step=first_step + 1 if first_step else None)
+        self.flush, self.close = self.writer.flush, self.writer.close
+
+    def scalars(self, values: Mapping[str, float], step: int) -> None:
+        for name, value in values.items():
+            self.writer.add_scalar(name, value, step)
+
+    def text(self, name: str, text: str, step: int) -> None:
+        self.writer.add_text(name, "    " + text.replace("\n", "\n    "), step)
+
+    def picture(self, name: str, image_rgb: NDArray[np.uint8], step: int) -> None:
+        self.writer.add_image(name, image_rgb, step, dataformats="HWC")
+
+    def compare_by(self, settings: Mapping[str, Any]) -> None:
+        """Write what the HParams tab sets runs apart by, and the layout of the custom scalars tab.
+
+        Which scores the HParams tab shows is left to TensorBoard, which takes every scalar of the run: those of a test
+        that comes after the training too.
+        """
+        from torch.utils.tensorboard.summary import hparams
+
+        events: Any = self.writer.file_writer
+        for summary in hparams(dict(settings), {})[1:]:
+            events.add_summary(summary)
+        self.writer.add_custom_scalars({
+            "training": {"losses": ["Multiline", ["loss/.*"]], "rates": ["Multiline", ["rate/.*"]],
+                         "speed": ["Multiline", ["pairs_per_second", "data_wait"]]},
+            "test": {"success by epoch": ["Multiline", [".*/success"]],
+                     "precision by epoch": ["Multiline", [".*/precision"]],
+                     "VOT and GOT-10k by epoch": ["Multiline", [".*/(eao|ao)"]]}})
+
+
+class Wandb:
+    """A run of Weights & Biases: project MODEL, named as the run's folder; WANDB_MODE=offline keeps it in that folder.
+
+    Every value has a step of its own, as a run that goes on may repeat some.
+    """
+
+    def __init__(self, folder: Path, _first_step: int) -> None:
+        import wandb
+
+        self.wandb = wandb
         try:
-            write(*args, **kwargs)
-        except OSError as error:
-            self._writer = None
-            _log.warning("TensorBoard's folder cannot be written any more (%s); training goes on without it", error)
+            self.run = wandb.init(project=folder.parent.name, name=folder.name, id=folder.name, resume="allow",
+                                  dir=str(folder), settings=wandb.Settings(console="off"))
+        except wandb.errors.Error as error:
+            raise UserError(f"LOGGER: wandb: {error!s:.200}; log in by `wandb login`, or set WANDB_MODE=offline"
+                            ) from error
+        self.run.define_metric("*", step_metric="step")
+        self.close = self.run.finish
+
+    def scalars(self, values: Mapping[str, Any], step: int) -> None:
+        self.run.log({**values, "step": step})
+
+    def text(self, name: str, text: str, step: int) -> None:
+        self.scalars({name: self.wandb.Html(f"<pre>{html.escape(text)}</pre>")}, step)
+
+    def picture(self, name: str, image_rgb: NDArray[np.uint8], step: int) -> None:
+        self.scalars({name: self.wandb.Image(image_rgb)}, step)
+
+    def compare_by(self, settings: Mapping[str, Any]) -> None:
+        self.run.config.update(dict(settings), allow_val_change=True)
+
+    def flush(self) -> None:
+        """Do nothing: a process of its own writes."""
+
+
+class Mlflow:
+    """A run of MLflow: experiment MODEL, named as the run's folder, at MLFLOW_TRACKING_URI or in OUTPUT_DIR/mlruns."""
+
+    def __init__(self, folder: Path, _first_step: int) -> None:
+        from mlflow.exceptions import MlflowException
+        from mlflow.tracking import MlflowClient
+
+        os.environ.setdefault("MLFLOW_ALLOW_FILE_STORE", "true")  # newer versions want to be asked for files
+        uri = os.environ.get("MLFLOW_TRACKING_URI", (folder.parents[1] / "mlruns").resolve().as_uri())
+        self.folder, self.errors = folder, (MlflowException,)
+        try:
+            self.client = MlflowClient(uri)
+            experiment = self.client.get_experiment_by_name(folder.parent.name)
+            place = experiment.experiment_id if experiment else self.client.create_experiment(folder.parent.name)
+            runs = self.client.search_runs([place], f"attributes.run_name = '{folder.name}'")
+            self.run = (runs or [self.client.create_run(place, run_name=folder.name)])[0].info.run_id
+        except MlflowException as error:
+            raise UserError(f"LOGGER: mlflow at {uri}: {error!s:.200}; check MLFLOW_TRACKING_URI") from error
+
+    def scalars(self, values: Mapping[str, float], step: int) -> None:
+        for name, value in values.items():
+            self.client.log_metric(self.run, name, value, step=step)
+
+    def text(self, name: str, text: str, step: int) -> None:
+        self.client.log_text(self.run, text, f"{name}_{step}.txt")
+
+    def picture(self, name: str, image_rgb: NDArray[np.uint8], step: int) -> None:
+        file = self.folder / f"{name}_{step:08d}.png"
+        cv2.imwrite(str(file), image_rgb[:, :, ::-1])
+        self.client.log_artifact(self.run, str(file), name)
+        file.unlink()
+
+    def compare_by(self, settings: Mapping[str, Any]) -> None:
+        for name, value in settings.items():
+            self.client.set_tag(self.run, name, value)  # a parameter could not change when the run goes on
+
+    def flush(self) -> None:
+        """Do nothing: every call is written at once."""
+
+    def close(self) -> None:
+        self.client.set_terminated(self.run)
+
+
+LOGGERS: dict[str, Callable[[Path, int], Any]] = {"tensorboard": TensorBoard, "wandb": Wandb, "mlflow": Mlflow}
+
+
+def check_logger(name: str) -> None:
+    """Raise UserError when the package of a logger is not installed."""
+    if importlib.util.find_spec(name) is None:
+        package = "mlflow-skinny" if name == "mlflow" else name
+        raise UserError(f"LOGGER: {name} needs a package: pip install {package}; or leave LOGGER: tensorboard")
 
 
 def duration(seconds: float) -> str:

@@ -28,6 +28,15 @@ class ModelOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class TrackerOptions(ModelOptions):
+    """Which tracker: ours from a checkpoint, or one of other people's."""
+
+    resume: Path | None = flag(_CHECKPOINT, None)
+    tracker: str = flag("one of your own, FILE.py:NAME, or of OpenCV, opencv:MIL, in place of --arch, in a sweep "
+                        "beside the checkpoints; --resume is its model, if it takes one", "", metavar="FILE.py:NAME")
+
+
+@dataclass(frozen=True, kw_only=True)
 class DatasetOptions:
     """Which test set, and where it lies."""
 
@@ -36,7 +45,7 @@ class DatasetOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class BenchmarkOptions(ModelOptions, DatasetOptions):
+class BenchmarkOptions(TrackerOptions, DatasetOptions):
     """What every run of a tracker over a test set takes."""
 
     result_dir: Path = flag("results go to DIR/<dataset>/<tracker>", Path("result"))
@@ -52,9 +61,6 @@ class BenchmarkOptions(ModelOptions, DatasetOptions):
 class TestOptions(BenchmarkOptions):
     """Test one checkpoint, or a tracker of other people's, on a test set."""
 
-    resume: Path | None = flag(_CHECKPOINT, None)
-    tracker: str = flag("one of your own, FILE.py:NAME, or of OpenCV, opencv:MIL, in place of --arch; --resume is its "
-                        "model, if it takes one", "", metavar="FILE.py:NAME")
     epoch_test: bool = flag("True: results go to <arch>_checkpoint_eN", False)
     video: str = flag("one sequence, by name; default: all", "")
     vis: bool = flag("write videos with boxes", False)
@@ -180,14 +186,14 @@ class MarginOptions(ModelOptions, DatasetOptions):
 
 
 @dataclass(frozen=True, kw_only=True)
-class VideoOptions(ModelOptions):
+class VideoOptions(TrackerOptions):
     """Follow a target in a video of your own."""
 
     source: str = flag("video file, folder of images, camera number, or stream such as rtsp://...", positional=True)
     init: tuple[str, ...] = flag("target's box in the first frame, px from the upper left corner; several follow "
                                  "several targets; default: draw it", (), metavar="x,y,w,h")
-    resume: Path = flag(_CHECKPOINT, Path("OceanSmall"))
-    lost: float = flag("below this score the target is lost", 0.3, metavar="SCORE", least=0, most=1)
+    resume: Path | None = flag(f"{_CHECKPOINT}, the default without --tracker", None)
+    lost: float = flag("below this presence the target is lost", 0.5, metavar="PRESENCE", least=0, most=1)
     out: Path | None = flag("folder of video and result file; default: result/video/<name>", None)
     save_video: bool = flag("False: only the result file", True)
     show: bool = flag("also show it; q ends", False)
@@ -253,21 +259,19 @@ class ReleaseOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
-class VotTrackerOptions(ModelOptions):
+class VotTrackerOptions(TrackerOptions):
     """Run a tracker for the official vot-toolkit, which starts it."""
 
-    resume: Path = flag(_CHECKPOINT)
     dataset: str = flag("whose hyper-parameters to use", "VOT")
 
 
 @dataclass(frozen=True, kw_only=True)
-class VotWorkspaceOptions(ModelOptions):
+class VotWorkspaceOptions(TrackerOptions):
     """Write a workspace of the official vot-toolkit."""
 
     folder: Path = flag("folder of the workspace", metavar="DIR", positional=True)
     stack: str = flag("experiments: vot2022/shorttermbox, tests/basic, or a YAML file")
-    resume: Path = flag(_CHECKPOINT)
-    name: str = flag("the tracker's identifier in the toolkit", "Ocean")
+    name: str = flag("the tracker's identifier in the toolkit; default: --arch, or the NAME of --tracker", "")
     label: str = flag("its name in reports; default: --name", "")
     sequences: Path | None = flag("folder of videos with list.txt; default: the toolkit downloads", None)
     dummy: bool = flag("the toolkit's rendered test video instead of a download", False)

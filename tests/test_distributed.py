@@ -4,21 +4,43 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
-from train_helpers import ROOT, call_in_ranks, same, snapshot, tiny_yaml, train_processes
+from torch import nn
+from torch.distributed.nn.functional import all_reduce
+from train_helpers import (
+    ROOT,
+    SLIM_MODELS,
+    CheapPairs,
+    call_in_ranks,
+    same,
+    snapshot,
+    tiny_yaml,
+    train_processes,
+)
 
 from lib import distributed
+from lib.config_file import load_config
+from lib.datasets.dataset import Sample
 from lib.distributed import EXIT_STOPPED, World, worker_exit_code
 from lib.errors import UserError
+from lib.models.models import build_model
+from lib.tools.measure import calibrate_bn
 from lib.training import checkpoints as resume
-from lib.training.loader import worker_share
+from lib.training.checkpoints import Progress
+from lib.training.loader import _collate, worker_share
 from lib.training.monitor import StepMonitor
+from lib.training.tasks import Tracking
+from lib.training.trainer import Trainer
 
 AUTO = ("--resume", "auto")
 TWO = ("TRAIN.BATCH=2",)  # two ranks of two pairs
@@ -72,6 +94,133 @@ def test_an_error_of_one_rank_is_told_once_and_ends_all(tmp_path: Path) -> None:
     results = train_processes(arguments, ranks=2, pairs={"failing": [5]})
     assert [code for code, _ in results if code == 0] == []
     assert [text for _, text in results if text] == ["sample 5: fails as the test wishes"]
+
+
+# What ranks do together against one process with the whole batch. A check is a function of the rank's World; all share
+# one start of the processes.
+
+TRAIN = {"END_EPOCH": 1, "WARMUP": {"IFNOT": False}, "UNFIX_EPOCH": 0, "CLIP_GRAD": 10.0, "EMA": 0.5}
+
+
+def _steps(world: World, name: str, *, parts: int, batches: list[list[Sample]], **keys: Any) -> tuple[Trainer, Any]:
+    """Return a trainer after a step on each of the lists of batches, and its weights and their average.
+
+    BatchNorm keeps its statistics where it is not synchronized, as those of ranks are of half the batch.
+    """
+    spec = {key.upper(): value for key, value in SLIM_MODELS[name].items()}
+    with tempfile.TemporaryDirectory() as folder:
+        cfg = load_config(tiny_yaml(Path(folder), **{**TRAIN, **spec, "ACCUMULATE": parts, **keys}))
+        torch.manual_seed(0)
+        task = Tracking(cfg, dataset=CheapPairs())
+        model = calibrate_bn(task.build())
+        trainer = Trainer(cfg, world, task, model, folder=Path(folder), progress=Progress(9, 4))
+        trainer.begin_epoch()
+        for layer in trainer.model.modules():
+            if isinstance(layer, nn.BatchNorm2d) and not isinstance(layer, ReferenceSyncBN):
+                layer.eval()
+        for group in batches:
+            trainer.stage.set_rate(1e-3)
+            trainer.take_step(group)
+            trainer.progress.step += 1
+        trainer.close()
+    return trainer, {**trainer.model.state_dict(), **{f"average {key}": value for key, value in trainer.ema.items()}}
+
+
+def _batch(numbers: Sequence[int], **pairs: Any) -> Sample:
+    return _collate([CheapPairs(**pairs)[number] for number in numbers])
+
+
+def _furthest(one: dict[str, Any], other: dict[str, Any]) -> float:
+    """Return the largest difference of two states over what the weights have moved by at most, about 0.01."""
+    return max(float((one[key].double() - other[key].double()).abs().max()) for key in one)
+
+
+def _as_one_process(world: World) -> dict[str, float]:
+    """Return, by check, how far this rank ends from one process that had all of the pairs."""
+    found = {}
+    own = [[_batch([2 * world.rank + 4 * step, 2 * world.rank + 4 * step + 1])] for step in range(2)]
+    whole = [[_batch(range(4 * step, 4 * step + 4))] for step in range(2)]
+    for name in SLIM_MODELS:
+        if name != "timm":
+            ranks, alone = (_steps(w, name, parts=1, batches=b)[1] for w, b in ((world, own), (World(), whole)))
+            found[name] = _furthest(ranks, alone)
+    _, ranks = _steps(world, "Ocean", parts=2, batches=[[own[0][0], own[1][0]]])
+    _, alone = _steps(World(), "Ocean", parts=2, batches=[[whole[0][0], whole[1][0]]])
+    found["accumulated"] = _furthest(ranks, alone)
+    broken = _batch([2 * world.rank, 2 * world.rank + 1], broken=[3])  # in rank 1's half
+    trainer, ranks = _steps(world, "Ocean", parts=1, batches=[[broken], own[1]], NONFINITE="skip")
+    _, alone = _steps(World(), "Ocean", parts=1, batches=[whole[1]])
+    assert trainer.skipped == 1
+    found["skipped"] = _furthest({key: value for key, value in ranks.items() if "average" not in key}, alone)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(nn, "BatchNorm2d", ReferenceSyncBN)
+        _, ranks = _steps(world, "Ocean", parts=1, batches=own)
+        _, alone = _steps(World(), "Ocean", parts=1, batches=whole)
+        found["synchronized BatchNorm"] = _furthest(ranks, alone)
+        _, half = _steps(World(), "Ocean", parts=1, batches=own)
+    assert _furthest(half, alone) > 1e-4, "half of the pairs must make a difference, or nothing was shown"
+    return found
+
+
+class ReferenceSyncBN(nn.BatchNorm2d):
+    """SyncBatchNorm's arithmetic where torch's own does not run: the statistics of all ranks' rows together.
+
+    In one process it is the plain layer, so that two ranks with it must do what one process does.
+    """
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        if not self.training or self.weight.requires_grad is False:
+            return super().forward(x)
+        moments = torch.stack([x.mean((0, 2, 3)), (x * x).mean((0, 2, 3))])
+        if torch.distributed.is_initialized() and x.shape[0] < 4:
+            moments = all_reduce(moments) / torch.distributed.get_world_size()
+        mean, var = moments[0], moments[1] - moments[0] ** 2
+        weight, bias = self.weight / (var + self.eps).sqrt(), self.bias
+        return (x - mean[:, None, None]) * weight[:, None, None] + bias[:, None, None]
+
+
+def test_ranks_end_where_one_process_with_all_pairs_ends() -> None:
+    """Every model, accumulated gradients, averaged weights, a step that all ranks skip, synchronized BatchNorm.
+
+    In the second step DistributedDataParallel would tell of parameters that the first one left without a gradient.
+    """
+    first, second = call_in_ranks(_as_one_process, ranks=2, timeout=600)
+    assert first.keys() >= {"joint ViT", "accumulated", "skipped", "synchronized BatchNorm"}
+    assert {name: gap for name, gap in {**first, **second}.items() if gap > 1e-5} == {}
+
+
+def test_torchs_synchronized_layers_take_the_place_of_all_others() -> None:
+    for name, spec in SLIM_MODELS.items():
+        if name == "timm":
+            continue
+        model = build_model(**spec, channels=8, towernum=1)
+        names = list(model.state_dict())
+        done = nn.SyncBatchNorm.convert_sync_batchnorm(model)
+        assert list(done.state_dict()) == names
+        assert not [layer for layer in done.modules() if isinstance(layer, nn.BatchNorm2d)]
+
+
+def test_two_launchers_make_one_job_of_two_machines(tmp_path: Path) -> None:
+    """Each launcher starts one process, as on a machine of its own; they meet on the loopback."""
+    few = ["TRAIN.BATCH=2", "TRAIN.END_EPOCH=1", "TRAIN.UNFIX_EPOCH=0", "TRAIN.WARMUP.IFNOT=False"]
+    one, two = tmp_path / "one", tmp_path / "two"
+    for folder in (one, two):
+        folder.mkdir()
+    script = [str(ROOT / "tracking" / "train_ocean.py"), "--cfg", str(tiny_yaml(two)), *few]
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        port = probe.getsockname()[1]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nnodes", "2", "--nproc_per_node", "1",
+                "--master_addr", "localhost", "--master_port", str(port), "--node_rank"]
+    jobs = [subprocess.Popen([*launcher, str(node), *script], env={**os.environ, "OMP_NUM_THREADS": "1"},
+                             stderr=subprocess.PIPE, text=True) for node in range(2)]
+    assert train_processes(["--cfg", str(tiny_yaml(one)), *few], ranks=2, real=True) == [(0, ""), (0, "")]
+    for job in jobs:
+        _, text = job.communicate(timeout=180)
+        assert job.returncode == 0, text
+    ends = [snapshot(folder, "checkpoint_e1.pth") for folder in (one, two)]
+    assert same(ends[0]["state_dict"], ends[1]["state_dict"])
+    assert len([path for path in (two / "logs" / "Ocean").iterdir() if path.is_dir()]) == 1
 
 
 def _summarize_in_rank(world: World) -> tuple[dict[str, float], list[str]]:

@@ -5,12 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-import cv2
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from otb_trees import shared as shared_data
 from torch import Tensor, nn
 from tracker_stubs import write_squares
 from train_helpers import snapshot, tiny_yaml
@@ -31,7 +29,7 @@ from lib.models.backbones import BACKBONES, Backbone
 from lib.models.connect import Head
 from lib.models.losses import ocean_loss
 from lib.models.models import HEADS, Ocean, build_model
-from lib.testing.opening import OPENERS, open_tracker
+from lib.testing.opening import OPENERS
 from lib.testing.results import ResultFolder, record_of
 from lib.testing.run import Candidate, run_candidate
 from lib.tracker import PlainTracker
@@ -249,76 +247,3 @@ def test_a_tracker_is_one_entry_on_the_command_line(tmp_path, monkeypatch, capsy
     files = [(tmp_path / "result" / "MINE" / folder / "a.txt").read_bytes()
              for folder in ("RedSquare", "RedSquare_checkpoint_e1")]
     assert files[0] == files[1]
-
-
-OWN_TRACKER = '''
-import numpy as np
-
-class Square:
-    """The plain form, with a score."""
-    def __init__(self, model=None):
-        self.model = model
-    def init(self, image, box):
-        assert image[0, 0].tolist() == image[..., ::-1][0, 0].tolist()[::-1] and image.shape[2] == 3
-        self.size = np.asarray(box)[2:]
-    def track(self, image):
-        y, x = np.nonzero(image[..., 2].astype(int) - image[..., 1] > 100)
-        return [x.mean() - self.size[0] / 2, y.mean() - self.size[1] / 2, *self.size], 0.5
-
-class OfGot10k:
-    """The form of the got10k toolkit: PIL images, RGB."""
-    def init(self, image, box):
-        self.plain = Square()
-        self.plain.init(np.asarray(image)[..., ::-1], box)
-    def update(self, image):
-        return self.plain.track(np.asarray(image.convert("RGB"))[..., ::-1])[0]
-
-class Wrong(Square):
-    def track(self, image):
-        return None
-'''
-
-
-def test_a_tracker_comes_from_a_file_of_ones_own(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "own.py").write_text(OWN_TRACKER, encoding="utf-8")
-    benchmark = load_benchmark("MINE", write_squares(tmp_path / "MINE", {"a": 6, "b": 4}), images=True)
-    shared = ["--dataset", "MINE", "--dataset_dir", "MINE"]
-    for name in ("Square", "OfGot10k"):
-        assert commands.call("test", ["--tracker", f"own.py:{name}", *shared]) == 0
-        assert score_results(benchmark, tmp_path / "result" / "MINE" / name).values["success"] > 0.8
-    texts = [(tmp_path / "result" / "MINE" / name / "a.txt").read_text() for name in ("Square", "OfGot10k")]
-    assert texts[0] == texts[1]
-    for words, said in ((["--tracker", "own.py:Sqare"], "did you mean Square"), (["--tracker", "gone.py:A"], "gone.py"),
-                        (["--tracker", "Square"], "FILE.py:NAME"), ([], "--resume names no checkpoint"),
-                        (["--tracker", "own.py:Wrong"], "Wrong gave None; expected a box")):
-        with pytest.raises(UserError, match=said):
-            commands.call("test", [*words, *shared])
-
-
-def test_opencvs_trackers_go_by_name(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    benchmark = load_benchmark("MINE", write_squares(tmp_path / "MINE", {"a": 4}), images=True)
-    shared = ["--dataset", "MINE", "--dataset_dir", "MINE"]
-    assert commands.call("test", ["--tracker", "opencv:MIL", *shared]) == 0
-    assert score_results(benchmark, tmp_path / "result" / "MINE" / "MIL").values["success"] > 0.3
-    for words, said in ((["--tracker", "opencv:MILL"], "did you mean MIL"),
-                        (["--tracker", "opencv:Nano", "--resume", "."], r"no file \*backbone\*.onnx")):
-        with pytest.raises(UserError, match=said):
-            commands.call("test", [*words, *shared])
-
-
-def test_nanotrack_has_the_boxes_that_opencv_gives(tmp_path):
-    """The peer of the small models: its files are found by name, and boxes are those of OpenCV's own calls."""
-    folder, deer = shared_data("peers", "nanotrackv2"), shared_data("OTB_sample", "Deer")
-    files = [str(next(folder.glob(f"*{part}*"))) for part in ("backbone", "head")]
-    images = [cv2.imread(str(path)) for path in sorted((deer / "img").glob("*.jpg"))[:4]]
-    settings = cv2.TrackerNano_Params()
-    settings.backbone, settings.neckhead = files
-    theirs, ours = cv2.TrackerNano_create(settings), open_tracker("opencv:Nano", folder, TrackerParams())
-    theirs.init(images[0], (306, 5, 95, 65))
-    state = ours.init(images[0], np.array([306.0, 5, 95, 65]))
-    for image in images[1:]:
-        state = ours.track(state, image)
-        np.testing.assert_array_equal(state.box_xywh, theirs.update(image)[1])
-        assert state.score == pytest.approx(theirs.getTrackingScore())

@@ -21,13 +21,13 @@ from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from train_helpers import tiny_yaml
+from train_helpers import RESNET, SLIM_MODELS, tiny_yaml
 
 from lib.config import PretrainConfig
 from lib.config_file import load_config
 from lib.datasets.classes import Labelled
 from lib.datasets.dataset import Sample
-from lib.device import Link
+from lib.device import Link, number_format
 from lib.distributed import World
 from lib.models.classifier import Classifier
 from lib.models.losses import ocean_loss
@@ -39,18 +39,6 @@ from lib.training import tasks
 from lib.training.checkpoints import Progress
 from lib.training.trainer import Trainer
 
-RESNET = {"width": 4, "layers": [1, 1, 2], "expansion": 1}
-VIT = {"dim": 16, "depth": 2, "heads": 2}
-MODELS: dict[str, dict[str, Any]] = {
-    "Ocean": {"backbone": "ResNetSmall", "backbone_options": RESNET},
-    "align": {"backbone": "ResNetSmall", "backbone_options": RESNET, "align": True},
-    "MHSA": {"backbone": "ResNetSmall_MHSA", "backbone_options": RESNET},
-    "templ": {"backbone": "ResNetSmall_MHSA", "backbone_options": {**RESNET, "templ": True}},
-    "single": {"backbone": "ResNetSmall_single", "backbone_options": RESNET},
-    "ViT": {"backbone": "ViT_small", "backbone_options": VIT},
-    "joint ViT": {"backbone": "ViT_small", "backbone_options": {**VIT, "joint": True}},
-    "timm": {"backbone": "timm", "backbone_options": {"name": "test_efficientnet"}},
-}
 FAULTS = (RuntimeError, NotImplementedError, AssertionError)  # of torch's fake and meta tensors, and of NoWaiting
 
 
@@ -125,11 +113,11 @@ def batch_on(device: str, size: int = 2) -> Sample:
     return Sample(z, x, cells, torch.zeros(size, 4, 25, 25, device=device), cells, torch.zeros(size, 4, device=device))
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", SLIM_MODELS)
 def test_forward_and_losses_stay_on_the_device(name: str) -> None:
     if name == "timm":
         pytest.importorskip("timm", reason="the package timm is not here")
-    real = build_model(**MODELS[name], channels=8, towernum=1)
+    real = build_model(**SLIM_MODELS[name], channels=8, towernum=1)
     with FakeTensorMode():
         model, batch = on_fake_cuda(real), batch_on("cuda")
         for dtype in (None, torch.bfloat16):
@@ -145,7 +133,7 @@ def test_forward_and_losses_stay_on_the_device(name: str) -> None:
 @pytest.mark.parametrize("name", ["Ocean", "align", "templ", "joint ViT"])
 def test_a_frame_of_tracking_stays_on_the_device_until_one_copy(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Several targets at once: crops in, template features joined, network, scores; then one copy to the host."""
-    real, cuda = build_model(**MODELS[name], channels=8, towernum=1).eval(), StandIn()
+    real, cuda = build_model(**SLIM_MODELS[name], channels=8, towernum=1).eval(), StandIn()
     image = np.zeros((90, 120, 3), np.uint8)
     tracker = OceanTracker(Ocean_(), TrackerParams(), device="cuda")
     tracker._link = Link(torch.device("cpu"), cuda)
@@ -184,7 +172,7 @@ def trainer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fix
     name, keys = getattr(request, "param", ("Ocean", {}))
     monkeypatch.setattr(torch, "autocast", lambda *_, **__: contextlib.nullcontext())  # `meta` has none
     train = {"END_EPOCH": 1, "WARMUP": {"IFNOT": False}, "UNFIX_EPOCH": 0, "CLIP_GRAD": 1.0, "EMA": 0.9, "BATCH": 2}
-    spec = {key.upper(): value for key, value in MODELS[name].items()}
+    spec = {key.upper(): value for key, value in SLIM_MODELS[name].items()}
     cfg = load_config(tiny_yaml(tmp_path, **{**train, **spec, **keys}))
     task = tasks.Tracking(cfg, dataset=[])
     made = Trainer(cfg, World(device=torch.device("meta")), task, task.build(), folder=tmp_path,
@@ -194,7 +182,7 @@ def trainer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.Fix
     made.close()
 
 
-EVERY = [(name, {}) for name in MODELS if name != "timm"]
+EVERY = [(name, {}) for name in SLIM_MODELS if name != "timm"]
 
 
 @pytest.mark.parametrize("trainer", [*EVERY, ("Ocean", {"OPTIMIZER": "AdamW", "CHANNELS_LAST": True, "ACCUMULATE": 2})],
@@ -273,3 +261,23 @@ def test_on_the_cpu_nothing_is_copied() -> None:
     assert link.fetch(maps)() is maps
     assert link.mark() is None
     assert not link.empty((2, 3), torch.uint8).is_pinned()
+
+
+@pytest.mark.parametrize(("amp", "made", "dtype", "said"), [
+    ("none", True, None, ""), ("fp16", True, torch.float16, ""), ("bf16", True, torch.bfloat16, ""),
+    ("auto", True, torch.bfloat16, "number format: bf16"), ("auto", False, None, "number format: float32"),
+    ("bf16", False, torch.bfloat16, "slower than float32")])
+def test_bf16_is_taken_by_itself_only_where_the_processor_has_it(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, amp: str, made: bool, dtype: Any, said: str,
+) -> None:
+    monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: made)
+    with caplog.at_level("INFO"):
+        assert number_format(amp, torch.device("cpu")) == dtype
+    assert bool(caplog.messages) == bool(said)
+    assert said in caplog.text
+
+
+def test_a_compiled_tracker_has_its_weights_frozen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "compile", lambda function, **options: (function.__name__, options))
+    tracker = OceanTracker(Ocean_(), TrackerParams(), compiled=True)
+    assert tracker._track == ("track", {"options": {"freezing": True}})

@@ -44,10 +44,10 @@ def data(tmp_path_factory) -> Path:
     return folder
 
 
-def dataset(data: Path, form: str, *, seed: int = 5) -> OceanDataset:
+def dataset(data: Path, form: str, *, seed: int = 5, **keys: object) -> OceanDataset:
     path = {"crop511": data / "crop511", "packed": data / "packed", "raw": data / "raw"}[form]
     source = SourceConfig(PATH=str(path), ANNOTATION=str(data / "train.json"), RANGE=3, USE=10, FORMAT=form)
-    train = TrainConfig(WHICH_USE=["S"], SEED=seed)
+    train = TrainConfig(WHICH_USE=["S"], SEED=seed, **keys)
     return build_dataset(Config(TRAIN=train, DATASET=DatasetConfig(SOURCES={"S": source}, **SWITCHES)))
 
 
@@ -68,6 +68,18 @@ def test_raw_pictures_give_the_same_pairs_and_nearly_the_same_pixels(data):
         assert torch.equal(a.ltrb_target, b.ltrb_target)
         for x, y in ((a.template, b.template), (a.search, b.search)):
             assert (x.float() - y.float()).abs().mean() < 4, "a JPEG and another interpolation apart"
+
+
+def test_clips_of_six_frames_come_from_each_form(data):
+    files, packed, raw = (dataset(data, form, ONLINE="raw") for form in ("crop511", "packed", "raw"))
+    for n in range(6):
+        a, b = files[n], raw[n]
+        assert same(a, packed[n])
+        assert torch.equal(a.train_box, b.train_box)
+        assert torch.equal(a.test_box, b.test_box)
+        for x, y, (left, top, width, height) in zip(a.test, b.test, a.test_box.int().tolist(), strict=True):
+            part = (slice(None), slice(max(top, 0), top + height), slice(max(left, 0), left + width))
+            assert (x[part].float() - y[part].float()).abs().mean() < 6, "on the target; beyond the crop they differ"
 
 
 def test_the_pixels_of_reduced_pictures_lie_where_they_should(data, monkeypatch):

@@ -268,15 +268,20 @@ def test_oxuva_has_an_annotation_a_second_in_shares_of_the_picture(tmp_path: Pat
     put(folder / "vid0000_obj0000.txt", "10,10,30,20\n")
     scores = score_results(benchmark, folder, allow_missing=True)
     assert scores.by_sequence["precision"].tolist() == pytest.approx([2 / 3, 1])
-    put(tmp_path / "annotations" / "dev.csv", "vid0000,obj0000,5,bear,unknown,true,x,present,0,1,0,1\n")
-    with pytest.raises(UserError, match=r"dev.csv line 1: .*expected 12 columns"):
-        load_benchmark("OxUvA", tmp_path, images=True)
+    # A video without its images is left out; all that is told of one that is there must be right.
+    lines = (tmp_path / "annotations" / "dev.csv").read_text()
+    put(tmp_path / "annotations" / "dev.csv", lines + lines.replace("vid0000", "vid0007"))
+    assert len(load_benchmark("OxUvA", tmp_path, images=False).sequences) == 2
+    for frame, side in (("x", "1"), ("30", "1.5"), ("30", "nan")):
+        put(tmp_path / "annotations" / "dev.csv", f"vid0000,obj0000,5,bear,unknown,true,{frame},present,0,{side},0,1\n")
+        with pytest.raises(UserError, match=r"dev.csv line 1: .*expected 12 columns"):
+            load_benchmark("OxUvA", tmp_path, images=True)
 
 
 def test_oxuva_needs_its_pictures(tmp_path: Path) -> None:
     for path in (oxuva(tmp_path) / "images" / "dev" / "vid0000").iterdir():
         path.unlink()
-    with pytest.raises(UserError, match="shares of the picture, so its images must be there"):
+    with pytest.raises(UserError, match=r"0 of the 6 images of vid0000_obj0001 are in .*so its images must be there"):
         load_benchmark("OxUvA", tmp_path, images=False)
 
 

@@ -219,7 +219,8 @@ def test_a_registered_map_peaks_where_the_target_is(size: int) -> None:
     look = Look(np.zeros((14, 14), np.float32), torch.zeros(1), np.array([108.0, 106.0]), scale, "normal")
     at = (target - look.middle_xy) / scale / 16 + 7
     look.scores[:] = np.exp(-((x - at[0]) ** 2 + (y - at[1]) ** 2) / 4)
-    state = OnlineState(np.array([101.0, 99.0]), np.array([45.0, 45.0]), 1.0, size, np.zeros(3), None, None, look)
+    state = OnlineState(np.array([101.0, 99.0]), np.array([45.0, 45.0]), 1.0, size, np.zeros(3), None, memory=None,
+                        look=look)
     crop = SearchCrop(np.empty(0, np.uint8), 127 / 90, (640, 480))
     placed = []
     for registered in (True, False):

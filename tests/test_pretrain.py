@@ -115,6 +115,20 @@ def test_unreadable_pictures_are_replaced_named_and_counted(tmp_path: Path) -> N
         commands.call("pretrain", ["--cfg", str(pretrain_yaml(tmp_path)), "DATASET.MAX_UNREADABLE=0"])
 
 
+def test_unreadable_validation_pictures_are_left_out_named_and_bounded(tmp_path: Path) -> None:
+    write_classes(tmp_path / "classes")
+    words = ["--cfg", str(pretrain_yaml(tmp_path, END_EPOCH=1)), "DATASET.MAX_UNREADABLE=0.7"]
+    for name in ("blue", "green"):
+        for path in (tmp_path / "classes" / "val" / name).iterdir():
+            path.write_bytes(b"nothing")
+    assert commands.call("pretrain", words) == 0
+    text = next((tmp_path / "logs").rglob("*_train.log")).read_text(encoding="utf-8")
+    assert re.search(r"6 unreadable validation picture\(s\), 6 are tolerated: .*blue/0\.png", text)
+    assert re.search(r"top1 [01]\.(000|333|667)\d?  top5 1\.0000", text), "three pictures of three classes are left"
+    with pytest.raises(UserError, match=r"6 unreadable validation .*0 are tolerated.*raise DATASET\.MAX_UNREADABLE"):
+        commands.call("pretrain", [*words[:2], "DATASET.MAX_UNREADABLE=0.001"])
+
+
 def test_training_learns_what_is_easy_to_tell_apart(tmp_path: Path) -> None:
     write_classes(tmp_path / "classes")
     options = {"width": 8, "layers": [1, 1, 1], "expansion": 1}
@@ -124,10 +138,12 @@ def test_training_learns_what_is_easy_to_tell_apart(tmp_path: Path) -> None:
     assert float(re.findall(r"top1 ([\d.]+)  top5", text)[-1]) > 0.9
 
 
-@pytest.mark.parametrize("workers", [0, 2])
-def test_a_resume_is_exact(tmp_path: Path, workers: int) -> None:
+@pytest.mark.parametrize(("workers", "optimizer"), [(0, "AdamW"), (2, "AdamW"), (0, "timm:lamb"), (0, "timm:adan")])
+def test_a_resume_is_exact(tmp_path: Path, workers: int, optimizer: str) -> None:
+    """Lamb counts its steps in the groups, Adan does another thing in its first step."""
     write_classes(tmp_path / "classes")
-    words = ["--cfg", str(pretrain_yaml(tmp_path, EMA=0.5, classes={"MIXUP": 0.2})), f"WORKERS={workers}"]
+    words = ["--cfg", str(pretrain_yaml(tmp_path, EMA=0.5, classes={"MIXUP": 0.2}, OPTIMIZER=optimizer)),
+             f"WORKERS={workers}"]
     assert commands.call("pretrain", words) == 0
     whole = snapshot(tmp_path)
     assert whole["classes"] == ["blue", "green", "red"]
@@ -136,6 +152,16 @@ def test_a_resume_is_exact(tmp_path: Path, workers: int) -> None:
     assert commands.call("pretrain", [*words, "--resume", "auto"]) == 0
     for key in ("state_dict", "raw_state_dict", "optimizer"):
         assert same(snapshot(tmp_path)[key], whole[key]), key
+
+
+@pytest.mark.parametrize(("name", "words"), [
+    ("timm:lam", "'lam' is no optimizer of timm that can be resumed exactly; did you mean lamb"),
+    ("timm:adahessian", "'adahessian' is no optimizer of timm that can be resumed exactly"),
+    ("Adam", "TRAIN.OPTIMIZER")])
+def test_an_optimizer_that_is_not_there_is_one_line(tmp_path: Path, name: str, words: str) -> None:
+    write_classes(tmp_path / "classes")
+    with pytest.raises(UserError, match=words):
+        commands.call("pretrain", ["--cfg", str(pretrain_yaml(tmp_path, OPTIMIZER=name))])
 
 
 def test_a_tracker_takes_trunk_and_attention_and_rests_them(tmp_path: Path) -> None:

@@ -443,7 +443,7 @@ def test_scores_go_once_to_the_board_of_the_run_that_trained(here: Path) -> None
     for epoch in (1, 2):
         path = here / "snapshot" / f"checkpoint_e{epoch}.pth"
         save_checkpoint(path, {**read_checkpoint(path), "config": config, "run": run.name})
-    assert training_run(path) == Path("logs/Ocean/Ocean_2021-02-02-10-52")
+    assert training_run(path) == (Path("logs/Ocean/Ocean_2021-02-02-10-52"), "tensorboard")
     main([])
     main([])
     events = EventAccumulator(str(run))
@@ -519,7 +519,7 @@ def test_workers_that_fail_stop_or_leave_the_rest_their_work(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     script = tmp_path / "worker.py"
-    monkeypatch.setattr(launch, "SCRIPT", script)
+    monkeypatch.setattr(launch, "MAIN", script)
     # The device is here what the worker does.
     script.write_text("import os, sys, time\nact = next(w[9:] for w in sys.argv if w.startswith('--device='))\n"
                       "os.kill(os.getpid(), 9) if act == 'die' else time.sleep(60) if act == 'sleep' else None\n"

@@ -36,7 +36,7 @@ def squares(count: int) -> Source:
 
 def rows_of(path: Path) -> np.ndarray:
     lines = path.read_text(encoding="utf-8").splitlines()
-    assert lines[0] == "frame,x,y,w,h,score,lost"
+    assert lines[0] == "frame,x,y,w,h,score,presence,lost"
     return np.array([[float(value) for value in line.split(",")] for line in lines[1:]])
 
 
@@ -47,7 +47,7 @@ def test_the_result_file_holds_the_true_boxes_and_the_video_every_frame(tmp_path
     assert rows[:, 0].tolist() == list(range(1, 9))
     np.testing.assert_allclose(rows[:, 1:5], true, atol=1.5)
     assert rows[0, 1:5].tolist() == [60, 50, 30, 30]
-    assert (rows[:, 6] == 0).all()
+    assert (rows[:, 7] == 0).all()
     path = tmp_path / f"clip{find_encoder()[1]}"
     for source, name in ((str(path), "clip"), (path.as_uri(), re.sub(r"\W+", "_", str(path)).strip("_"))):
         film = open_source(source)
@@ -104,23 +104,25 @@ def test_what_cannot_be_written_or_read_is_said_before_the_model_is_loaded(tmp_p
 
 
 class Blind(Oracle):
-    """Loses the square from its fourth answer to its sixth."""
+    """Takes gray ground for the square in its fourth answer and its sixth, and is nearly as sure of it."""
 
     answers = 0
 
     def track(self, x: torch.Tensor, template: TemplateFeatures) -> OceanOutput:
         self.answers += 1
         output = super().track(x, template)
-        return output._replace(cls=output.cls * 0 - 5) if 4 <= self.answers <= 6 else output
+        aside = torch.tensor([-80.0, 0.0, 80.0, 0.0]).view(1, 4, 1, 1)  # px to the right
+        return OceanOutput(output.ltrb + aside, output.cls - 18, None) if self.answers in (4, 6) else output
 
 
 def test_a_lost_target_is_said_to_be_lost(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO", logger="lib"):
         run(options(tmp_path), OceanTracker(Blind(), PLAIN), squares(8), tmp_path)
     rows = rows_of(tmp_path / "clip.csv")
-    assert rows[:, 6].tolist() == [0, 0, 0, 0, 1, 1, 1, 0]
-    assert "frame 5: lost (score 0.01)" in caplog.text
-    assert "frame 8: found again" in caplog.text
+    assert rows[:, 7].tolist() == [0, 0, 0, 0, 1, 0, 1, 0]
+    assert rows[4, 5] > 0.8  # the score sees little of it
+    assert "frame 5: lost (presence 0.3" in caplog.text
+    assert "frame 6: found again" in caplog.text
 
 
 def test_ctrl_c_keeps_what_was_found(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import configparser
 import shlex
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -71,12 +72,12 @@ class Mover:
     def init(self, image: np.ndarray, box: np.ndarray, /) -> State:
         return State(np.asarray(box), 1.0, 271 if box[2] > 20 else 255)
 
-    def track_batch(self, states: list[State], images: list[np.ndarray], /) -> list[State]:
+    def begin(self, states: list[State], images: list[np.ndarray], /) -> Callable[[], list[State]]:
         assert len(states) == len(images)
         if self.broken:
             raise NonFiniteOutput([0])
         self.batches.append(len(states))
-        return [State(state.box_xywh + np.array([1, 0, 0, 0]), 0.5, state.search_size) for state in states]
+        return lambda: [State(state.box_xywh + np.array([1, 0, 0, 0]), 0.5, state.search_size) for state in states]
 
 
 class Toolkit:
@@ -114,7 +115,7 @@ def test_objects_are_answered_in_the_order_they_came(frame: Path) -> None:
     assert boxes[4:] == [[[2, 2, 3, 3]], [[3, 2, 3, 3]]]  # a new start forgets the others
     assert [properties for _, properties in toolkit.answers[2]] == [
         {"confidence": 0.5}, {"confidence": 0.5}, {"confidence": 1.0}]
-    assert sorted(tracker.batches[4:6]) == [1, 2]  # each search size on its own, its objects together
+    assert tracker.batches == [2, 2, 3, 1]  # all objects of a frame together; the tracker parts its search sizes
 
 
 def test_a_network_that_has_diverged_is_told_with_the_image(frame: Path) -> None:
@@ -152,7 +153,7 @@ def test_the_workspace_names_stack_tracker_and_settings(tmp_path: Path, capsys: 
     tracker = registry["Ocean"]
     assert (tracker["protocol"], tracker["label"], tracker["timeout"]) == ("trax", "Ocean", "300")
     assert shlex.split(tracker["command"]) == [
-        sys.executable, str(ROOT / "tracking" / "vot_ocean.py"), "--align=True", "--device=cpu",
+        sys.executable, str(ROOT / "lib" / "__main__.py"), "vot", "--align=True", "--device=cpu",
         f"--resume={tmp_path / '100% best.pth'}", "--dataset=VOT2018"]
 
 

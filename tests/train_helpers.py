@@ -33,6 +33,19 @@ from lib.training.trainer import Trainer
 DISK_FULL = -1  # in place of a signal: the disk of the checkpoints is filled to the last byte
 ROOT = Path(__file__).resolve().parents[1]
 PAIRS = 12  # an epoch of the tiny training: 3 steps of 4 pairs
+RESNET = {"width": 4, "layers": [1, 1, 2], "expansion": 1}
+VIT = {"dim": 16, "depth": 2, "heads": 2}
+# Every kind of model, slim.
+SLIM_MODELS: dict[str, dict[str, Any]] = {
+    "Ocean": {"backbone": "ResNetSmall", "backbone_options": RESNET},
+    "align": {"backbone": "ResNetSmall", "backbone_options": RESNET, "align": True},
+    "MHSA": {"backbone": "ResNetSmall_MHSA", "backbone_options": RESNET},
+    "templ": {"backbone": "ResNetSmall_MHSA", "backbone_options": {**RESNET, "templ": True}},
+    "single": {"backbone": "ResNetSmall_single", "backbone_options": RESNET},
+    "ViT": {"backbone": "ViT_small", "backbone_options": VIT},
+    "joint ViT": {"backbone": "ViT_small", "backbone_options": {**VIT, "joint": True}},
+    "timm": {"backbone": "timm", "backbone_options": {"name": "test_efficientnet"}},
+}
 
 
 class CheapPairs(Dataset[Sample]):
@@ -164,9 +177,10 @@ def train_processes(arguments: Sequence[str], *, ranks: int = 1, signals: Sequen
                                   zip(environments(ranks), extra, strict=True)], timeout=timeout)
 
 
-def call_in_ranks(function: Callable[[World], Any], *, ranks: int) -> list[Any]:
+def call_in_ranks(function: Callable[[World], Any], *, ranks: int, timeout: float = 60) -> list[Any]:
     """Return what `function(world)` returns in each of `ranks` gloo processes."""
-    return run_processes(_call, [(function, environment) for environment in environments(ranks)], timeout=60)
+    return run_processes(_call, [(function, environment) for environment in environments(ranks)],
+                         timeout=timeout)
 
 
 def _call(function: Callable[[World], Any], environment: dict[str, str], queue: Any) -> None:

@@ -67,8 +67,9 @@ def oxuva(root: Path) -> list[Video]:
     numbers: dict[str, list[int]] = {}
     for name, frame, _ in _oxuva_rows(path) if path.is_file() else ():
         numbers.setdefault(name, []).append(frame)
-    return [Video(name, path, root / "images" / "dev" / name.partition("_")[0], (min(frames), max(frames)))
-            for name, frames in numbers.items()]
+    videos = [Video(name, path, root / "images" / "dev" / name.partition("_")[0], (min(frames), max(frames)))
+              for name, frames in numbers.items()]
+    return [video for video in videos if video.images.is_dir()] or videos
 
 
 def oxuva_boxes(video: Video, _num_images: int) -> Boxes:
@@ -76,11 +77,13 @@ def oxuva_boxes(video: Video, _num_images: int) -> Boxes:
 
     The file has shares of the picture's sides; the first image tells those.
     """
-    frames, why = frames_of(video, [], place=str(video.truth), num_boxes=None)
-    if not frames:
-        raise UserError(f"{video.truth}: {why}; OxUvA's boxes are shares of the picture, so its images must be there")
     assert video.span is not None
-    boxes = np.full((video.span[1] - video.span[0] + 1, 4), np.nan)
+    frames, _ = frames_of(video, [], place=str(video.truth), num_boxes=None)
+    count = video.span[1] - video.span[0] + 1
+    if len(frames) != count:
+        raise UserError(f"{video.truth}: {len(frames)} of the {count} images of {video.name} are in {video.images}; "
+                        "OxUvA's boxes are shares of the picture, so its images must be there")
+    boxes = np.full((count, 4), np.nan)
     for _, frame, sides in _oxuva_rows(video.truth, video.name):
         if sides is not None:
             left, right, top, bottom = sides
@@ -105,6 +108,8 @@ def _oxuva_rows(path: Path, name: str = "") -> Iterator[tuple[str, int, tuple[fl
                 if len(cells) != 12 or cells[7] not in ("present", "absent"):
                     raise ValueError(line)
                 sides = tuple(map(float, cells[8:])) if cells[7] == "present" else None
+                if sides is not None and not all(0 <= side <= 1 for side in sides):
+                    raise ValueError(line)
                 yield "_".join(cells[:2]), int(cells[6]), sides
             except ValueError as error:
                 raise UserError(f"{path} line {number}: {line[:80]!r}; expected 12 columns as in vid0000,obj0000,20,"

@@ -95,7 +95,7 @@ class ClassDataset(Dataset[Labelled]):
     """Pictures by number: each epoch goes through all of them once, in an order of its own."""
 
     def __init__(self, pictures: Pictures, settings: ClassesConfig, *, seed: int, train: bool) -> None:
-        self.pictures, self.seed, self.train = pictures, seed, train
+        self.pictures, self.seed, self.train, self._side = pictures, seed, train, settings.SIZE
         try:
             create: Any = importlib.import_module("timm.data").create_transform
         except ImportError as error:
@@ -108,7 +108,10 @@ class ClassDataset(Dataset[Labelled]):
         return len(self.pictures.labels)
 
     def __getitem__(self, n: int) -> Labelled:
-        """Return picture n >= 0 of the stream; one that cannot be read is replaced by another, and named."""
+        """Return picture n >= 0 of the stream; one that cannot be read is named, and in training replaced by another.
+
+        In validation its place is taken by a black one of class -1, which no answer hits.
+        """
         epoch, place = divmod(n, len(self))
         index = shuffled(place, len(self), key=mix(self.seed, epoch)) if self.train else place
         rng = generator(self.seed, n)
@@ -118,6 +121,9 @@ class ClassDataset(Dataset[Labelled]):
                 image = self.pictures.read(index)
             except UserError as error:
                 unreadable.append(str(error))
+                if not self.train:
+                    return Labelled(torch.zeros(3, self._side, self._side, dtype=torch.uint8), torch.tensor(-1),
+                                    tuple(unreadable))
                 index = int(rng.integers(len(self)))
                 continue
             return Labelled(self._changed(image, rng), torch.tensor(self.pictures.labels[index]), tuple(unreadable))

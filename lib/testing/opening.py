@@ -9,25 +9,29 @@ from __future__ import annotations
 import importlib.util
 import logging
 import re
+import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import cv2
 import numpy as np
 import torch
 
-from lib.checkpoint import find_weights, load_model
+from lib.checkpoint import find_weights, load_model, where_else
 from lib.errors import UserError, did_you_mean
+from lib.files import sha256_of
 from lib.models.models import ARCHS
-from lib.options import Amp
+from lib.options import Amp, TrackerOptions
 from lib.tracker import PlainTracker
 from lib.tracker.ocean import OceanTracker
 from lib.tracker.online import OnlineTracker
 from lib.tracker.onnx import default_device, load_onnx, record_file
 from lib.tracker.params import TrackerParams
 
+T = TypeVar("T", bound=TrackerOptions)
 _log = logging.getLogger(__name__)
 
 
@@ -67,50 +71,81 @@ _OPENCV_MODELS = {"Nano": {"backbone": "backbone", "neckhead": "head"}, "Vit": {
 
 def is_foreign(arch: str) -> bool:
     """Return whether `arch` names a tracker of other people's, FILE.py:NAME or opencv:NAME."""
-    return ":" in arch
+    return re.fullmatch(r"(opencv|.*\.py):\w+", arch) is not None
 
 
-def foreign_maker(arch: str, path: Path | None) -> Callable[[], Any]:
-    """Return what makes a foreign tracker for one target; `path`, where given, is what it reads its model from.
+def resolved(options: T) -> T:
+    """Return the options with what --tracker names in the place of --arch.
 
-    Raises UserError for a file or a name that is not there.
+    Raises UserError for a tracker of neither form, and where neither it nor a checkpoint is named.
+    """
+    if options.tracker:
+        if not is_foreign(options.tracker):
+            raise UserError(f"--tracker {options.tracker}: expected FILE.py:NAME or opencv:NAME")
+        return replace(options, arch=options.tracker)
+    if options.resume is None:
+        raise UserError("--resume names no checkpoint; expected a file such as snapshot/checkpoint_e20.pth, a name "
+                        "such as OceanSmall, or --tracker for one without")
+    return options
+
+
+def open_foreign(arch: str, path: Path | None) -> PlainTracker:
+    """Return a tracker of other people's; `path`, where given, is the file or folder that it reads its model from.
+
+    Its `spec` holds the SHA-256 of every file of the model. Raises UserError for a file or a name that is not there.
     """
     place, _, name = arch.rpartition(":")
+    path = path and find_weights(path)
+    files = _model_files(path)
     if place == "opencv":
-        return _opencv_maker(name, path)
-    file = Path(place)
-    spec = importlib.util.spec_from_file_location(file.stem, file)
-    if not file.is_file() or spec is None or spec.loader is None:
-        raise UserError(f"--tracker {arch}: no Python file {place}; expected FILE.py:NAME or opencv:NAME")
-    module = importlib.util.module_from_spec(spec)
+        make, spec = _opencv_maker(name, path, files), {"opencv": cv2.__version__}
+    else:
+        make, spec = _maker_in(Path(place), name), {}
+        make = make if path is None else partial(make, path)
+    hashes = {file.name if file == path else str(file.relative_to(str(path))): sha256_of(file) for file in files}
+    return PlainTracker(make, spec={"tracker": name, "files": hashes, **spec})
+
+
+def _maker_in(file: Path, name: str) -> Callable[..., Any]:
+    """Return the class or function of a Python file, which may import its neighbours as a script does."""
+    if not file.is_file():
+        raise UserError(f"--tracker {file}:{name}: no Python file {file}; expected FILE.py:NAME or opencv:NAME")
+    sys.path.insert(0, str(file.resolve().parent))
+    spec = importlib.util.spec_from_file_location(f"tracker_{file.stem}", file.resolve())
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)  # the user's own file, which he asks to be run
     make = getattr(module, name, None)
     if not callable(make):
-        raise UserError(f"--tracker {arch}: {place} has no class or function {name}"
+        raise UserError(f"--tracker {file}:{name}: {file} has no class or function {name}"
                         f"{did_you_mean(name, [key for key in vars(module) if not key.startswith('_')])}")
-    return make if path is None else partial(make, path)
+    return make
 
 
-def _opencv_maker(name: str, path: Path | None) -> Callable[[], Any]:
+def _opencv_maker(name: str, path: Path | None, files: list[Path]) -> Callable[[], Any]:
     known = [key.removeprefix("Tracker").removesuffix("_create") for key in dir(cv2)
              if re.fullmatch(r"Tracker\w+_create", key)]
     if name not in known:
-        raise UserError(f"--tracker opencv:{name}: OpenCV {cv2.__version__} has no such tracker"
-                        f"{did_you_mean(name, known)}")
+        raise UserError(f"--tracker opencv:{name}: this OpenCV ({cv2.__version__}) has {', '.join(known)} alone; "
+                        f"opencv-contrib-python-headless has KCF and CSRT too")
     params = getattr(cv2, f"Tracker{name}_Params")()
     for key, part in _OPENCV_MODELS.get(name, {}).items():
-        files = [file for file in opencv_models(path) if part in file.name] or [Path("missing")]
-        if not files[0].is_file():
+        chosen = [file for file in files if file.suffix == ".onnx" and part in file.name]
+        if not chosen:
             raise UserError(f"--tracker opencv:{name}: no file *{part}*.onnx in {path}; give the folder of its models "
                             f"as --resume")
-        setattr(params, key, str(files[0]))
+        setattr(params, key, str(max(chosen, key=lambda file: file.stat().st_size)))
     return lambda: _OpenCV(getattr(cv2, f"Tracker{name}_create")(params))
 
 
-def opencv_models(path: Path | None) -> list[Path]:
-    """Return the ONNX files of a folder, or the one that was given, the largest first."""
-    files = [] if path is None else [path] if path.is_file() else list(path.glob("*.onnx"))
-    return sorted(files, key=lambda file: -file.stat().st_size)
+def _model_files(path: Path | None) -> list[Path]:
+    """Return the files of a foreign model: the one that is given, or all in a folder."""
+    if path is None:
+        return []
+    if not path.exists():
+        raise UserError(f"--resume {path}: {where_else(path)}")
+    return sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
 
 
 class _OpenCV:
@@ -144,10 +179,13 @@ def params_arch(arch: str) -> str:
 
 
 def weights_file(arch: str, path: Path | None) -> Path:
-    """Return the file that stands for the weights: the checkpoint, or the export.json of an exported folder."""
+    """Return the file that stands for the weights: the checkpoint, or the export.json of an exported folder.
+
+    For a tracker of other people's it is the file of its source; the rest stands in its `spec`.
+    """
     if is_foreign(arch):
         place = arch.rpartition(":")[0]
-        return Path(place) if place != "opencv" else (opencv_models(path) or [Path(cv2.__file__)])[0]
+        return Path(cv2.__file__ if place == "opencv" else place)
     assert path is not None
     return record_file(path) if arch in EXPORTED else find_weights(path)
 
@@ -169,5 +207,7 @@ def open_tracker(arch: str, path: Path | None, params: TrackerParams, **flags: A
     if is_foreign(arch):
         if flags.get("online"):
             raise UserError(f"--online True: the online branch is Ocean's, {arch} has none; leave it out")
-        return PlainTracker(foreign_maker(arch, path))
+        if (device := pick_device(flags.get("device", ""))).index is not None:
+            torch.cuda.set_device(device)  # where its .cuda() goes
+        return open_foreign(arch, path)
     return OPENERS[arch](path, params, **flags)

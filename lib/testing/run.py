@@ -10,7 +10,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Sequence as ListOf
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +23,7 @@ from lib.errors import UserError, did_you_mean
 from lib.log import RunLog, duration
 from lib.options import BenchmarkOptions, ModelOptions, TestOptions
 from lib.testing.batched import Job, Lockstep, Track, Watcher
-from lib.testing.opening import check_arch, is_foreign, open_tracker, params_arch, weights_file
+from lib.testing.opening import check_arch, is_foreign, open_tracker, params_arch, resolved, weights_file
 from lib.testing.results import ResultFolder, record_of
 from lib.testing.video import SequenceVideos
 from lib.tracker import Tracker, TrackState
@@ -43,14 +43,7 @@ class Candidate:
 
 def main(options: TestOptions) -> int:
     """Test one checkpoint as the options say; return 0. Raises UserError."""
-    if options.tracker:
-        if not is_foreign(options.tracker):
-            raise UserError(f"--tracker {options.tracker}: expected FILE.py:NAME or opencv:NAME")
-        options = replace(options, arch=options.tracker, tracker_name=options.tracker_name
-                          or options.tracker.rpartition(":")[2])
-    elif options.resume is None:
-        raise UserError("--resume names no checkpoint; expected a file such as snapshot/checkpoint_e20.pth, a name "
-                        "such as OceanSmall, or --tracker for one without")
+    options = resolved(options)
     check_arch(options.arch)
     name = tracker_name(options.arch, options.resume, epoch_test=options.epoch_test, given=options.tracker_name)
     with RunLog(main=True):
@@ -108,9 +101,13 @@ def run_candidate(candidate: Candidate, sequences: ListOf[Sequence], *, batch: i
 
 
 def tracker_name(arch: str, checkpoint: Path | None, *, epoch_test: bool, given: str = "") -> str:
-    """Return the name of the folder of results: as given, <arch>_checkpoint_eN for an epoch's test, or <arch>."""
+    """Return the name of the folder of results: as given, <arch>_checkpoint_eN for an epoch's test, or <arch>.
+
+    A tracker of other people's has the name of its class in the place of <arch>.
+    """
     if given:
         return plain_name(given)
+    arch = arch.rpartition(":")[2]
     if not epoch_test:
         return arch
     if checkpoint is None or not re.fullmatch(r"checkpoint_e\d+", checkpoint.stem):
@@ -162,8 +159,8 @@ def load_candidate(checkpoint: Path | None, options: BenchmarkOptions, *, name: 
 def open_with_params(options: ModelOptions, checkpoint: Path | None, dataset: str, *, compiled: bool = False,
                      ) -> tuple[Any, TrackerParams, str]:
     """Return the tracker that the options name, its hyper-parameters for a test set, and where these come from."""
-    params, source = (TrackerParams(), options.arch) if is_foreign(options.arch) else params_for(
-        options.params, dataset, arch=options.arch, checkpoint=checkpoint, online=options.online)
+    params, source = params_for(options.params, dataset, arch=options.arch, checkpoint=checkpoint,
+                                online=options.online)
     tracker = open_tracker(options.arch, checkpoint, params, align=options.align, online=options.online,
                            device=options.device, amp=options.amp, compiled=compiled)
     return tracker, params, source
@@ -173,8 +170,11 @@ def params_for(given: Path | None, dataset: str, *, arch: str, checkpoint: Path 
                online: bool = False) -> tuple[TrackerParams, str]:
     """Return the tracking hyper-parameters and where they come from.
 
-    That is the given file, or the one beside the checkpoint, or that of the test set.
+    That is the given file, or the one beside the checkpoint, or that of the test set; a tracker of other people's has
+    none.
     """
+    if is_foreign(arch):
+        return TrackerParams(), arch
     if given is None and checkpoint is not None:
         given = params_beside(checkpoint)
     if given is not None:

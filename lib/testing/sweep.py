@@ -13,7 +13,6 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 import torch
 
@@ -22,17 +21,17 @@ from lib.cli import as_argv
 from lib.distributed import available_cpus, check_gpus, die_with_parent, under_torchrun
 from lib.errors import EXIT_USER_ERROR, UserError
 from lib.eval_toolkit.protocols import check_scored_here, default_convention
+from lib.files import MAIN
 from lib.log import RunLog
 from lib.options import SweepOptions
 from lib.testing.batched import Job
-from lib.testing.opening import EXPORTED, check_arch, pick_device
+from lib.testing.opening import EXPORTED, check_arch, pick_device, resolved
 from lib.testing.run import Candidate, job_of, progress_bar, run_jobs, say_what_is_there
 from lib.testing.sweep_plan import Sweep, WorkLocks, missing_epochs
 from lib.testing.sweep_scores import Scoreboard
 
 GPU_BATCH = 16  # sequences that advance together on a GPU: enough to keep it busy, few enough for its memory
 GPU_TOGETHER = 4  # checkpoints that share decoded images on a GPU
-SCRIPT = Path(__file__).resolve().parents[2] / "tracking" / "test_epochs.py"
 GRACE = 10.0  # seconds between asking a worker to end and killing it
 POLL = 1.0  # seconds between two looks at what the other workers do
 _log = logging.getLogger(__name__)
@@ -47,6 +46,10 @@ def main(options: SweepOptions) -> int:
     if options.arch in EXPORTED:
         raise UserError(f"--arch {options.arch}: an exported model has no epochs; use tracking/test_ocean.py")
     check_arch(options.arch)
+    if options.tracker:
+        resolved(options)
+    elif options.resume is not None:
+        raise UserError("--resume is the model of --tracker here; name checkpoints by --checkpoints or --snapshot")
     check_scored_here(options.dataset)
     speaks = not options.worker and os.environ.get("RANK", "0") == "0"
     with RunLog(main=speaks):
@@ -62,6 +65,8 @@ def _run(given: SweepOptions, *, speaks: bool) -> int:
     say_what_is_there(benchmark)
     sweep = Sweep(options, benchmark)
     sweep.refresh()
+    if options.tracker and len(sweep.entries) == 1 and not options.watch:
+        _log.info("no checkpoint of %s is tested with %s", options.snapshot, options.tracker)
     if missing := missing_epochs(options, sweep.entries):
         _log.warning("no checkpoint of epoch %s in %s", ", ".join(map(str, missing)), options.snapshot)
     if not sweep.entries and not options.watch:
@@ -130,7 +135,8 @@ def _work_here(sweep: Sweep, scoreboard: Scoreboard, *, speaks: bool) -> int:
             if group:  # checkpoints that share the decoded images
                 candidates = sweep.candidates(group)
                 for candidate, track in run_jobs(candidates, sweep.by_name, _taken(sweep, locks, candidates),
-                                                 batch=sweep.options.batch or 1, threads=sweep.options.threads or 0):
+                                                 batch=1 if group[0].tracker else sweep.options.batch or 1,
+                                                 threads=sweep.options.threads or 0):
                     locks.release(candidate.folder.lock_path(track.job.name))
                     tick()
             elif sweep.is_finished():
@@ -168,7 +174,7 @@ def run_workers(options: SweepOptions, devices: Sequence[str], *, tick: Callable
     environment.setdefault("OMP_NUM_THREADS", str(max(1, len(available_cpus()) // len(devices))))
     # Threads that spin while they wait take the cores from other workers: measured 8 times slower on a busy machine.
     environment.setdefault("OMP_WAIT_POLICY", "PASSIVE")
-    commands = [[sys.executable, str(SCRIPT), *as_argv(replace(options, worker=True, device=device))]
+    commands = [[sys.executable, str(MAIN), "sweep", *as_argv(replace(options, worker=True, device=device))]
                 for device in devices]
     workers = {index: subprocess.Popen(command, env=environment) for index, command in enumerate(commands)}
     _log.info("%d workers: %s", len(workers),

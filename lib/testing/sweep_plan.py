@@ -22,9 +22,9 @@ from lib.checkpoint import find_weights, load_model, read_checkpoint, where_else
 from lib.errors import UserError
 from lib.files import read_json, sha256_of, write_whole
 from lib.options import SweepOptions
-from lib.testing.opening import OPENERS, open_checkpoint, open_tracker
+from lib.testing.opening import OPENERS, open_checkpoint, open_tracker, weights_file
 from lib.testing.results import RECEIPTS, ResultFolder, RunRecord, plain_values, read_run
-from lib.testing.run import Candidate, load_candidate, params_for, plain_name
+from lib.testing.run import Candidate, load_candidate, params_for, plain_name, tracker_name
 
 _EPOCH = re.compile(r"checkpoint_e(\d+)\.pth")
 SPEC_FILE = "model.json"
@@ -92,12 +92,13 @@ class WorkLocks:
 
 @dataclass(frozen=True)
 class Entry:
-    """A checkpoint of the sweep."""
+    """A checkpoint of the sweep, or the tracker of other people's beside them."""
 
     path: Path
     name: str  # of its folder of results
     epoch: int | None  # None where the file's name does not say it
     stamp: tuple[int, int]  # time and size of the file: a checkpoint written again is another entry
+    tracker: str = ""  # what --tracker names, if it is that
 
 
 def prefix_of(options: SweepOptions) -> str:
@@ -146,7 +147,7 @@ def _listed(patterns: Iterable[str]) -> Iterator[Path]:
 
 
 def _in_range(options: SweepOptions) -> list[Path]:
-    if not options.snapshot.is_dir() and not options.watch:
+    if not options.snapshot.is_dir() and not options.watch and not options.tracker:
         raise UserError(f"--snapshot {options.snapshot}: no such folder; expected checkpoint_e<N>.pth in it")
     first, last = options.start_epoch or 1, options.end_epoch or float("inf")
     found = [(int(match[1]), path) for path in options.snapshot.glob("checkpoint_e*.pth")
@@ -176,6 +177,7 @@ class Sweep:
         self.sequences = sorted(benchmark.sequences, key=len, reverse=True)
         self.by_name = {sequence.name: sequence for sequence in self.sequences}
         self._params_of(None)  # a mistake in them is told at once
+        self._foreign = [_foreign_entry(options)] if options.tracker else []
         self.entries: list[Entry] = []
         self._folders: dict[Entry, ResultFolder] = {}
         self._candidates: dict[Entry, Candidate] = {}
@@ -185,16 +187,18 @@ class Sweep:
 
         Raises UserError where results of another training lie under the same names: they are neither removed nor mixed.
         """
-        entries = find_entries(self.options)
+        entries = [*find_entries(self.options), *self._foreign]
         new = {entry: record for entry in entries if entry not in self._folders
                if (record := self._record_of(entry)) is not None}
-        if new:
-            self._check_trainings({**new, **{entry: self._folders[entry].record for entry in entries
-                                             if entry in self._folders}})
+        records = {**new, **{entry: self._folders[entry].record for entry in entries if entry in self._folders}}
+        if new and (ours := {entry: record for entry, record in records.items() if not entry.tracker}):
+            self._check_trainings(ours)
         for entry, record in new.items():
             folder = self._folders[entry] = ResultFolder(self.root / entry.name, record)
-            # What the same training's checkpoint, written again, or other settings or data change is done again.
-            if thrown_away := folder.open(replace=True, replace_unknown=self.options.fresh):
+            # What the same training's checkpoint, written again, or other settings or data change is done again; of a
+            # tracker that is not ours nobody knows whether it is the same one, changed.
+            if thrown_away := folder.open(replace=self.options.fresh or not entry.tracker,
+                                          replace_unknown=self.options.fresh):
                 _log.warning("%s, to be done again", thrown_away)
             if outdated := folder.outdated(self.sequences):
                 _log.warning("%s", outdated)
@@ -202,6 +206,8 @@ class Sweep:
 
     def _record_of(self, entry: Entry) -> RunRecord | None:
         """Return the record of a checkpoint, None if it was deleted while we looked at it."""
+        if entry.tracker:
+            return self._load(entry).folder.record
         try:
             params, source = self._params_of(entry.path)
             sha256 = sha256_of(entry.path)
@@ -231,9 +237,9 @@ class Sweep:
                                 f"not of {mine[0].checkpoint}; --tracker_name NAME, or another --result_dir, keeps "
                                 f"both apart{ways}")
 
-    def _params_of(self, checkpoint: Path | None) -> Any:
+    def _params_of(self, checkpoint: Path | None, *, tracker: str = "") -> Any:
         options = self.options
-        return params_for(options.params, self.benchmark.name, arch=options.arch, checkpoint=checkpoint,
+        return params_for(options.params, self.benchmark.name, arch=tracker or options.arch, checkpoint=checkpoint,
                           online=options.online)
 
     def _read_model(self, entry: Entry, sha256: str, kept: Path) -> tuple[dict[str, Any], str]:
@@ -251,7 +257,7 @@ class Sweep:
         opened: Any = load_model(entry.path, **flags) if OPENERS[arch] is open_checkpoint else open_tracker(
             arch, entry.path, self._params_of(entry.path)[0], **flags, device="cpu")
         spec = plain_values(getattr(opened, "spec", {}))
-        training = str(training_run(entry.path) or "")
+        training = str((training_run(entry.path) or ("",))[0])
         write_whole(kept, json.dumps({"asked": asked, "spec": spec, "training": training}))
         return spec, training
 
@@ -266,21 +272,23 @@ class Sweep:
     def earlier(self) -> list[Entry]:
         """Return the other checkpoints of the table that an earlier sweep left, if their results are as it tells.
 
-        They are whole, of a training that is tested now, and made with the settings that would be used now.
+        They are whole, of a training that is tested now (any, where none is) or a tracker of other people's, and made
+        with the settings that would be used now.
         """
         table = self.stem.with_name(f"{self.stem.name}.json")
         rows = read_json(table)["checkpoints"] if table.is_file() and self.entries else []
         mine = {entry.name for entry in self.entries}
+        ours = [self._folders[entry].record for entry in self.entries if not entry.tracker]
         found = []
         for row in (row for row in rows if row["name"] not in mine):
-            entry = Entry(Path(row["path"]), row["name"], row["epoch"], (0, 0))
+            entry = Entry(Path(row["path"]), row["name"], row["epoch"], (0, 0), row.get("tracker", ""))
             there = read_run(self.root / entry.name)
-            params, source = self._params_of(entry.path)
+            params, source = self._params_of(entry.path, tracker=entry.tracker)
             identity = there["identity"] if there is not None else {}
             record = replace(self._folders[self.entries[0]].record, checkpoint=entry.path, sha256=row["sha256"],
                              params=params, params_source=source, model=identity.get("model", {}))
             folder = ResultFolder(self.root / entry.name, record)
-            same = there is not None and any(_same_training(there, self._folders[own].record) for own in self.entries)
+            same = there is not None and (entry.tracker or not ours or any(_same_training(there, own) for own in ours))
             if same and record.identity == identity and all(map(folder.is_done, self.sequences)):
                 self._folders[entry] = folder
                 found.append(entry)
@@ -294,6 +302,8 @@ class Sweep:
         group: list[Entry] = []
         for entry in self.entries:
             folder = self._folders[entry]
+            if group and (entry.tracker or group[0].tracker):
+                continue  # what is not ours has a worker to itself, and frames of its own: its speed is then told
             if any(locks.is_free(folder.lock_path(sequence.name)) for sequence in self.unfinished(entry)):
                 group.append(entry)
             if len(group) == size:
@@ -312,9 +322,20 @@ class Sweep:
         self._candidates = {entry: kept for entry, kept in self._candidates.items() if entry in group}
         for entry in group:
             if entry not in self._candidates:
-                self._candidates[entry] = load_candidate(entry.path, self.options, name=entry.name,
-                                                         benchmark=self.benchmark)
+                self._candidates[entry] = self._load(entry)
         return [self._candidates[entry] for entry in group]
+
+    def _load(self, entry: Entry) -> Candidate:
+        path, options = (self.options.resume, replace(self.options, arch=entry.tracker)) if entry.tracker else (
+            entry.path, self.options)
+        return load_candidate(path, options, name=entry.name, benchmark=self.benchmark)
+
+
+def _foreign_entry(options: SweepOptions) -> Entry:
+    """Return the entry of what --tracker names, under the name that test_ocean.py gives it."""
+    file, name = weights_file(options.tracker, options.resume), tracker_name(options.tracker, None, epoch_test=False)
+    prefix = f"{plain_name(options.tracker_name)}_" if options.tracker_name else ""
+    return Entry(file, prefix + name, None, (0, 0), options.tracker)
 
 
 def _same_training(there: Mapping[str, Any], record: RunRecord) -> bool:
@@ -327,8 +348,8 @@ def _same_training(there: Mapping[str, Any], record: RunRecord) -> bool:
     return recorded.resolve().parent == record.checkpoint.resolve().parent
 
 
-def training_run(checkpoint: Path) -> Path | None:
-    """Return the TensorBoard folder of the run that trained a checkpoint, None if the checkpoint does not say."""
+def training_run(checkpoint: Path) -> tuple[Path, str] | None:
+    """Return folder and LOGGER of the run that trained a checkpoint, None if the checkpoint does not say."""
     try:
         content = read_checkpoint(checkpoint)
     except UserError:
@@ -338,6 +359,6 @@ def training_run(checkpoint: Path) -> Path | None:
         return None
     tree = next(iter(config.values()))
     try:
-        return Path(tree["OUTPUT_DIR"]) / tree["TRAIN"]["MODEL"] / run
+        return Path(tree["OUTPUT_DIR"]) / tree["TRAIN"]["MODEL"] / run, tree.get("LOGGER", "tensorboard")
     except (KeyError, TypeError):
         return None

@@ -17,7 +17,7 @@ from lib.eval_toolkit.protocols import LESS_IS_BETTER, ScoreSummary, is_one_pass
 from lib.eval_toolkit.report import difference_tables
 from lib.eval_toolkit.tables import Table, as_csv, as_markdown, as_text
 from lib.files import read_json, write_whole
-from lib.log import Board
+from lib.log import Board, check_logger
 from lib.testing.results import RECEIPTS
 from lib.testing.run import say_speed
 from lib.testing.sweep_plan import Entry, Sweep, in_order, training_run
@@ -86,17 +86,19 @@ class Scoreboard:
         return Scored(entry, summary, benchmark.num_frames / max(seconds, 1e-9), folder.record.sha256)
 
     def _to_board(self, scored: Scored) -> None:
-        """Add the scores at their epoch to the training run's TensorBoard, once."""
+        """Add the scores at their epoch to the training run's logger, once."""
         entry, dataset, given = scored.entry, self._sweep.benchmark.name, self._sweep.options.log_dir
-        run = given or training_run(entry.path)
-        if entry.epoch is None or run is None or (given is None and not run.is_dir()):
+        place = (given, "tensorboard") if given else training_run(entry.path)
+        if entry.epoch is None or place is None or (given is None and not place[0].is_dir()):
             return
+        run, logger = place
         folder, values = self._sweep.folder(entry), scored.summary.headline
         told = {"run": folder.record.key, "folder": str(run.resolve()), "convention": self._convention, **values}
         path = folder.path / RECEIPTS / BOARD_FILE
         if path.is_file() and read_json(path) == told:
             return
-        board = Board(run)
+        check_logger(logger)
+        board = Board(run, logger=logger)
         board.scalars({_tag(dataset, name): value for name, value in values.items()}, entry.epoch)
         board.close()
         write_whole(path, json.dumps(told))
@@ -176,6 +178,7 @@ class Scoreboard:
             "remarks": self.remarks(),
             "checkpoints": [{
                 "name": s.entry.name, "epoch": s.entry.epoch, "path": str(s.entry.path), "sha256": s.sha256,
+                "tracker": s.entry.tracker,
                 "tuned_on": s.summary.tuned_on,
                 **{name: None if math.isnan(value) else value for name, value in s.summary.headline.items()},
                 "frames_per_second": s.frames_per_second,

@@ -90,7 +90,7 @@ class SequenceVideos:
         truth = self._sequences[name].boxes_xywh
         video = self._open.setdefault(name, BoxVideo(self._folder / name))
         boxes = {GREEN: truth[index]} | ({} if state is None else {YELLOW: state.box_xywh})
-        said = "lost" if state is None else f"{state.score:.2f}"
+        said = "lost" if state is None else f"{state.score:.2f} {getattr(state, 'presence', state.score):.2f}"
         video.write(image, boxes, caption=f"{name} {index + 1}/{len(truth)}  {said}")
 
     def close(self, name: str) -> None:

@@ -24,12 +24,13 @@ from lib.config import Config
 from lib.config_file import load_config
 from lib.datasets.synthetic import write_otb
 from lib.errors import UserError
+from lib.files import EXPERIMENTS
 from lib.log import RunLog
 from lib.models.models import build_model
 from lib.options import DemoOptions, EvalOptions, SweepOptions, TestOptions, TrainOptions
 
 ROOT = Path(__file__).resolve().parents[2]
-CFG = ROOT / "experiments" / "train" / "OceanDemo.yaml"
+CFG = EXPERIMENTS / "train" / "OceanDemo.yaml"
 DATASET = "SYNTHETIC"
 FRAMES, SEED = 60, 1  # length of the held-out sequences, and a seed that training does not use
 STILL, UNTRAINED = "NeverMoves", "Untrained"

@@ -191,6 +191,8 @@ def load() -> float:
 
 def commit() -> str:
     """Return the short name of the commit that runs, "+" behind it when files differ from it; "unknown" without git."""
+    if not (_ROOT / ".git").exists():
+        return "unknown"  # installed: a git above it is another project's
     command = ["git", "-C", str(_ROOT), "describe", "--always", "--dirty=+", "--abbrev=10", "--exclude=*"]
     with contextlib.suppress(OSError, subprocess.TimeoutExpired):
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=30)

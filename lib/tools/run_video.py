@@ -15,21 +15,22 @@ import numpy as np
 from tqdm import tqdm
 
 from lib.boxes import Boxes
-from lib.checkpoint import params_beside
 from lib.crops import Image
 from lib.errors import UserError
 from lib.files import atomic_write, check_output
 from lib.log import RunLog
 from lib.options import VideoOptions
-from lib.testing.opening import open_tracker
+from lib.testing.opening import resolved
+from lib.testing.run import open_with_params
 from lib.testing.video import BoxVideo, Colour
 from lib.tools.video_source import Source, open_source, select_box
 from lib.tools.vot_toolkit import Objects
-from lib.tracker.ocean import OceanTracker
-from lib.tracker.params import load_tracker_params
+from lib.tracker import Tracker
 from lib.tracker.scoring import NonFiniteOutput
 
+DEFAULT = Path("OceanSmall")  # what is followed with where nothing is named: it needs no further package
 RED: Colour = (60, 60, 255)  # a target that is lost, where it is the only one
+SHOWN_FOUND = 15  # frames for which a target is called found again
 SMOOTHING = 0.1  # weight of the newest frame in the shown speed
 _WINDOW = "OceanKit"
 _log = logging.getLogger(__name__)
@@ -37,6 +38,7 @@ _log = logging.getLogger(__name__)
 
 def main(options: VideoOptions) -> int:
     """Follow the targets that the options name; return 0. Raises UserError."""
+    options = resolved(options if options.resume or options.tracker else replace(options, resume=DEFAULT))
     with RunLog(main=True):
         source = open_source(options.source)  # first what is known to be wrong at once, then the model
         try:
@@ -46,10 +48,7 @@ def main(options: VideoOptions) -> int:
                 for text in options.init:
                     parse_box(text, first)
                 source = replace(source, frames=chain([first], source.frames))
-            settings = options.params or params_beside(options.resume)
-            params = load_tracker_params(settings, online=options.online)
-            tracker = open_tracker(options.arch, options.resume, params, align=options.align, online=options.online,
-                                   device=options.device, amp=options.amp)
+            tracker, _, _ = open_with_params(options, options.resume, "")
             run(options, tracker, source, folder)
         finally:
             source.close()
@@ -94,22 +93,28 @@ class Trail:
     rows: list[str] = field(default_factory=list)
     lost: bool = False
     times_lost: int = 0  # frames in which it was lost
+    found: int = 0  # frame in which it was found again
+    said: str = "held"  # or unsure, lost, found again
 
-    def add(self, box_xywh: Boxes, score: float) -> None:
+    def add(self, box_xywh: Boxes, score: float, presence: float) -> None:
         """Note a frame, and say when the target was lost or found again."""
-        lost = score < self.lost_below
+        lost, frame = presence < self.lost_below, len(self.rows) + 1
         if lost != self.lost:
-            _log.info("%s frame %d: %s (score %.2f)", self.path.stem, len(self.rows) + 1,
-                      "lost" if lost else "found again", score)
+            _log.info("%s frame %d: %s (presence %.2f, score %.2f)", self.path.stem, frame,
+                      "lost" if lost else "found again", presence, score)
+        self.found = frame if self.lost and not lost else self.found
         self.lost = lost
         self.times_lost += lost
+        again = self.found and frame < self.found + SHOWN_FOUND
+        unsure = presence < (1 + self.lost_below) / 2
+        self.said = "LOST" if lost else "found again" if again else "unsure" if unsure else "held"
         x, y, w, h = box_xywh.tolist()
-        self.rows.append(f"{len(self.rows) + 1},{x:.2f},{y:.2f},{w:.2f},{h:.2f},{score:.4f},{int(lost)}\n")
+        self.rows.append(f"{frame},{x:.2f},{y:.2f},{w:.2f},{h:.2f},{score:.4f},{presence:.4f},{int(lost)}\n")
 
     def save(self) -> None:
-        """Write the result file: boxes in px from the upper left corner (0), score 0..1, lost 0 or 1."""
+        """Write the result file: boxes in px from the upper left corner (0), score and presence 0..1, lost 0 or 1."""
         with atomic_write(self.path) as file:
-            file.write("frame,x,y,w,h,score,lost\n")
+            file.write("frame,x,y,w,h,score,presence,lost\n")
             file.writelines(self.rows)
 
 
@@ -130,9 +135,9 @@ class Session:
             for image in frames:
                 self._advance(image, boxes)
                 frame = len(self.trails[0].rows)
-                scores = " ".join(f"{state.score:.2f}" for state in self.objects.states)
-                lost = "  LOST" * any(trail.lost for trail in self.trails)
-                caption = f"{frame}  score {scores}  {self.rate:.1f} frames/s{lost}"
+                scores = " ".join(f"{state.presence:.2f} {trail.said}" for state, trail in
+                                  zip(self.objects.states, self.trails, strict=True))
+                caption = f"{frame}  presence {scores}  {self.rate:.1f} frames/s"
                 drawn = {self._colour(row): state.box_xywh for row, state in enumerate(self.objects.states)}
                 if self.video is not None:
                     self.video.write(image, drawn, caption=caption)
@@ -156,7 +161,7 @@ class Session:
             self.seconds += taken
             self.rate = 1 / taken if not self.rate else (1 - SMOOTHING) * self.rate + SMOOTHING / taken
         for trail, state, box in zip(self.trails, self.objects.states, boxes, strict=True):
-            trail.add(box if first else state.box_xywh, state.score)
+            trail.add(box if first else state.box_xywh, state.score, state.presence)
 
     def _colour(self, row: int) -> Colour:
         """Return a target's colour, the first one's yellow; darker while it is lost, and red where it is alone."""
@@ -167,7 +172,7 @@ class Session:
         return blue, green, red
 
 
-def run(options: VideoOptions, tracker: OceanTracker, source: Source, folder: Path) -> None:
+def run(options: VideoOptions, tracker: Tracker, source: Source, folder: Path) -> None:
     """Follow the targets to the source's end, to Ctrl-C or to a pressed q; write the video and the result files."""
     if options.show:
         _open_window()

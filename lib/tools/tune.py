@@ -31,7 +31,7 @@ from lib.config_file import load_config
 from lib.errors import UserError
 from lib.eval_toolkit.protocols import check_scored_here
 from lib.eval_toolkit.tables import Cell, Table, markdown_table
-from lib.files import atomic_write, check_output, write_whole
+from lib.files import MAIN, atomic_write, check_output, write_whole
 from lib.log import RunLog
 from lib.options import TuneOptions
 from lib.testing.opening import weights_file
@@ -41,7 +41,6 @@ from lib.tools.measure import Values, follow_and_score, load_videos
 from lib.tracker.ocean import OceanTracker
 from lib.tracker.params import TrackerParams
 
-SCRIPT = Path(__file__).resolve().parents[2] / "tracking" / "tune.py"
 SIDES = (255, 271, 287)
 # Ranges that hold the published settings of every benchmark (OCEAN section 5) with room around them.
 RANGES = {"penalty_k": (0.0, 0.2), "lr": (0.2, 0.9), "window_influence": (0.05, 0.65), "ratio": (0.7, 1.0),
@@ -123,7 +122,7 @@ def tune(options: TuneOptions) -> str:
     known = {"before": start, "untuned": untuned} if replace(start, tuned_on="") != untuned else {"untuned": untuned}
     lines = [_baseline(study, task, name, params) for name, params in known.items()]
     # Only now, so that not every process measures the settings that the others are compared with.
-    command = [sys.executable, str(SCRIPT), *as_argv(replace(options, workers=1, helper=True))]
+    command = [sys.executable, str(MAIN), "tune", *as_argv(replace(options, workers=1, helper=True))]
     helpers = [subprocess.Popen(command) for _ in range(options.workers - 1)]
     text = ""
     try:

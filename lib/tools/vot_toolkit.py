@@ -29,17 +29,16 @@ from lib.checkpoint import find_weights, where_else
 from lib.cli import as_argv
 from lib.crops import Image
 from lib.errors import UserError, did_you_mean
-from lib.files import atomic_write, read_text, read_yaml, write_whole
+from lib.files import MAIN, atomic_write, read_text, read_yaml, write_whole
 from lib.images import read_image
 from lib.log import RunLog
-from lib.options import ModelOptions, VotTrackerOptions, VotWorkspaceOptions
-from lib.testing.opening import check_arch
-from lib.testing.run import open_with_params, params_for
-from lib.tracker.ocean import OceanTracker, TrackerState
+from lib.options import TrackerOptions, VotTrackerOptions, VotWorkspaceOptions
+from lib.testing.opening import check_arch, is_foreign, open_tracker, resolved
+from lib.testing.run import open_with_params, params_for, tracker_name
+from lib.tracker import Tracker, TrackState, begin
 from lib.tracker.scoring import NonFiniteOutput
 
 INSTALL = "pip install -e '.[vot]' (or vot-trax alone, when the toolkit has an environment of its own)"
-SCRIPT = Path(__file__).resolve().parents[2] / "tracking" / "vot_ocean.py"
 TIMEOUT = 300  # seconds the toolkit waits for an answer; the first one waits for the checkpoint to load
 DUMMY_FRAMES = 50
 _log = logging.getLogger(__name__)
@@ -49,8 +48,8 @@ _log = logging.getLogger(__name__)
 class Objects:
     """The objects that are followed, in the order in which the toolkit gave them."""
 
-    tracker: OceanTracker
-    states: list[TrackerState] = field(default_factory=list)
+    tracker: Tracker
+    states: list[TrackState] = field(default_factory=list)
 
     def start(self, image: Image, boxes: Iterable[Boxes]) -> None:
         """Forget all objects and follow the given ones from here on."""
@@ -62,12 +61,8 @@ class Objects:
         self.states += [self.tracker.init(image, box) for box in boxes]
 
     def advance(self, image: Image) -> None:
-        """Take every object to the next image; those of one search size go through the network together."""
-        for size in {state.search_size for state in self.states}:
-            rows = [row for row, state in enumerate(self.states) if state.search_size == size]
-            states = [self.states[row] for row in rows]
-            for row, state in zip(rows, self.tracker.track_batch(states, [image] * len(rows)), strict=True):
-                self.states[row] = state
+        """Take every object to the next image."""
+        self.states = list(begin(self.tracker, self.states, [image] * len(self.states))())
 
 
 def serve(server: Any, objects: Objects, *, answer: Callable[[Boxes], Any]) -> int:
@@ -121,13 +116,15 @@ def main(options: VotTrackerOptions) -> int:
         import trax
     except ImportError as error:
         raise UserError(f"the package vot-trax is missing here ({error}): {INSTALL}") from error
+    options = resolved(options)
+    name = tracker_name(options.arch, None, epoch_test=False)
     # The handshake comes first: the toolkit waits for it, while a checkpoint may take its time.
     with RunLog(main=True), trax.Server(
-        ["rectangle", "polygon", "mask"], ["path"], tracker_name=options.arch, tracker_family="OceanKit",
+        ["rectangle", "polygon", "mask"], ["path"], tracker_name=name, tracker_family="OceanKit",
         multiobject=True,
     ) as server:
         tracker, params, source = open_with_params(options, options.resume, options.dataset)
-        _log.info("tracker %s: %s", source, params)
+        _log.info("tracker %s%s", source, "" if is_foreign(options.arch) else f": {params}")
         frames = serve(server, Objects(tracker), answer=lambda box: trax.Rectangle.create(*map(float, box)))
         _log.info("%d frames answered", frames)
     return 0
@@ -140,11 +137,11 @@ def workspace(options: VotWorkspaceOptions) -> int:
     """
     with RunLog(main=True):
         options = _checked(options)
-        shared = {key.name: getattr(options, key.name) for key in fields(ModelOptions)}
-        tracker = VotTrackerOptions(**shared, resume=options.resume, dataset=dataset_of(options.stack))
+        shared = {key.name: getattr(options, key.name) for key in fields(TrackerOptions)}
+        tracker = VotTrackerOptions(**shared, dataset=dataset_of(options.stack))
         write_config(options.folder, stack=options.stack, sequences=_sequences(options))
         register(options.folder / "trackers.ini", name=options.name, label=options.label or options.name,
-                 command=shlex.join([sys.executable, str(SCRIPT), *as_argv(tracker)]))  # from any folder
+                 command=shlex.join([sys.executable, str(MAIN), "vot", *as_argv(tracker)]))  # from any folder
         for name in ("sequences", "results"):
             (options.folder / name).mkdir(exist_ok=True)
         _log.info("%s: config.yaml, and %s in trackers.ini", options.folder, options.name)
@@ -156,20 +153,25 @@ def workspace(options: VotWorkspaceOptions) -> int:
 
 def _checked(options: VotWorkspaceOptions) -> VotWorkspaceOptions:
     """Return the options with full paths; UserError for what the toolkit would refuse later, or be silent about."""
-    if not re.fullmatch(r"[a-zA-Z0-9_-]+", options.name):
-        raise UserError(f"--name {options.name}: the toolkit takes letters, digits, - and _ only")
+    arch = resolved(options).arch
+    name = options.name or tracker_name(arch, None, epoch_test=False)
+    if not re.fullmatch(r"[a-zA-Z0-9_-]+", name):
+        raise UserError(f"--name {name}: the toolkit takes letters, digits, - and _ only")
     if options.sequences is not None and options.dummy:
         raise UserError("--sequences and --dummy both say which videos to use; leave one out")
-    weights = find_weights(options.resume)
-    if not weights.exists():
+    weights = options.resume and find_weights(options.resume)
+    if weights is not None and not weights.exists():
         raise UserError(f"--resume {weights}: {where_else(weights)}")
-    check_arch(options.arch)
-    params_for(options.params, dataset_of(options.stack), arch=options.arch, checkpoint=weights,
-               online=options.online)
+    check_arch(arch)
+    params, _ = params_for(options.params, dataset_of(options.stack), arch=arch, checkpoint=weights,
+                           online=options.online)
+    if is_foreign(arch):
+        open_tracker(arch, weights, params)
+    tracker = re.sub(r".*\.py(?=:)", lambda file: str(Path(file[0]).resolve()), options.tracker)
     if importlib.util.find_spec("trax") is None:
         _log.warning("%s lacks vot-trax, without which the tracker cannot be started: %s", sys.executable, INSTALL)
-    return replace(options, resume=weights.resolve(), stack=_checked_stack(options.stack),
-                   params=options.params and options.params.resolve())
+    return replace(options, name=name, tracker=tracker, resume=weights and weights.resolve(),
+                   stack=_checked_stack(options.stack), params=options.params and options.params.resolve())
 
 
 def _checked_stack(stack: str) -> str:

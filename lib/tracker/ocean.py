@@ -158,7 +158,9 @@ class OceanTracker:
         self.model.to(device=self.device)
         self.model.to(memory_format=self.memory_format)
         self._dtype = {"none": None, "bf16": torch.bfloat16, "fp16": torch.float16}[amp]
-        self._track: Callable[..., Any] = torch.compile(self.model.track) if compiled else self.model.track
+        # Frozen: the weights are constants of the compiled code, BatchNorm folded into them.
+        self._track: Callable[..., Any] = (
+            torch.compile(self.model.track, options={"freezing": True}) if compiled else self.model.track)
         # The templates of a batch change only when a sequence joins or leaves: the last batches are kept. The parts are
         # kept with them, so that an id stays that of the same object.
         self._stacks: dict[tuple[int, ...], tuple[list[TemplateFeatures], TemplateFeatures]] = {}

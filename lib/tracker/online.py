@@ -229,9 +229,12 @@ class OnlineTracker(OceanTracker):
 
     def _look(self, memories: Sequence[Memory], images: Sequence[Image]) -> list[Look]:
         """Return what each target's filter sees around where it was last found."""
-        half_cell = CROP / CELLS / 2  # the features' sides are odd and the scores' even
-        crops = [cut(image, memory.centre_xy + memory.scale * half_cell, side=CROP * memory.scale, out_size=CROP)
-                 for memory, image in zip(memories, images, strict=True)]
+        crops = []
+        for memory, image in zip(memories, images, strict=True):
+            # Half a cell aside, as the features' sides are odd and the scores' even. In float32 like the reference: a
+            # centre that is a whole px but for rounding is cut to that px.
+            centre_xy = (memory.centre_xy + memory.scale * CROP / (2 * CELLS)).astype(np.float32)
+            crops.append(cut(image, centre_xy, side=CROP * memory.scale, out_size=CROP))
         pixels = self._floats(np.stack([crop.pixels for crop in crops]))
         with self._precision():  # on a CPU one by one: a result is then the same whatever goes beside it
             features = torch.cat([self.model.online_features(part) for part in

@@ -13,13 +13,13 @@ from pydantic import AfterValidator, ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
 
 from lib.errors import UserError, did_you_mean
-from lib.files import read_yaml
+from lib.files import EXPERIMENTS, read_yaml
 
 Probability = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
 NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Rate = Annotated[float, Field(ge=0, lt=1, allow_inf_nan=False)]
-PARAMS_ROOT = Path(__file__).resolve().parents[2] / "experiments" / "test"
+PARAMS_ROOT = EXPERIMENTS / "test"
 _log = logging.getLogger(__name__)
 
 

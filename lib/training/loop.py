@@ -23,7 +23,8 @@ from lib.config import Config, PretrainConfig
 from lib.config_file import load_config
 from lib.distributed import EXIT_STOPPED, StopRequest, World, on_main
 from lib.errors import EXIT_USER_ERROR, UserError
-from lib.log import RunLog, new_run_folder, old_run_folder
+from lib.files import MAIN
+from lib.log import RunLog, check_logger, new_run_folder, old_run_folder
 from lib.models.pretrained import TORCHVISION, Pixels
 from lib.models.timm_trunk import fetch_weights
 from lib.options import TrainOptions
@@ -78,7 +79,7 @@ def _run(options: TrainOptions, task: type[Tracking] | type[Classification], kin
             distributed.check_gpus(gpus, place=place, several="--nproc N")
         processes = options.nproc or (len(gpus) if options.gpus is not None else 1)
         if processes > 1:
-            return distributed.launch(task.script, as_argv(options), processes=processes,
+            return distributed.launch(MAIN, [task.command, *as_argv(options)], processes=processes,
                                       max_restarts=options.max_restarts)
     world = distributed.join(gpus, place=place)
     code = train(cfg, world, task)
@@ -162,6 +163,7 @@ def _check_start(cfg: Config, *, place: str, frozen_start: bool = True) -> None:
     A trunk that is frozen at first must have weights, unless RANDOM_TRUNK says otherwise.
     """
     train, snapshot = cfg.TRAIN, Path(cfg.CHECKPOINT_DIR)
+    check_logger(cfg.LOGGER)
     if train.RESUME and train.RESUME != "auto":
         _resume_path(train.RESUME, snapshot)
     elif train.RESUME and checkpoints.saved_checkpoints(snapshot):
@@ -215,13 +217,14 @@ def _open_run(cfg: Config, run_log: RunLog, checkpoint: dict[str, Any] | None) -
     else:
         folder = new_run_folder(cfg.OUTPUT_DIR, cfg.TRAIN.MODEL)
     run_log.open_file(folder)
-    log.info("log and TensorBoard: %s", folder)
+    log.info("log and %s: %s", "TensorBoard" if cfg.LOGGER == "tensorboard" else cfg.LOGGER, folder)
     return folder
 
 
 def _set_determinism(cfg: Config) -> None:
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # must be set before CUDA's first matrix product
     torch.use_deterministic_algorithms(cfg.TRAIN.DETERMINISTIC)
+    torch.set_flush_denormal(True)  # such numbers, which settled attention makes, slow a CPU fourfold
     torch.backends.cudnn.benchmark = not cfg.TRAIN.DETERMINISTIC
     torch.autograd.set_detect_anomaly(cfg.TRAIN.DETECT_ANOMALY)
 

@@ -5,6 +5,7 @@ wrapping, and the learning rate as a pure function of the configuration and the 
 from __future__ import annotations
 
 import contextlib
+import importlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,6 +24,9 @@ from lib.models.modules import LowRank
 from lib.training.monitor import check_layers
 
 SOLVER_LR = 10.0  # factor on the rate of what the online classifier's optimiser learns: DiMP's 5e-4 to 5e-5
+TIMM = "timm:"  # before a name in TRAIN.OPTIMIZER
+# Of timm: second derivatives, or a random generator of its own, or a GPU package: an exact resume was not seen.
+_UNSEEN = ("adahessian", "bnb", "fused", "kron")
 ONECYCLE_START = 1 / 25  # the first rate of a one-cycle over its highest, as in torch's OneCycleLR
 
 
@@ -65,10 +69,16 @@ class Stage:
         return [parameter for group in self.optimizer.param_groups for parameter in group["params"]]
 
     def load_optimizer(self, state: Mapping[str, Any], names: list[str]) -> None:
-        """Take over the state of every parameter that trains here and had one there; `names` gives its order there."""
+        """Take over the state of every parameter that trains here and had one there; `names` gives its order there.
+
+        Of the groups only the count of steps, which some of timm's optimizers keep there.
+        """
         there = {name: state["state"][index] for index, name in enumerate(names) if index in state["state"]}
         own = {index: there[name] for index, name in enumerate(self.names) if name in there}
-        self.optimizer.load_state_dict({"state": own, "param_groups": self.optimizer.state_dict()["param_groups"]})
+        groups = self.optimizer.state_dict()["param_groups"]
+        counts = {group["name"]: {"step": group["step"]} for group in state["param_groups"] if "step" in group}
+        self.optimizer.load_state_dict({"state": own,
+                                        "param_groups": [group | counts.get(group["name"], {}) for group in groups]})
 
 
 def prepare_model(model: Any, cfg: Config, world: World) -> Any:
@@ -156,7 +166,24 @@ def _frozen_batchnorm(model: Any, train: TrainConfig) -> tuple[nn.Module, ...]:
 def _optimizer(groups: list[dict[str, Any]], train: TrainConfig) -> torch.optim.Optimizer:
     if train.OPTIMIZER == "AdamW":
         return torch.optim.AdamW(groups, lr=train.BASE_LR, weight_decay=train.WEIGHT_DECAY)
+    if train.OPTIMIZER.startswith(TIMM):
+        return _timm_optimizer(train.OPTIMIZER.removeprefix(TIMM), groups, train)
     return torch.optim.SGD(groups, lr=train.BASE_LR, momentum=train.MOMENTUM, weight_decay=train.WEIGHT_DECAY)
+
+
+def _timm_optimizer(name: str, groups: list[dict[str, Any]], train: TrainConfig) -> torch.optim.Optimizer:
+    """Return an optimizer of timm by its name; MOMENTUM goes to those that take one."""
+    try:
+        timm: Any = importlib.import_module("timm.optim")
+    except ImportError as error:
+        raise UserError(f"TRAIN.OPTIMIZER {TIMM}{name} needs a package: pip install timm") from error
+    known = [other for other in timm.list_optimizers() if not other.startswith(_UNSEEN)]
+    if name not in known:
+        raise UserError(f"TRAIN.OPTIMIZER: {name!r} is no optimizer of timm that can be resumed exactly"
+                        f"{did_you_mean(name, known)}")
+    optimizer: torch.optim.Optimizer = timm.create_optimizer_v2(
+        groups, opt=name, lr=train.BASE_LR, weight_decay=train.WEIGHT_DECAY, momentum=train.MOMENTUM)
+    return optimizer
 
 
 def _wrap(model: nn.Module, train: TrainConfig, world: World) -> nn.Module:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import importlib
 import logging
 from collections.abc import Callable, Mapping
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -24,7 +23,8 @@ from lib.config import Config, PretrainConfig
 from lib.crops import cells_to_px
 from lib.datasets.classes import ClassDataset, Labelled, open_pictures
 from lib.datasets.dataset import ClipSample, Sample, build_dataset
-from lib.distributed import World, gather
+from lib.distributed import World, gather, gather_texts
+from lib.errors import UserError
 from lib.log import training_picture
 from lib.models.classifier import Classifier
 from lib.models.losses import ocean_loss, online_loss
@@ -34,7 +34,6 @@ from lib.models.pretrained import OURS
 
 log = logging.getLogger(__name__)
 
-ROOT = Path(__file__).resolve().parents[2]
 PICTURED = 4  # pairs in the picture of an epoch
 ToFloat = Callable[[Tensor], Tensor]  # uint8 crops to the network's input
 
@@ -69,7 +68,7 @@ class Task(Protocol):
 class Tracking:
     """The tracker: pairs of crops to boxes and scores."""
 
-    unit, script, frozen_start = "pairs", ROOT / "tracking" / "train_ocean.py", True
+    unit, command, frozen_start = "pairs", "train", True
 
     def __init__(self, cfg: Config, dataset: Any = None) -> None:
         self.cfg, self.dataset = cfg, build_dataset(cfg) if dataset is None else dataset
@@ -135,7 +134,7 @@ class OnlineTracking(Tracking):
 class Classification:
     """A classifier of the tracker's parts: pictures to classes. Mixing of pictures is timm's."""
 
-    unit, script, frozen_start = "pictures", ROOT / "tracking" / "pretrain.py", False
+    unit, command, frozen_start = "pictures", "pretrain", False
 
     def __init__(self, cfg: Any) -> None:
         self.cfg: PretrainConfig = cfg
@@ -177,15 +176,26 @@ class Classification:
     @torch.no_grad()
     def evaluate(self, model: nn.Module, average: Mapping[str, Tensor], world: World,
                  to_float: ToFloat) -> dict[str, float]:
-        """Return top-1 and top-5 (0..1) on the validation pictures, each rank counting its share of them."""
+        """Return top-1 and top-5 (0..1) on the validation pictures, each rank counting its share of them.
+
+        Unreadable ones are left out, named and counted; raises UserError when they are more than MAX_UNREADABLE.
+        """
         model.eval()
+        unreadable: list[str] = []
         own = Subset(self.val, range(world.rank, len(self.val), world.size))
         hits = torch.zeros(3, dtype=torch.float64)
         for batch in DataLoader(own, batch_size=self.cfg.TRAIN.BATCH, collate_fn=_collate_labelled):
             pixels = to_float(batch.image.to(world.device))
             logits = functional_call(model, dict(average), (pixels,)) if average else model(pixels)
             best = logits.topk(min(5, logits.shape[1]), dim=1).indices.cpu() == batch.label[:, None]
-            hits += torch.tensor([best[:, 0].sum(), best.any(1).sum(), len(best)], dtype=torch.float64)
+            hits += torch.tensor([best[:, 0].sum(), best.any(1).sum(), (batch.label >= 0).sum()], dtype=torch.float64)
+            unreadable += batch.unreadable
+        if texts := gather_texts(unreadable, world):
+            allowed = int(self.cfg.DATASET.MAX_UNREADABLE * len(self.val))
+            said = f"{len(texts)} unreadable validation picture(s), {allowed} are tolerated: {', '.join(texts[:5])}"
+            if len(texts) > allowed:
+                raise UserError(f"{said}; mend or remove them, or raise DATASET.MAX_UNREADABLE")
+            log.warning("%s; left out of the scores", said)
         first, five, count = gather(hits, world).sum(0).tolist()
         return {"top1": first / count, "top5": five / count}
 
@@ -195,7 +205,8 @@ class Classification:
 
 
 def _collate_labelled(items: list[Labelled]) -> Labelled:
-    return Labelled(torch.stack([item.image for item in items]), torch.stack([item.label for item in items]))
+    return Labelled(torch.stack([item.image for item in items]), torch.stack([item.label for item in items]),
+                    tuple(text for item in items for text in item.unreadable))
 
 
 def best_boxes(ltrb: NDArray[Any], score: NDArray[Any], search: int) -> NDArray[Any]:

@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from lib.config import Config
 from lib.datasets.mixing import StreamSampler
+from lib.device import number_format
 from lib.distributed import StopRequest, World, available_cpus, from_main, gather
 from lib.errors import UserError
 from lib.log import PROGRESS, Board, duration
@@ -28,7 +29,6 @@ from lib.training.tasks import Task
 log = logging.getLogger(__name__)
 
 MAX_SKIPPED_IN_A_ROW = 100  # steps without a usable gradient after which NONFINITE skip gives up
-_AMP = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class Trainer:
@@ -38,7 +38,7 @@ class Trainer:
                  folder: Path, checkpoint: Mapping[str, Any] | None = None) -> None:
         """Begin at `progress` with the state of `checkpoint`, whose weights `model` has already.
 
-        task: what is learned, and from what. folder: of the run, for TensorBoard; rank 0 writes to it, and its name is
+        task: what is learned, and from what. folder: of the run, for its logger; rank 0 writes to it, and its name is
         the run's.
         """
         train = cfg.TRAIN
@@ -46,6 +46,7 @@ class Trainer:
         self.total = train.END_EPOCH * progress.steps_per_epoch
         self.model = prepare_model(model, cfg, world)
         self.stage = build_stage(self.model, train, epoch=progress.epoch, world=world)
+        self.dtype = number_format(train.AMP, world.device)
         self.scaler = torch.amp.GradScaler(world.device.type, enabled=train.AMP == "fp16")
         if checkpoint is not None:
             self.stage.load_optimizer(checkpoint["optimizer"], checkpoint["optimizer_names"])
@@ -56,7 +57,7 @@ class Trainer:
         log.info("loader processes: %d for each training process (WORKERS is %d for all %d; this machine has %d CPUs)",
                  workers, cfg.WORKERS, world.local_size, len(available_cpus()))
         self.folder = folder if world.is_main else None
-        self.board = Board(self.folder, first_step=progress.step)
+        self.board = Board(self.folder, first_step=progress.step, logger=cfg.LOGGER)
         self.board.text("config", yaml.safe_dump(cfg.as_dict(), sort_keys=False), progress.step)
         self.board.compare_by(cfg.summary() | {"pairs per step": progress.pairs_per_step})
         self.batches = DevicePrefetcher(task.dataset, self._sampler(world.rank, progress.step, self.total),
@@ -125,7 +126,7 @@ class Trainer:
         found: list[dict[str, Tensor]] = []
         for batch in batches:
             with stage.accumulating(len(found) < parts - 1):
-                with torch.autocast(world.device.type, dtype=_AMP.get(train.AMP), enabled=train.AMP in _AMP):
+                with torch.autocast(world.device.type, dtype=self.dtype, enabled=self.dtype is not None):
                     output = self.task.predict(stage.module, batch, self._pixels)
                 losses = self.task.losses(output, batch)
                 self.scaler.scale(losses["total"] / parts).backward()

@@ -1,0 +1,196 @@
+"""Presence from what a frame leaves behind, and coming back to a target that was lost; networks with known answers."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from tracker_stubs import PLAIN, Oracle, small_model, square_frames, write_squares
+
+from lib.benchmarks import read_presence
+from lib.datasets.synthetic import held_out_scene, write_otb
+from lib.datasets.synthetic.absence import GONE, with_absences
+from lib.errors import UserError
+from lib.models.ocean import OceanOutput, TemplateFeatures
+from lib.testing.batched import Job, Lockstep
+from lib.testing.results import record_of
+from lib.tracker.ocean import OceanTracker
+from lib.tracker.params import TrackerParams, load_tracker_params
+from lib.tracker.presence import COEFFICIENTS, WITHOUT_SIMILARITY, colours_of, seen, similarity_map, views
+
+LOST = replace(PLAIN, lost_below=0.3)
+
+
+class Honest(Oracle):
+    """Finds the square, and is sure of nothing where there is none: then it points 60 px to the right."""
+
+    def track(self, x: torch.Tensor, template: TemplateFeatures) -> OceanOutput:
+        side = (x.shape[-1] - 127) // 8 + 9
+        parts = []
+        for crop in x:
+            if bool((crop[2] - crop[1] > 100).any()):
+                parts.append(super().track(crop[None], template))
+            else:
+                ltrb = torch.tensor([-30.0, 30.0, 90.0, 30.0]).view(1, 4, 1, 1).repeat(1, 1, side, side)
+                parts.append(OceanOutput(ltrb, torch.full((1, 1, side, side), -6.0), None))
+        return OceanOutput(torch.cat([p.ltrb for p in parts]), torch.cat([p.cls for p in parts]), None)
+
+
+def leaving() -> list[np.ndarray]:
+    """Return 640 x 480 images of a red square at (60, 50) that is gone in four of them and comes back at (500, 350)."""
+    images = []
+    for index in range(20):
+        image = np.full((480, 640, 3), 90, np.uint8)
+        x, y = (60, 50) if index < 6 else (500, 350)
+        if not 6 <= index < 10:
+            image[y : y + 30, x : x + 30] = (20, 20, 220)
+        images.append(image)
+    return images
+
+
+def followed(params: TrackerParams, images: list[np.ndarray]) -> list:
+    tracker = OceanTracker(Honest(), params)
+    states = [tracker.init(images[0], [60, 50, 30, 30])]
+    for image in images[1:]:
+        states.append(tracker.track(states[-1], image))
+    return states
+
+
+def test_a_target_that_leaves_is_waited_for_and_found_elsewhere() -> None:
+    states = followed(LOST, leaving())
+    assert all(state.presence > 0.9 for state in states[:6])
+    for state in states[6:10]:  # gone: the box rests
+        assert state.presence < 0.3
+        assert state.box_xywh.tolist() == states[5].box_xywh.tolist()
+    assert states[9].away == 4
+    np.testing.assert_allclose(states[-1].box_xywh, [500, 350, 30, 30], atol=4)
+    assert states[-1].presence > 0.9
+    assert states[-1].away == 0
+    off = followed(PLAIN, leaving())
+    assert abs(off[-1].box_xywh[0] - 500) > 100  # without the key it is never found
+
+
+def test_off_gives_the_same_boxes_to_the_bit_and_on_too_while_presence_is_high() -> None:
+    images = [image for image, _ in square_frames(8)]
+    for first, second in zip(followed(PLAIN, images), followed(LOST, images), strict=True):
+        assert first.box_xywh.tobytes() == second.box_xywh.tobytes()
+
+
+def test_in_lockstep_lost_targets_are_looked_for_as_alone(tmp_path: Path) -> None:
+    import cv2
+
+    for name, images in (("a", leaving()), ("b", [image for image, _ in square_frames(20, size_wh=(640, 480))])):
+        (tmp_path / name).mkdir()
+        for index, image in enumerate(images):
+            cv2.imwrite(str(tmp_path / name / f"{index:02d}.png"), image)
+    jobs = [Job(name, tuple(sorted((tmp_path / name).iterdir())), np.array([60.0, 50, 30, 30])) for name in "ab"]
+    found = {track.job.name: track for track in Lockstep([OceanTracker(Honest(), LOST)], batch=2).follow(iter(jobs))}
+    alone = followed(LOST, leaving())
+    np.testing.assert_allclose(found["a"].boxes_xywh[1:], [state.box_xywh for state in alone[1:]], atol=1e-6)
+    np.testing.assert_allclose(found["a"].presence, [state.presence for state in alone], atol=1e-9)
+
+
+def test_the_search_widens_to_the_whole_picture() -> None:
+    images = leaving()
+    state = OceanTracker(Honest(), LOST).init(images[0], [60, 50, 30, 30])
+    assert views(state, images[0]) == [state]
+    near = [views(replace(state, away=1), images[0])[1:]]
+    distances = [np.hypot(*(view.centre_xy - state.centre_xy)) for away in range(1, 40)
+                 for view in views(replace(state, away=away), images[0])[1:]]
+    assert max(np.hypot(*(view.centre_xy - state.centre_xy)) for view in near[0]) < 200
+    assert max(distances) > 600  # the far corner
+    x, y = np.array([view.centre_xy for away in range(1, 40) for view in views(replace(state, away=away), images[0])]).T
+    assert x.min() > 0
+    assert x.max() < 640
+    assert y.max() < 480
+
+
+def test_similarity_is_the_cosine_at_each_place() -> None:
+    torch.manual_seed(0)
+    x, z = torch.randn(2, 3, 31, 31), torch.randn(2, 3, 7, 7)
+    x[0, :, 4:11, 9:16] = 5 * z[0]
+    found = similarity_map(x, z)
+    assert found.shape == (2, 1, 25, 25)
+    assert found[0, 0, 4, 9] == pytest.approx(1, abs=1e-5)
+    patch = x[1, :, 10:17, 3:10].flatten()
+    assert found[1, 0, 10, 3] == pytest.approx(float(torch.cosine_similarity(patch, z[1].flatten(), dim=0)), abs=1e-5)
+
+
+def test_colours_of_a_box() -> None:
+    image = np.zeros((40, 40, 3), np.uint8)
+    image[10:20, 10:20] = (255, 0, 0)
+    inside, beside = (colours_of(image, np.array(c), np.array([8.0, 8.0])) for c in ([14.5, 14.5], [30.0, 30.0]))
+    assert inside.sum() == pytest.approx(1)
+    assert (inside * beside).sum() == 0
+    assert colours_of(image, np.array([-50.0, 500.0]), np.array([8.0, 8.0])).sum() == pytest.approx(1)  # outside
+
+
+def test_presence_by_hand() -> None:
+    first = seen(0.5, 0.8, 1.0, None)
+    trace = seen(0.5, 0.6, 0.8, first)
+    # Scores have logit 0. The levels are the means of two frames, 0.7 and 0.9; the slow similarity is 0.8 - 0.02.
+    bias, _, _, colour, similarity, similarities = COEFFICIENTS
+    logit = bias - 0.1 * colour - 0.1 * similarity + 0.08 * similarities
+    assert trace.presence == pytest.approx(1 / (1 + math.exp(-logit)))
+    unknown = seen(0.5, math.nan, 0.8, seen(0.5, math.nan, 1.0, None))
+    assert unknown.presence == pytest.approx(
+        1 / (1 + math.exp(-WITHOUT_SIMILARITY[0] + 0.1 * WITHOUT_SIMILARITY[3])))
+    assert all(weight > 0 for weight in (*COEFFICIENTS[1:], *WITHOUT_SIMILARITY[1:]))
+    for _ in range(10):
+        trace = seen(0.9, 0.9, 1.0, trace)
+    assert trace.similarity_level == pytest.approx((0.8 + 0.6 + 3 * 0.9) / 5)  # of the first five alone
+
+
+def test_a_network_with_features_tells_similarity() -> None:
+    images = [image for image, _ in square_frames(3)]
+    tracker = OceanTracker(small_model(), PLAIN)
+    state = tracker.track(tracker.init(images[0], [60, 50, 30, 30]), images[1])
+    assert state.trace is not None
+    assert -1 <= state.trace.similarity <= 1
+    assert 0 <= state.presence <= 1
+
+
+def test_the_key_is_read_and_changes_no_record_while_it_is_off(tmp_path: Path) -> None:
+    path = tmp_path / "on.yaml"
+    path.write_text("TEST: {lost_below: 0.3}\n")
+    assert load_tracker_params(path).lost_below == 0.3
+    path.write_text("TEST: {lost_below: 1.5}\n")
+    with pytest.raises(UserError, match=r"TEST.lost_below is 1.5"):
+        load_tracker_params(path)
+    facts = {"dataset": "OTB2015", "data_source": tmp_path}
+    identity = record_of(path, params=TrackerParams(), **facts).identity
+    assert "lost_below" not in identity["tracker"]
+    assert record_of(path, params=LOST, **facts).identity["tracker"]["lost_below"] == 0.3
+
+
+def test_rendered_targets_leave_and_come_back(tmp_path: Path) -> None:
+    scene, absent = with_absences(held_out_scene(7, 0, length=100), seed=7, length=100)
+    assert not any(absent[:20])
+    assert 10 <= sum(absent) <= 60
+    assert not absent[-1]
+    assert all((scene.covered(time) > GONE) == gone for time, gone in enumerate(absent))
+    write_otb(tmp_path, num=1, length=70, seed=7, absences=True)
+    marks = (tmp_path / "Synthetic01" / "absent.txt").read_text().split()
+    assert len(marks) == 70
+    assert "1" in marks
+
+
+def test_testing_writes_presence_beside_the_boxes(tmp_path: Path) -> None:
+    from lib.benchmarks import load_benchmark
+    from lib.testing.results import ResultFolder
+    from lib.testing.run import Candidate, run_candidate
+
+    write_squares(tmp_path / "data", {"Square": 5})
+    benchmark = load_benchmark("own", tmp_path / "data", images=True)
+    source = tmp_path / "weights"
+    source.touch()
+    folder = ResultFolder(tmp_path / "out", record_of(source, dataset="own", data_source=benchmark.source))
+    run_candidate(Candidate(OceanTracker(Oracle(), PLAIN), folder), benchmark.sequences)
+    presence = read_presence(tmp_path / "out", "Square", frames=5)
+    assert presence is not None
+    assert presence[0] == 1
+    assert len((tmp_path / "out" / "Square.txt").read_text().splitlines()[0].split(",")) == 4
