@@ -30,11 +30,11 @@ from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import gpu_rows as rows
 import torch
 
 from lib.distributed import die_with_parent
 from lib.tools.measure import commit, load, machine
+from perf import gpu_rows as rows
 
 ROOT = Path(__file__).resolve().parents[1]
 WHOLE = 530.0  # seconds of all rows on a GPU
@@ -137,7 +137,7 @@ def main() -> int:
     # A child of the fork server has loaded all that a row needs.
     os.environ["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["gpu_rows"])
+    context.set_forkserver_preload(["perf.gpu_rows"])
     begin, found, place = time.monotonic(), [], where(device)
     with tempfile.TemporaryDirectory() as folder:
         sizes = replace(rows.TINY if given.tiny else rows.FULL, device=device, folder=folder)

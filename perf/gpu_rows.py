@@ -27,7 +27,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from sweep import STEADY, lockstep, reference_style, write_sequences
 
 from lib import commands
 from lib.checkpoint import load_model
@@ -48,6 +47,7 @@ from lib.tracker.params import TrackerParams
 from lib.training.checkpoints import Progress
 from lib.training.tasks import Tracking
 from lib.training.trainer import Trainer
+from perf.sweep import STEADY, lockstep, reference_style, write_sequences
 
 ROOT = Path(__file__).resolve().parents[1]
 Found = Mapping[str, Any]
