@@ -16,6 +16,7 @@ import contextlib
 import json
 import multiprocessing
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -151,7 +152,7 @@ def main() -> int:
                 found.append(result)
                 print(json.dumps({"benchmark": "gpu", "place": place, **result}), flush=True)
     seconds = time.monotonic() - begin
-    text = page(found, place=place, command=f"python perf/gpu.py {' '.join(sys.argv[1:])}".strip(), seconds=seconds)
+    text = page(found, place=place, command=shlex.join(["python", "perf/gpu.py", *sys.argv[1:]]), seconds=seconds)
     out = given.out or ROOT / ("docs/GPU.md" if device == "cuda" else "result/gpu_stand_in.md")
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(text, encoding="utf-8")

@@ -170,7 +170,7 @@ def as_onnx(model: Ocean_, sizes: Sizes) -> Ocean_:
 
 def track_one(sizes: Sizes, *, way: str) -> Found:
     """Return the speed of one sequence: crop, network and scoring; as the reference: its eager loop, decoding too."""
-    model = calibrate_bn(build_model(**sizes.model))
+    model: Any = calibrate_bn(build_model(**sizes.model))
     if way == "as the reference":
         jobs, device = sizes.jobs(1), torch.device(sizes.device)
         reference_style(model.to(device), jobs, STEADY, device)
