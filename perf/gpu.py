@@ -16,6 +16,7 @@ import contextlib
 import json
 import multiprocessing
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -30,11 +31,11 @@ from typing import Any, NamedTuple
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-import gpu_rows as rows  # type: ignore[import-not-found]
 import torch
 
 from lib.distributed import die_with_parent
 from lib.tools.measure import commit, load, machine
+from perf import gpu_rows as rows
 
 ROOT = Path(__file__).resolve().parents[1]
 WHOLE = 530.0  # seconds of all rows on a GPU
@@ -137,7 +138,7 @@ def main() -> int:
     # A child of the fork server has loaded all that a row needs.
     os.environ["PYTHONPATH"] = os.pathsep.join(path for path in sys.path if path)
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["gpu_rows"])
+    context.set_forkserver_preload(["perf.gpu_rows"])
     begin, found, place = time.monotonic(), [], where(device)
     with tempfile.TemporaryDirectory() as folder:
         sizes = replace(rows.TINY if given.tiny else rows.FULL, device=device, folder=folder)
@@ -151,7 +152,7 @@ def main() -> int:
                 found.append(result)
                 print(json.dumps({"benchmark": "gpu", "place": place, **result}), flush=True)
     seconds = time.monotonic() - begin
-    text = page(found, place=place, command=f"python perf/gpu.py {' '.join(sys.argv[1:])}".strip(), seconds=seconds)
+    text = page(found, place=place, command=shlex.join(["python", "perf/gpu.py", *sys.argv[1:]]), seconds=seconds)
     out = given.out or ROOT / ("docs/GPU.md" if device == "cuda" else "result/gpu_stand_in.md")
     out.parent.mkdir(parents=True, exist_ok=True)
     out.write_text(text, encoding="utf-8")

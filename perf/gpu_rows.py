@@ -27,7 +27,6 @@ from torch.nn.parallel import DistributedDataParallel
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from sweep import STEADY, lockstep, reference_style, write_sequences  # type: ignore[import-not-found]
 
 from lib import commands
 from lib.checkpoint import load_model
@@ -48,6 +47,7 @@ from lib.tracker.params import TrackerParams
 from lib.training.checkpoints import Progress
 from lib.training.tasks import Tracking
 from lib.training.trainer import Trainer
+from perf.sweep import STEADY, lockstep, reference_style, write_sequences
 
 ROOT = Path(__file__).resolve().parents[1]
 Found = Mapping[str, Any]
@@ -170,7 +170,7 @@ def as_onnx(model: Ocean_, sizes: Sizes) -> Ocean_:
 
 def track_one(sizes: Sizes, *, way: str) -> Found:
     """Return the speed of one sequence: crop, network and scoring; as the reference: its eager loop, decoding too."""
-    model = calibrate_bn(build_model(**sizes.model))
+    model: Any = calibrate_bn(build_model(**sizes.model))
     if way == "as the reference":
         jobs, device = sizes.jobs(1), torch.device(sizes.device)
         reference_style(model.to(device), jobs, STEADY, device)

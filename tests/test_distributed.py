@@ -214,10 +214,15 @@ def test_two_launchers_make_one_job_of_two_machines(tmp_path: Path) -> None:
                 "--master_addr", "localhost", "--master_port", str(port), "--node_rank"]
     jobs = [subprocess.Popen([*launcher, str(node), *script], env={**os.environ, "OMP_NUM_THREADS": "1"},
                              stderr=subprocess.PIPE, text=True) for node in range(2)]
-    assert train_processes(["--cfg", str(tiny_yaml(one)), *few], ranks=2, real=True) == [(0, ""), (0, "")]
-    for job in jobs:
-        _, text = job.communicate(timeout=180)
-        assert job.returncode == 0, text
+    try:
+        for job in jobs:
+            _, text = job.communicate(timeout=300)
+            assert job.returncode == 0, text
+    finally:
+        for job in jobs:
+            job.kill()
+    alone = train_processes(["--cfg", str(tiny_yaml(one)), *few], ranks=2, real=True, timeout=300)
+    assert alone == [(0, ""), (0, "")]
     ends = [snapshot(folder, "checkpoint_e1.pth") for folder in (one, two)]
     assert same(ends[0]["state_dict"], ends[1]["state_dict"])
     assert len([path for path in (two / "logs" / "Ocean").iterdir() if path.is_dir()]) == 1

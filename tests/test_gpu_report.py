@@ -14,10 +14,7 @@ from typing import Any
 
 import pytest
 
-sys.path.append(str(Path(__file__).resolve().parents[1] / "perf"))
-
-import gpu
-import gpu_rows
+from perf import gpu, gpu_rows
 
 ROOT = Path(__file__).resolve().parents[1]
 # One row of each kind; `python perf/gpu.py --tiny` runs all of them, which takes a minute or two.
