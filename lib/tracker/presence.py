@@ -12,7 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, NamedTuple
+from typing import Any, NamedTuple
 
 import cv2
 import numpy as np
@@ -23,9 +23,7 @@ from torch import Tensor
 from lib.crops import STRIDE, TEMPLATE_SIZE, Image, context_side
 from lib.tracker.scoring import Floats, Peak, Prediction
 
-if TYPE_CHECKING:
-    from lib.tracker.ocean import TrackerState
-
+TrackerState = Any  # that of lib.tracker.ocean, which builds on this file
 SLOW = 0.1  # share of a new frame in what is remembered of score and similarity
 LEVEL_FRAMES = 5  # first frames, whose means are the levels that later frames are compared with
 TRUSTED = 0.999  # the score's logit is cut at this score and at 1 minus it
