@@ -106,7 +106,7 @@ def test_what_a_sots_file_holds_beyond_that_is_refused(
     tree[place[0]][place[1]] = value
     with pytest.raises(UserError, match=message):
         load_config(put(tmp_path / "Ocean.yaml", yaml.safe_dump(tree)))
-    with pytest.raises(UserError, match="an alias .* holds itself"):
+    with pytest.raises(UserError, match=r"an alias .* holds itself"):
         load_config(put(tmp_path / "Ocean.yaml", "COMMON: &a {b: *a}\nMODEL: {}\n"))
 
 
