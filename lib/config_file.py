@@ -40,7 +40,10 @@ def load_config(path: str | Path, *, overrides: Sequence[str] = (), kind: type[C
     """
     data = read_yaml(path)
     if isinstance(data, dict) and {"COMMON", "MODEL"} <= data.keys():
-        data = {"OCEAN": _from_sots(data, path)}
+        try:
+            data = {"OCEAN": _from_sots(data, path)}
+        except RecursionError as error:
+            raise UserError(f"{path}: an alias (*name) holds itself; expected keys and values") from error
     if not isinstance(data, dict) or len(data) != 1 or not isinstance(next(iter(data.values())), dict):
         raise UserError(f"{path}: expected one top-level model name such as OCEAN with its keys below it")
     name, tree = next(iter(data.items()))
@@ -67,7 +70,9 @@ def _from_sots(data: dict[str, Any], path: str | Path) -> dict[str, Any]:
         node = tree
         for section in sections:
             node = node.setdefault(section, {})
-        node[last] = _SOTS_CLIP_GRAD * value if key == "TRAIN.CLIP_GRAD" else value
+            if not isinstance(node, dict):
+                raise UserError(f"{path}: {key} and another key both stand for {moved}{section} here; keep one")
+        node[last] = _SOTS_CLIP_GRAD * value if key == "TRAIN.CLIP_GRAD" and isinstance(value, bool) else value
     return tree
 
 

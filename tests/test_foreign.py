@@ -95,6 +95,9 @@ def test_a_sots_file_loads_as_it_is(tmp_path: Path) -> None:
     (("MODEL", "NAME"), "AutoMatch", "MODEL.NAME is 'AutoMatch'; of SOTS' models Ocean alone can be read here"),
     (("TRAIN", "REG_WEIGHT"), 1.2, "TRAIN.REG_WEIGHT is 1.2; .* with 1"),
     (("TRAIN", "BACTH"), 8, "TRAIN.BACTH: unknown key; did you mean BATCH"),
+    (("TRAIN", "CLIP_GRAD"), "much", "TRAIN.CLIP_GRAD is 'much'; input should be a valid number"),
+    (("TRAIN", "DATASET"), {"AUG": {"SEARCH": {"SHIFT": 4}}, "CONFIG": {"SHIFT": {"PATH": "a"}}},
+     "TRAIN.DATASET.CONFIG.SHIFT.PATH and another key both stand for DATASET.SHIFT here"),
 ])
 def test_what_a_sots_file_holds_beyond_that_is_refused(
     tmp_path: Path, place: tuple[str, str], value: object, message: str
@@ -103,6 +106,8 @@ def test_what_a_sots_file_holds_beyond_that_is_refused(
     tree[place[0]][place[1]] = value
     with pytest.raises(UserError, match=message):
         load_config(put(tmp_path / "Ocean.yaml", yaml.safe_dump(tree)))
+    with pytest.raises(UserError, match=r"an alias .* holds itself"):
+        load_config(put(tmp_path / "Ocean.yaml", "COMMON: &a {b: *a}\nMODEL: {}\n"))
 
 
 def test_its_settings_of_tracking_are_read_by_data_set(tmp_path: Path) -> None:

@@ -12,9 +12,11 @@ import numpy as np
 import pytest
 from train_helpers import tiny_yaml
 
+from lib.checkpoint import save_checkpoint
 from lib.commands import call
 from lib.errors import UserError
 from lib.log import LOGGERS, Board, check_logger
+from lib.testing.sweep_plan import training_run
 
 
 def write_run(folder: Path, logger: str, *, first_step: int = 0) -> None:
@@ -121,3 +123,10 @@ def test_mlflow_in_its_file_store_and_on_a_resume(tmp_path: Path, monkeypatch: p
     assert [(metric.step, metric.value) for metric in history] == [(10, 0.5), (30, 0.5)]
     assert {item.path for item in client.list_artifacts(run.info.run_id)} == {"config_0.txt", "config_20.txt", "pairs"}
     assert list(folder.glob("*.png")) == []
+
+
+@pytest.mark.parametrize(("named", "used"), [("mlflow", "mlflow"), ("os.path", "tensorboard"), ([1], "tensorboard")])
+def test_a_checkpoint_chooses_among_the_loggers_only(tmp_path: Path, named: object, used: str) -> None:
+    config = {"OCEAN": {"OUTPUT_DIR": "logs", "LOGGER": named, "TRAIN": {"MODEL": "Ocean"}}}
+    save_checkpoint(tmp_path / "a.pth", {"state_dict": {}, "config": config, "run": "Ocean_1"})
+    assert training_run(tmp_path / "a.pth") == (Path("logs/Ocean/Ocean_1"), used)

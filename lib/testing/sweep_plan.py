@@ -18,6 +18,7 @@ from lib.benchmarks import Benchmark, Sequence, result_folder
 from lib.checkpoint import find_weights, load_model, read_checkpoint, where_else
 from lib.errors import UserError
 from lib.files import read_json, sha256_of, write_whole
+from lib.log import LOGGERS
 from lib.options import SweepOptions
 from lib.testing.locks import WorkLocks
 from lib.testing.opening import OPENERS, open_checkpoint, open_tracker, weights_file
@@ -298,6 +299,7 @@ def training_run(checkpoint: Path) -> tuple[Path, str] | None:
         return None
     tree = next(iter(config.values()))
     try:
-        return Path(tree["OUTPUT_DIR"]) / tree["TRAIN"]["MODEL"] / run, tree.get("LOGGER", "tensorboard")
+        return (Path(tree["OUTPUT_DIR"]) / tree["TRAIN"]["MODEL"] / run,
+                next((name for name in LOGGERS if name == tree.get("LOGGER")), "tensorboard"))
     except (KeyError, TypeError):
         return None
