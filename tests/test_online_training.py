@@ -183,21 +183,21 @@ NEW = ("classifier.", "features.features.layeronline.")
 
 
 def online_yaml(folder: Path, **train: object) -> Path:
-    """Return a YAML file for two epochs of three steps of two clips beside a tracker that is written first."""
+    """Return a YAML file for two epochs of two steps of two clips beside a tracker that is written first."""
     tracker = folder / "tracker.pth"
     if not tracker.is_file():
         torch.manual_seed(5)
         save_checkpoint(tracker, {"state_dict": build_model(**TINY).state_dict()})
     keys = {"ONLINE": "raw", "PRETRAIN": str(tracker), "RANDOM_TRUNK": False, "END_EPOCH": 2, "BATCH": 2, "EMA": 0.9,
             "OPTIMIZER": "AdamW", "WEIGHT_DECAY": 0.0, "WARMUP": {"IFNOT": False}, **train}
-    return tiny_yaml(folder, top={"DATASET": {"PAIRS": 6, "SYN": {"FORMAT": "synthetic", "RANGE": 30}}}, **keys)
+    return tiny_yaml(folder, top={"DATASET": {"PAIRS": 4, "SYN": {"FORMAT": "synthetic", "RANGE": 30}}}, **keys)
 
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A training without interruption."""
     folder = tmp_path_factory.mktemp("whole")
-    assert train_processes(["--cfg", str(online_yaml(folder))], real=True) == [(0, "")]
+    assert train_processes(["--cfg", str(online_yaml(folder))], real=True, timeout=180) == [(0, "")]
     return folder
 
 
@@ -226,8 +226,10 @@ def test_the_checkpoint_holds_tracker_and_branch(whole: Path) -> None:
 
 def test_a_stopped_run_ends_in_the_same_weights(whole: Path, tmp_path: Path) -> None:
     arguments = ["--cfg", str(online_yaml(tmp_path)), "--resume", "auto"]
-    assert train_processes(arguments, real=True, signals=[{4: signal.SIGTERM}]) == [(EXIT_STOPPED, "")]
-    assert train_processes(arguments, real=True) == [(0, "")]
+    stopped = train_processes(arguments, real=True, signals=[{2: signal.SIGTERM}], timeout=180)
+    assert stopped == [(EXIT_STOPPED, "")]
+    assert (tmp_path / "snapshot" / "checkpoint_e2_s3.pth").is_file()
+    assert train_processes(arguments, real=True, timeout=180) == [(0, "")]
     one, other = (snapshot(folder, "checkpoint_e2.pth") for folder in (whole, tmp_path))
     for key in ("state_dict", "raw_state_dict", "optimizer", "step", "samples"):
         assert same(one[key], other[key]), key
@@ -235,7 +237,7 @@ def test_a_stopped_run_ends_in_the_same_weights(whole: Path, tmp_path: Path) -> 
 
 def test_two_processes_train_the_same_branch(tmp_path: Path) -> None:
     arguments = ["--cfg", str(online_yaml(tmp_path, BATCH=1, END_EPOCH=1))]
-    assert train_processes(arguments, ranks=2, real=True) == [(0, ""), (0, "")]
+    assert train_processes(arguments, ranks=2, real=True, timeout=180) == [(0, ""), (0, "")]
     one, other = (torch.load(tmp_path / "snapshot" / f"rank{rank}.pth", weights_only=True) for rank in range(2))
     parameters = [name for name, _ in build_model(**TINY, online=True).named_parameters()]
     assert all(torch.equal(one[name], other[name]) for name in parameters)
