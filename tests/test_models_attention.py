@@ -346,5 +346,8 @@ def test_lora_begins_as_the_same_net_and_alone_of_the_trunk_moves(tmp_path: Path
             assert torch.equal(trained.features.state_dict()[name], tensor), name
     again = build_model(backbone="ViT_small", backbone_options=options, channels=4, towernum=1)
     assert not import_pretrained(again, trained.state_dict(), source="whole.pth").missing
+    with pytest.raises(UserError, match="frozen at random weights for ever"):
+        commands.call("train", ["--cfg", str(cfg), "TRAIN.PRETRAIN=False", "TRAIN.UNFIX_EPOCH=0",
+                                f"CHECKPOINT_DIR={tmp_path / 'new'}"])
     with pytest.raises(UserError, match="lora 17"):
         build_model(backbone="ViT_small", backbone_options={**TINY_VIT, "lora": 17})

@@ -164,6 +164,8 @@ def _check_start(cfg: Config, *, place: str, frozen_start: bool = True) -> None:
     """
     train, snapshot = cfg.TRAIN, Path(cfg.CHECKPOINT_DIR)
     check_logger(cfg.LOGGER)
+    frozen, thaw = ("ever", "without lora") if train.BACKBONE_OPTIONS.get("lora") else (
+        f"{train.UNFIX_EPOCH} epochs" if train.UNFIX_EPOCH > train.START_EPOCH else "", "by TRAIN.UNFIX_EPOCH=0")
     if train.RESUME and train.RESUME != "auto":
         _resume_path(train.RESUME, snapshot)
     elif train.RESUME and checkpoints.saved_checkpoints(snapshot):
@@ -173,15 +175,15 @@ def _check_start(cfg: Config, *, place: str, frozen_start: bool = True) -> None:
             _pretrained_path(str(train.PRETRAIN))
     elif train.ONLINE and not train.RANDOM_TRUNK:
         raise UserError(f"{place}: TRAIN.ONLINE trains beside a trained tracker; name its checkpoint in TRAIN.PRETRAIN")
-    elif frozen_start and train.UNFIX_EPOCH > train.START_EPOCH and not train.RANDOM_TRUNK:
+    elif frozen_start and frozen and not train.RANDOM_TRUNK:
         name = TORCHVISION.get(train.BACKBONE)
         remedy = "name pretrained weights in TRAIN.PRETRAIN" if name is None else (
             f"fetch ImageNet's once by `mkdir -p pretrain && python -c \"import torch, torchvision as tv; torch.save("
             f"tv.models.{name}(weights='IMAGENET1K_V1').state_dict(), 'pretrain/{name}.pth')\"`, then set "
             f"TRAIN.PRETRAIN={name}.pth")
         raise UserError(f"{place}: TRAIN.PRETRAIN is False: the trunk would be frozen at random weights for "
-                        f"{train.UNFIX_EPOCH} epochs; {remedy}, or train it from the start by TRAIN.UNFIX_EPOCH=0, or "
-                        f"say that it is meant so by TRAIN.RANDOM_TRUNK=True")
+                        f"{frozen}; {remedy}, or train it from the start {thaw}, or say that it is meant so by "
+                        f"TRAIN.RANDOM_TRUNK=True")
 
 
 def _resume_path(wish: bool | str, snapshot: Path) -> Path | None:
