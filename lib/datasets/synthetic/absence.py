@@ -50,7 +50,9 @@ def with_absences(scene: Scene, *, seed: int, length: int) -> tuple[Scene, list[
     One half leaves the frame, one half is covered by a body larger than itself that goes with it.
     """
     rng = np.random.default_rng([seed, scene.number, length])
-    trips, covers, front = [], [], scene.front
+    trips: list[Trip] = []
+    covers: list[Trip] = []
+    front = scene.front
     bank = (seed, COVER_STREAM)
     for start in range(20, length - LONGEST, 75):
         ramp, stay = rng.uniform(1, 15), rng.uniform(SHORTEST, LONGEST)
