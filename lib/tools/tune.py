@@ -46,7 +46,7 @@ SIDES = (255, 271, 287)
 # Ranges that hold the published settings of every benchmark (OCEAN section 5) with room around them.
 RANGES = {"penalty_k": (0.0, 0.2), "lr": (0.2, 0.9), "window_influence": (0.05, 0.65), "ratio": (0.7, 1.0)}
 STEP = 0.001
-SETTINGS = tuple(key.name for key in fields(TrackerParams) if key.name != "tuned_on")
+SETTINGS = tuple(key.name for key in fields(TrackerParams) if key.name not in ("tuned_on", "lost_below"))
 HEARTBEAT, GRACE = 30, 120  # seconds: a trial whose process was killed counts as failed after the second
 OnChunk = Callable[[int, Values], object]
 _log = logging.getLogger(__name__)
@@ -279,7 +279,7 @@ def best_line(study: Any, lines: Sequence[Line], *, stamp: str) -> Line:
     if trial is None or first(trial.user_attrs["values"]) <= first(lines[0].values):
         return replace(lines[0], name=f"best: {lines[0].name}")
     exact = trial.user_attrs.get("params") or {key: trial.params[key] for key in SETTINGS if key in trial.params}
-    params = TrackerParams(**{**exact, "tuned_on": stamp})
+    params = replace(lines[0].params, **{**exact, "tuned_on": stamp})
     return Line(f"tuned (trial {trial.number})", params, trial.user_attrs["values"])
 
 
