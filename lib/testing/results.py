@@ -11,7 +11,7 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -55,10 +55,7 @@ class RunRecord:
     @property
     def identity(self) -> dict[str, Any]:
         """Return what must be equal for a result to be reused: neither paths nor the machine."""
-        # A key that is off gives what was made before there was such a key.
-        settings = {key: value for key, value in asdict(self.params).items()
-                    if key != "tuned_on" and (key != "lost_below" or value)}
-        return {"checkpoint_sha256": self.sha256, "model": dict(self.model), "tracker": settings,
+        return {"checkpoint_sha256": self.sha256, "model": dict(self.model), "tracker": self.params.identity,
                 "dataset": self.dataset, "amp": self.amp}
 
     @property

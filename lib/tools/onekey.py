@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -160,7 +160,7 @@ def tuned_tests(cfg: Config, options: OnekeyOptions, checkpoint: Path, best: Pat
     record = result_folder(options.result_dir, cfg.TUNE.DATA) / tuned.tracker_name / RUN_FILE
     if record.is_file():
         params, _ = params_for(best, cfg.TUNE.DATA, arch=arch)
-        settings = {key: value for key, value in asdict(params).items() if key != "tuned_on"}
+        settings = params.identity
         there = read_json(record)
         identity: dict[str, Any] = there["identity"]
         other = identity["checkpoint_sha256"] != sha256_of(checkpoint)

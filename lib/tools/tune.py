@@ -276,7 +276,7 @@ def best_line(study: Any, lines: Sequence[Line], *, stamp: str) -> Line:
     trial = best_trial(study)
     if trial is None or first(trial.user_attrs["values"]) <= first(lines[0].values):
         return replace(lines[0], name=f"best: {lines[0].name}")
-    exact = trial.user_attrs.get("params") or trial.params
+    exact = trial.user_attrs.get("params") or {key: trial.params[key] for key in SETTINGS if key in trial.params}
     params = replace(lines[0].params, **{**exact, "tuned_on": stamp})
     return Line(f"tuned (trial {trial.number})", params, trial.user_attrs["values"])
 

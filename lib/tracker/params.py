@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Mapping
-from dataclasses import fields
+from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -44,6 +44,12 @@ class TrackerParams:
     ratio: Probability = 0.94  # share of the first score beside the aligned one
     lost_below: Probability = 0.0  # presence below which the box rests and the target is looked for elsewhere; 0: never
     tuned_on: str = ""  # the benchmark these were tuned on; said beside every score made with them
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Return what decides on boxes; a later key that is off is left out, as in records made before it."""
+        return {key: value for key, value in asdict(self).items()
+                if key != "tuned_on" and (key != "lost_below" or value)}
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", strict=True))
