@@ -60,8 +60,9 @@ class ViT(nn.Module):
             self.conv_proj.bias.copy_(bias)  # type: ignore[union-attr]
         block: Any
         for block in self.blocks if lora else ():
-            for layer, name in ((block.self_attention, "in_proj_weight"), (block.self_attention.out_proj, "weight"),
-                                (block.mlp[0], "weight"), (block.mlp[3], "weight")):
+            for path, name in (("self_attention", "in_proj_weight"), ("self_attention.out_proj", "weight"),
+                               ("mlp.0", "weight"), ("mlp.3", "weight")):
+                layer = block.get_submodule(path)
                 parametrize.register_parametrization(layer, name, LowRank(getattr(layer, name), rank=lora))
 
     def embed(self, x: Tensor) -> Tensor:
