@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from lib.config import DatasetConfig
-from lib.crops import CROP_SIZE, box_in_crop511, crop511, crop_square, view_matrix
+from lib.crops import CROP_SIZE, box_in_crop511, crop511, crop_square, mean_colour, view_matrix
 from lib.datasets import Crop
 from lib.datasets.augment import (
     CropAugmentation,
@@ -136,7 +136,7 @@ def test_a_view_of_the_picture_itself_is_the_view_of_its_crop():
     picture = cv2.GaussianBlur(rng.integers(0, 256, (300, 400, 3), dtype=np.uint8), (0, 0), 4)
     box = np.array([150.0, 100.0, 230.0, 170.0])
     size = box[2:] - box[:2]
-    crop = Crop(crop511(picture, box), box_in_crop511(size))
+    crop = Crop(crop511(picture, box, fill=mean_colour(picture)), box_in_crop511(size))
     to_image = cv2.invertAffineTransform(view_matrix(crop_square(box), out_size=CROP_SIZE))
     whole = Crop(picture, box_in_crop511(size), to_image, tuple(cv2.mean(picture)[:3]))
     for pair in looks(10, color=0):

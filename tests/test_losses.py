@@ -109,5 +109,5 @@ def test_negative_distances_outside_the_box_leave_gradients_finite() -> None:
 
 def test_low_precision_predictions_are_scored_in_float32() -> None:
     out = output()
-    low = OceanOutput(*(tensor.detach().half() for tensor in out))
+    low = OceanOutput(*(tensor if tensor is None else tensor.detach().half() for tensor in out))
     assert ocean_loss(low, **targets())["total"].dtype == torch.float32
