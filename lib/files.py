@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import glob
 import hashlib
 import json
 import os
 import re
+import socket
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator
@@ -34,11 +36,13 @@ def atomic_write(path: str | Path, *, mode: str = "w") -> Iterator[IO[Any]]:
     """
     assert mode in ("w", "wb"), mode
     path = Path(path)
-    temporary = path.with_name(f".{path.name[:100]}.{uuid.uuid4().hex}.tmp")
+    start = f".{path.name[:100]}.{socket.gethostname()[:40]}-"
+    temporary = path.with_name(f"{start}{os.getpid()}.{uuid.uuid4().hex[:8]}.tmp")
     text = {} if "b" in mode else {"encoding": "utf-8", "newline": "\n"}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _check_replaceable(path)
+        _clear_left_behind(path.parent, start)
         try:
             with temporary.open(mode, **text) as file:  # type: ignore[call-overload]
                 yield file
@@ -50,6 +54,18 @@ def atomic_write(path: str | Path, *, mode: str = "w") -> Iterator[IO[Any]]:
     except OSError as error:
         raise UserError(f"{path}: cannot be written ({error.strerror or error}); free some space or choose a folder "
                         f"that can be written; what stood there before is untouched") from error
+
+
+def _clear_left_behind(folder: Path, start: str) -> None:
+    """Remove the hidden files of such a name whose writers on this machine are dead: killed in the midst of a write."""
+    for half in folder.glob(f"{glob.escape(start)}*.tmp") if os.name == "posix" else ():
+        owner = half.name.removeprefix(start).partition(".")[0]
+        try:
+            os.kill(int(owner), 0)
+        except ProcessLookupError:
+            half.unlink(missing_ok=True)
+        except (ValueError, OSError):  # no process number, or another user's process
+            continue
 
 
 def write_whole(path: str | Path, content: str | bytes | memoryview) -> None:

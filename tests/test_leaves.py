@@ -136,6 +136,17 @@ def test_a_full_disk_keeps_the_old_file(tmp_path: Path) -> None:
     assert done.stdout.endswith("b'old' 1\n")
 
 
+def test_what_a_kill_in_the_midst_of_a_write_left_is_cleared_by_the_next_one(tmp_path: Path) -> None:
+    code = "import os, sys; from lib.files import atomic_write\nwith atomic_write(sys.argv[1]): os._exit(9)"
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "a.txt")], cwd=ROOT, check=False)
+    (left,) = tmp_path.glob(".a.txt.*.tmp")
+    alive = left.with_name(left.name.replace(left.name.rpartition("-")[2].partition(".")[0], str(os.getppid())))
+    alive.touch()
+    with atomic_write(tmp_path / "a.txt") as file:
+        file.write("whole")
+    assert sorted(tmp_path.iterdir()) == [alive, tmp_path / "a.txt"], "another process's is left alone"
+
+
 def test_unreadable_files_get_one_line(tmp_path: Path) -> None:
     (tmp_path / "bin").write_bytes(b"\xff\xfe\x00")
     (tmp_path / "bad.json").write_text('{"a": [1,\n 2,, 3]}', encoding="utf-8")

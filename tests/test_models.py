@@ -67,7 +67,7 @@ def test_own_golden_numbers(full: Ocean) -> None:
     }
     template = full.template(crop(127, seed=0))
     output = full.track(crop(255, seed=1), template)
-    for name, tensor in zip(wanted, (template.zf, *output), strict=True):
+    for name, tensor in zip(wanted, (template.zf, *output[:3]), strict=True):
         flat = tensor.flatten()
         sampled = flat[torch.linspace(0, len(flat) - 1, 7).long()]
         torch.testing.assert_close(sampled, torch.tensor(wanted[name]), rtol=1e-4, atol=1e-4)
@@ -332,7 +332,7 @@ def test_bf16_keeps_boxes_in_float32(small: Ocean) -> None:
         low = small(z, x)
     with torch.no_grad():
         high = small(z, x)
-    assert {tensor.dtype for tensor in low} == {torch.float32}
+    assert {tensor.dtype for tensor in low[:3]} == {torch.float32}
     torch.testing.assert_close(low.ltrb, high.ltrb, rtol=0.05, atol=0.05)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         small(z, x).cls.sum().backward()

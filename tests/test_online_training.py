@@ -268,7 +268,7 @@ def test_the_loss_falls_on_rendered_video(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("pretrain", "message"), [
     (False, "TRAIN.ONLINE trains beside a trained tracker; name its checkpoint in TRAIN.PRETRAIN"),
-    ("trunk.pth", "is no tracker; TRAIN.ONLINE needs the checkpoint of a trained one")])
+    ("trunk.pth", "is no tracker; TRAIN.ONLINE needs the checkpoint of one")])
 def test_without_a_tracker_it_says_so(tmp_path: Path, pretrain: bool | str, message: str) -> None:
     if pretrain:
         pretrain = str(tmp_path / str(pretrain))

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import logging
 import math
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +21,6 @@ from lib.testing.run import say_speed
 from lib.testing.sweep_plan import Entry, Sweep, in_order, training_run
 
 BOARD_FILE = "board.json"
-STALE_TABLE = 5.0  # seconds after which a table that is still being written is nobody's: it takes milliseconds
 _log = logging.getLogger(__name__)
 
 
@@ -162,10 +159,6 @@ class Scoreboard:
             ".json": json.dumps(self._json(rows), indent=1, allow_nan=False) + "\n",
         }
         stem = self._sweep.stem
-        for half in stem.parent.glob(f".{stem.name}.*.tmp"):  # what a kill in the midst of a table left behind
-            with contextlib.suppress(OSError):  # another process of the sweep may be first
-                if time.time() - half.stat().st_mtime > STALE_TABLE:
-                    half.unlink()
         for suffix, text in texts.items():
             write_whole(stem.with_name(stem.name + suffix), text)
         return stem.with_name(f"{stem.name}.md")
