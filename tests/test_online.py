@@ -2,7 +2,6 @@
 
 import dataclasses
 import json
-import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -35,27 +34,8 @@ from lib.tracker.online import (
 from lib.tracker.params import OnlineParams, TrackerParams, find_tracker_params, load_tracker_params
 from lib.tracker.scoring import NonFiniteOutput, Peak, Prediction, cosine_window, find_peak, shape_penalty
 
-REFERENCE = Path(__file__).resolve().parents[1].parent / "shared" / "reference"
 QUICK = OnlineParams(penalty_k=0.05, lr=0.3, window_influence=0.3, net_opt_iter=4, net_opt_update_iter=1,
                      net_opt_hn_iter=1, train_skipping=3)
-
-
-@pytest.fixture(scope="module")
-def golden() -> dict[str, np.ndarray]:
-    path = REFERENCE / "golden_online.npz"
-    if not path.is_file():
-        pytest.skip("the reference's golden file of the online branch is not here")
-    return dict(np.load(path))
-
-
-@pytest.fixture(scope="module")
-def recipe(golden: dict[str, np.ndarray]) -> ModuleType:
-    sys.path.insert(0, str(REFERENCE))
-    try:
-        import golden_online_recipe  # type: ignore[import-not-found]
-    finally:
-        sys.path.pop(0)
-    return golden_online_recipe
 
 
 @pytest.fixture(scope="module")
@@ -338,6 +318,7 @@ def test_published_settings_and_what_stands_in_for_them() -> None:
 
 @pytest.mark.parametrize(("line", "message"), [
     ("sample_memory_size: 0", "greater than or equal to 30"), ("train_skipping: 0", "greater than or equal to 1"),
+    ("lost_below: 0.3", "lost_below.* equal to 0"),
     ("sample_memory_size: 14 * 16", "'14 \\* 16'; .*valid integer.*nothing in it is evaluated"),
     ("learning_rate: torch.ones(1)", "valid number.*nothing in it is evaluated"), ("online_ratio: 1.5", "equal to 1"),
     ("hn_iter: 3", "unknown key"), ("learning_rate: 1", "less than 1"), ("net_opt_iter: -1", "equal to 0"),

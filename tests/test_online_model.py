@@ -1,6 +1,5 @@
 """The online branch's network: the reference's names and numbers, pooling, solver, loading."""
 
-import sys
 from pathlib import Path
 from types import ModuleType
 
@@ -18,26 +17,7 @@ from lib.models.models import build_model
 from lib.models.online import OnlineClassifier, apply_filter, filter_gradient, prroi_pool, to_cells
 from lib.models.pretrained import IMAGENET
 
-REFERENCE = Path(__file__).resolve().parents[1].parent / "shared" / "reference"
 SMALL = {"backbone": "ResNetSmall", "backbone_options": {"width": 4}, "channels": 16, "towernum": 1}
-
-
-@pytest.fixture(scope="module")
-def golden() -> dict[str, np.ndarray]:
-    path = REFERENCE / "golden_online.npz"
-    if not path.is_file():
-        pytest.skip("the reference's golden file of the online branch is not here")
-    return dict(np.load(path))
-
-
-@pytest.fixture(scope="module")
-def recipe(golden: dict[str, np.ndarray]) -> ModuleType:
-    sys.path.insert(0, str(REFERENCE))
-    try:
-        import golden_online_recipe  # type: ignore[import-not-found]
-    finally:
-        sys.path.pop(0)
-    return golden_online_recipe
 
 
 @pytest.fixture(scope="module")
