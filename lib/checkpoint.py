@@ -61,7 +61,7 @@ class LoadReport:
     missing: tuple[str, ...] = ()  # in the model, not in the file, harmless: BatchNorm counters, new parts
     skipped: tuple[str, ...] = ()  # in the file, not used
     prefixes: tuple[str, ...] = ()  # stripped from the names
-    copied: int = 0  # tensors of layeronline, which the file lacks, filled from layer3
+    copied: str = ""  # where the tensors of layeronline, which the file lacks, are from
 
     def __str__(self) -> str:
         parts = [f"{self.source}: {self.loaded} tensors loaded"]
@@ -72,7 +72,7 @@ class LoadReport:
         if self.skipped:
             parts.append(f"not used: {_few(self.skipped)}")
         if self.copied:
-            parts.append(f"layeronline, which the file lacks, filled from layer3 ({self.copied} tensors)")
+            parts.append(f"layeronline, which the file lacks, filled from {self.copied}")
         return "; ".join(parts)
 
 
@@ -171,15 +171,16 @@ def load_weights(model: nn.Module, state_dict: Mapping[str, Any], *, source: str
     """Copy `state_dict` into `model` and return the report; strict, except for BatchNorm's counters.
 
     source: the file's name, for messages. ignore: prefixes of names that may be in the file and are not wanted.
-    optional: prefixes of names that the file may lack. Where it lacks all of `layeronline`, layer3 fills that.
+    optional: prefixes of names that the file may lack. Where it lacks all of `layeronline`, what that copies fills it.
     Raises UserError, naming the first few and counting all, for missing, unexpected or mismatched names, and for
     values that are not finite; the model is then unchanged.
     """
     weights, prefixes = _strip(state_dict, source=source)
     own = model.state_dict()
+    source_of = getattr(getattr(model, "features", None), "online_from", "")
     copies = {} if any(name.startswith(LAYERONLINE) for name in weights) else {
         name: weights[twin] for name in own if name.startswith(LAYERONLINE)
-        and (twin := name.replace("layeronline", "layer3")) in weights}
+        and (twin := name.replace("layeronline", source_of)) in weights}
     weights |= copies
     skipped = tuple(name for name in weights if name not in own and name.startswith(tuple(ignore)))
     absent = [name for name in own if name not in weights]
@@ -200,7 +201,8 @@ def load_weights(model: nn.Module, state_dict: Mapping[str, Any], *, source: str
         raise UserError(f"{source}: values that are not finite in {_few(broken)}; the training that made it diverged, "
                         f"take an earlier checkpoint")
     model.load_state_dict(usable, strict=False)
-    return LoadReport(source, len(usable) - len(copies), missing, skipped, prefixes, len(copies))
+    return LoadReport(source, len(usable) - len(copies), missing, skipped, prefixes,
+                      f"{source_of} ({len(copies)} tensors)" if copies else "")
 
 
 def load_model(path: str | Path, *, align: bool | None = None, online: bool | None = None) -> Ocean:

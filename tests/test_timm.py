@@ -12,6 +12,7 @@ from lib.checkpoint import import_pretrained, load_model, save_checkpoint
 from lib.errors import UserError
 from lib.models.models import build_model
 from lib.models.pretrained import IMAGENET
+from lib.tracker.online import OnlineTracker
 
 timm = pytest.importorskip("timm", reason="the package timm is not here")
 SMALL = {"name": "mobilenetv3_small_050"}
@@ -170,6 +171,66 @@ def test_weights_by_timms_own_loading_from_its_cache_and_one_line_without_a_netw
         with pytest.raises(UserError, match=words) as error:
             commands.call("train", ["--cfg", str(cfg), f"TRAIN.PRETRAIN=timm:{name}"])
         assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["tf_efficientnet_lite0", "regnetx_002", "convnext_atto"])
+def test_the_online_branch_is_the_nets_own_stages_and_its_cells_lie_at_16_i(name: str) -> None:
+    """The same map as timm's from the same pixels; a cell moves with its 16 px and, where it sees few, is in midst."""
+    net, large = build_model(backbone="timm", backbone_options={"name": name}, channels=8, towernum=1, online=True,
+                             online_pixels="raw").eval().features, picture(304)
+    with torch.no_grad():
+        assert net.online(large[..., :288, :288]).shape[-2:] == (17, 17)
+        first, moved = (net.online(large[..., shift:shift + 224, :224]) for shift in (0, 16))
+        padded = torch.nn.functional.pad((large[..., :224, :224].flip(1) - net.mean) / net.std, (0, 1, 0, 1))
+        torch.testing.assert_close(first, net._maps(padded)[1][..., :13, :13])
+    wrong = (first[..., 3:9, 3:9] - moved[..., 3:9, 3:9]).abs().mean()
+    assert (first[..., 4:10, 3:9] - moved[..., 3:9, 3:9]).abs().mean() < 0.35 * wrong
+    if name == "regnetx_002":
+        crop = large[..., :224, :224].requires_grad_()
+        net.online(crop)[0, :, 6, 6].square().sum().backward()
+        seen = crop.grad.abs().sum((0, 1)).sum(0).nonzero().flatten()
+        assert (seen.min() + seen.max()) / 2 == 16 * 6
+
+
+def test_the_online_branch_trains_beside_a_resting_trunk_and_tracks(tmp_path: Path) -> None:
+    tracker = build_model(backbone="timm", backbone_options=SMALL, channels=8, towernum=1)
+    save_checkpoint(tmp_path / "tracker.pth", {"state_dict": tracker.state_dict(), "model": tracker.spec})
+    cfg = tiny_yaml(tmp_path, top={"DATASET": {"PAIRS": 2, "SYN": {"FORMAT": "synthetic", "RANGE": 30}}},
+                    BACKBONE="timm", BACKBONE_OPTIONS=SMALL, CHANNELS=8, TOWERNUM=1, ONLINE="raw", RANDOM_TRUNK=False,
+                    PRETRAIN=str(tmp_path / "tracker.pth"), BATCH=2, END_EPOCH=1, WARMUP={"IFNOT": False})
+    assert commands.call("train", ["--cfg", str(cfg)]) == 0
+    before, after = tracker.state_dict(), snapshot(tmp_path, "checkpoint_e1.pth")["state_dict"]
+    assert all(torch.equal(after[name], tensor) for name, tensor in before.items())
+    layer = "features.features.{}.3.0.conv_pw.weight"
+    assert not torch.equal(after[layer.format("layeronline")], before[layer.format("blocks")])
+    online = OnlineTracker.from_weights(tmp_path / "snapshot" / "checkpoint_e1.pth")
+    image = picture(240)[0].permute(1, 2, 0).byte().numpy()
+    state = online.init(image, [100, 80, 40, 60])
+    assert online.track(state, image).look.scores.shape == (14, 14)
+    assert "layeronline" not in "".join(online.model.trunk_layers())
+
+
+def test_the_online_branch_is_filled_from_the_nets_stages_and_it_is_said() -> None:
+    options = {"backbone": "timm", "backbone_options": SMALL, "channels": 8, "towernum": 1}
+    weights, model = build_model(**options).state_dict(), build_model(**options, online=True, online_pixels="raw")
+    assert "layeronline, which the file lacks, filled from blocks (" in str(
+        import_pretrained(model, weights, source="a.pth"))
+    for name, tensor in model.state_dict().items():
+        if "layeronline" in name:
+            assert torch.equal(tensor, weights[name.replace("layeronline", "blocks")])
+
+
+@pytest.mark.parametrize(("options", "words"), [
+    ({"strides": [8]}, "expected a net of such stages with strides [8, 16]"),
+    ({"name": "resnet10t", "dilated": True}, "without dilated"),
+    ({"name": "densenet121"}, "densenet121: its online branch is a copy of the stages of stride 16"),
+    ({"pixels": "imagenet"}, "online_pixels 'imagenet': expected 'raw'")])
+def test_what_cannot_have_the_online_branch_is_one_line(options: dict[str, object], words: str) -> None:
+    pixels = options.pop("pixels", "raw")
+    with pytest.raises(UserError) as error:
+        build_model(backbone="timm", backbone_options=SMALL | options, online=True, online_pixels=pixels)
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
 
 
 def test_it_exports_to_onnx(tmp_path: Path) -> None:

@@ -17,8 +17,10 @@ TEMPLATE_SIDE = 15
 class ResNet50(nn.Module):
     """The ResNet trunk: (B, 3, H, H) BGR 0..255 to ([stem, layer1, layer2], layer3); 50 layers by default.
 
-    online: with `layeronline`, which `features.online` brings crops to; `features.add_online` adds it later.
+    online: with `layeronline`, which `online` brings crops to; `add_online` adds it later.
     """
+
+    online_from = "layer3"  # what `layeronline` begins as
 
     def __init__(self, *, layers: Sequence[int] = (3, 4, 6, 3), width: int = 64, expansion: int = EXPANSION,
                  caffe: bool = False, online: bool = False) -> None:
@@ -27,13 +29,22 @@ class ResNet50(nn.Module):
             raise ValueError(f"width {width}, layers {list(layers)}, expansion {expansion}: expected numbers above 0")
         self.features = ResNet_plus2(Bottleneck, layers, used_layers=(3,), width=width, expansion=expansion,
                                      caffe=caffe)
-        if online:
-            self.features.add_online()
         self.out_channels = self.features.out_channels
+        if online:
+            self.add_online()
 
     def forward(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
         """Return the maps of the shallow stages and layer3's map, (B, 1024, 31, 31) for 255 px."""
         return self.features(x)
+
+    def add_online(self) -> int:
+        """Add `layeronline`, a second layer3, for the online branch; return its channels."""
+        self.features.add_online()
+        return self.out_channels
+
+    def online(self, x: Tensor) -> Tensor:
+        """Return layeronline's map of stride 16: 13 cells a side for 224 px, 17 for 288; cell i sees px 16 i + 15."""
+        return self.features.online(x)
 
     def trunk_layers(self) -> dict[str, nn.Module]:
         """Return the layers that pretrained weights fill, by the names TRAINABLE_LAYER uses."""

@@ -11,11 +11,11 @@ from torch import nn
 
 from lib.config import Config
 from lib.errors import UserError, did_you_mean
-from lib.models.backbones import BACKBONES, Backbone
+from lib.models.backbones import BACKBONES, Backbone, ResNet50
 from lib.models.connect import AdjustLayer, AlignHead, Head, box_tower
-from lib.models.modules import ResNet_plus2
 from lib.models.ocean import Ocean_
 from lib.models.online import OnlineClassifier
+from lib.models.timm_trunk import TimmTrunk
 
 
 class Ocean(Ocean_):
@@ -50,15 +50,17 @@ class Ocean(Ocean_):
             self._add_online(online_pixels)
 
     def _add_online(self, pixels: str) -> None:
-        trunk = getattr(self.features, "features", None)
-        if not isinstance(trunk, ResNet_plus2):
-            raise UserError(f"backbone {self.spec['backbone']} has no online branch; expected a ResNet")
-        if pixels not in ("imagenet", "raw"):
-            raise UserError(f"online_pixels {pixels!r}: expected 'imagenet' or 'raw'")
+        if not isinstance(self.features, ResNet50 | TimmTrunk):
+            raise UserError(f"backbone {self.spec['backbone']} has no online branch; expected a ResNet or one of timm")
+        known = ("imagenet", "raw") if isinstance(self.features, ResNet50) else ("raw",)  # timm's normalise themselves
+        if pixels not in known:
+            raise UserError(f"online_pixels {pixels!r}: expected {' or '.join(map(repr, known))}")
         self.spec |= {"online": True, "online_pixels": pixels}
         self.online_pixels = pixels
-        trunk.add_online()
-        self.classifier = OnlineClassifier(trunk.out_channels)
+        try:
+            self.classifier = OnlineClassifier(self.features.add_online())
+        except ValueError as error:
+            raise UserError(f"backbone {self.spec['backbone']}: {error}") from error
 
     def trunk_layers(self) -> dict[str, nn.Module]:
         """Return the layers that pretrained weights fill, by the names TRAINABLE_LAYER uses (conv1, bn1, layer1 ...).

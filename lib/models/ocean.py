@@ -122,7 +122,7 @@ class Ocean_(nn.Module):  # the reference's name
         if self.online_pixels == "imagenet":
             mean, std = (x.new_tensor(values).view(3, 1, 1) for values in (IMAGENET.mean, IMAGENET.std))
             x = (x.flip(1) - mean) / std
-        maps = self.features.features.online(x)  # type: ignore[operator,union-attr]
+        maps = self.features.online(x)  # type: ignore[operator]
         with torch.autocast(x.device.type, enabled=False):
             return self.classifier.extract(maps.float())
 

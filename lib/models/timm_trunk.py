@@ -12,9 +12,11 @@ the crop's middle, in the template and in the search alike.
 
 from __future__ import annotations
 
+import copy
 import importlib
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -32,16 +34,18 @@ class TimmTrunk(nn.Module):
 
     strides: which of its maps are joined; 8 alone is the cheapest. The net is cut after the last of them.
     dilated: the map of stride 16 is computed at stride 8 (timm's output_stride), not interpolated.
+    online_from: the name behind which the weights stand that `layeronline` begins as.
     mean, std: of RGB in 0..255, what the net was trained with; they are saved with the weights.
     Raises ValueError for a name that timm does not have or a net without such maps, UserError where timm is missing.
     """
 
     mean: Tensor
     std: Tensor
+    online_from: str
 
     def __init__(self, *, name: str, strides: Sequence[int], dilated: bool = False) -> None:
         super().__init__()
-        self.name = name
+        self.name, self.dilated = name, dilated
         try:
             net = create_net(name, **({"output_stride": 8} if dilated else {}))
         except (TypeError, NotImplementedError, AssertionError) as error:
@@ -96,10 +100,39 @@ class TimmTrunk(nn.Module):
                                                             align_corners=not self.patches) for m in maps]
         return maps, torch.cat([m[..., 1:side - 1, 1:side - 1] for m in same], dim=1)
 
+    def add_online(self) -> int:
+        """Add `layeronline`, a copy of the stages from stride 8 to 16, for the online branch; return its channels.
+
+        Raises ValueError where the trunk has no map of stride 16, or its net no such stages in a row.
+        """
+        net: Any = self.features
+        before, last = (net.feature_info[stage]["module"].split(".") for stage in (self.stages[0], self.stages[-1]))
+        if len(self.stages) < 2 or self.dilated or not "".join(last[1:] or "0").isdigit():
+            raise ValueError(f"{self.name}: its online branch is a copy of the stages of stride 16; expected a net of "
+                             f"such stages with strides [8, 16], without dilated")
+        self.online_from, part = last[0], net.get_submodule(last[0])
+        if len(last) > 1:  # blocks.3 and blocks.4 of Lite0
+            part = nn.Sequential(OrderedDict((str(n), part[n]) for n in range(int(before[1]) + 1, int(last[1]) + 1)))
+        net.layeronline = copy.deepcopy(part)
+        return int(net.feature_info[self.stages[1]]["num_chs"])
+
+    def online(self, x: Tensor) -> Tensor:
+        """Return layeronline's map of stride 16: 13 cells a side for 224 px, 17 for 288; cell i lies at px 16 i.
+
+        One more pixel makes the side odd, as in `forward`; the two cells in the last 32 px, which saw the border most,
+        are cut off. Of patches a cell is 16 px wide and begins there.
+        """
+        cells, net = x.shape[-1] // 16 - 1, cast(Any, self.features)
+        x = F.pad((x.flip(1) - self.mean) / self.std, (0, 1, 0, 1))
+        stem = net.forward_intermediates(x, indices=self.stages[:1], intermediates_only=True, stop_early=True)[0]
+        return cast(Tensor, net.layeronline(stem)[..., :cells, :cells])
+
     def trunk_layers(self) -> dict[str, nn.Module]:
         """Return the parts that pretrained weights fill, by timm's names: 'conv_stem', 'blocks.3'."""
         layers: dict[str, nn.Module] = {}
         for name, module in self.features.named_children():
+            if name == "layeronline":
+                continue
             inner = module.named_children() if isinstance(module, nn.Sequential) else ()
             layers.update({f"{name}.{key}": child for key, child in inner} or {name: module})
         return {name: layer for name, layer in layers.items() if any(True for _ in layer.parameters())}
