@@ -24,12 +24,6 @@ def xyxy_to_xywh(boxes_xyxy: ArrayLike) -> Boxes:
     return np.concatenate([box[..., :2], box[..., 2:] - box[..., :2]], axis=-1)
 
 
-def cxcywh_to_xywh(boxes_cxcywh: ArrayLike) -> Boxes:
-    """Return boxes (..., 4) as left, top, width, height from centre x, centre y, width, height."""
-    box = np.asarray(boxes_cxcywh, np.float64)
-    return np.concatenate([box[..., :2] - box[..., 2:] / 2, box[..., 2:]], axis=-1)
-
-
 def centres_xywh(boxes_xywh: ArrayLike) -> Boxes:
     """Return the centres (..., 2) of boxes given as left, top, width, height."""
     box = np.asarray(boxes_xywh, np.float64)
@@ -68,4 +62,5 @@ def polygon_to_xywh(polygons: ArrayLike) -> Boxes:
     area = extent[..., 0] * extent[..., 1]
     with np.errstate(divide="ignore", invalid="ignore"):
         scale = np.where(area > 0, np.sqrt(sides[..., 0] * sides[..., 1] / area), 0.0)
-    return cxcywh_to_xywh(np.concatenate([centre, extent * scale[..., None] + 1], axis=-1))
+    size = extent * scale[..., None] + 1
+    return np.concatenate([centre - size / 2, size], axis=-1)

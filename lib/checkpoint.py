@@ -97,10 +97,7 @@ def find_weights(path: str | Path) -> Path:
 
 
 def params_beside(path: str | Path) -> Path | None:
-    """Return the file of tracking hyper-parameters that belongs to weights, None if there is none.
-
-    It has their name and lies beside them; an exported folder holds it.
-    """
+    """Return the YAML of tracking hyper-parameters that lies beside weights, or in an exported folder; else None."""
     weights = find_weights(path)
     beside = weights / EXPORTED_PARAMS if weights.is_dir() else weights.with_suffix(".yaml")
     return beside if beside.is_file() else None
@@ -247,8 +244,7 @@ def import_pretrained(model: Ocean, state_dict: Mapping[str, Any], *, source: st
     of `tracking/pretrain.py`; a trunk in the names used here, with or without `features.` in front (the reference's
     ImageNet file); a whole Ocean. Parts that are new to the file (neck and head, attention, the object-aware branch)
     stay as they are. Position tables are resampled. pixels: what the net was trained on, folded into the first layer;
-    by default ImageNet's for torchvision's forms, BGR 0..255 for the others. Raises UserError where the trunk is not
-    filled.
+    by default ImageNet's for torchvision's forms, BGR 0..255 for the others. UserError where the trunk is not filled.
     """
     weights, prefixes = _strip(state_dict, source=source)
     if any(name.startswith("connect_model.") for name in weights):

@@ -104,8 +104,7 @@ class _Several(argparse.Action):
 def _normalise(argv: Sequence[str], alone: Mapping[str, Any], *, loose: bool, prog: str) -> list[str]:
     """Return the words as argparse likes them: names with `_`, a value for each truth.
 
-    alone: the names of all flags, each with what it means without a value, None if it needs one. loose: whether words
-    without a flag in front are understood too.
+    alone: what each flag means without a value, None if it needs one. loose: there are words without a flag too.
     """
     words: list[str] = []
     rest = list(argv)
@@ -156,10 +155,7 @@ def _number(kind: type[int] | type[float], least: float | None, most: float | No
 
 
 def as_argv(options: Any) -> list[str]:
-    """Return the words of a command line that gives these options again, for a process of the same command.
-
-    Only what differs from the defaults stands there; positional values come last, after `--`.
-    """
+    """Return the words that give these options again: what differs from the defaults, positional values after `--`."""
     words: list[str] = []
     last: list[str] = []
     for field in dataclasses.fields(options):

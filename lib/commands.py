@@ -81,10 +81,7 @@ COMMANDS = {
 
 
 def parse(name: str, argv: Sequence[str], *, prog: str = "") -> Any:
-    """Return the options of a command, by its name in COMMANDS; raise UserError for a command line that is wrong.
-
-    prog: what the help calls it; default: its script.
-    """
+    """Return the options of a command, by its name in COMMANDS, or raise UserError; prog: what the help calls it."""
     command = COMMANDS[name]
     start = prog or (command.prog if command.prog.startswith("python ") else f"python {command.prog}")
     return parse_options(command.options, argv, prog=prog or command.prog.rpartition("/")[2],

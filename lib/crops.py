@@ -28,10 +28,7 @@ ONLINE_STRIDE = 16  # px from one cell of the online classifier's maps to the ne
 
 
 def context_side(size_wh: ArrayLike) -> float:
-    """Return s_z, the side in px of the square that shows an object of size (w, h) with its context.
-
-    s_z = sqrt((w + p)(h + p)) with p = 0.5 (w + h): SiamFC's rule, OCEAN section 1.
-    """
+    """Return s_z = sqrt((w + p)(h + p)) px, p = 0.5 (w + h): an object with its context (SiamFC; OCEAN section 1)."""
     width, height = (float(side) for side in np.asarray(size_wh, np.float64))
     padding = CONTEXT * (width + height)
     return math.sqrt((width + padding) * (height + padding))

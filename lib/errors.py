@@ -22,10 +22,7 @@ class UserError(Exception):
 
 
 def run(main: Callable[[], int | None]) -> NoReturn:
-    """Return never: call `main` and leave with its code, 2 after a `UserError`, 130 after Ctrl-C.
-
-    A script in `tracking/` is one import and one call of this.
-    """
+    """Call `main` and leave with its exit code, 2 after a UserError, 130 after Ctrl-C; a script is one call of this."""
     try:
         code = main() or 0
     except UserError as error:

@@ -93,10 +93,7 @@ def read_text(path: str | Path) -> str:
 
 
 def read_json(path: str | Path, *, object_pairs_hook: Callable[[list[Any]], Any] | None = None) -> Any:
-    """Return the value in a JSON file; raise UserError with line and column when it is not JSON.
-
-    `object_pairs_hook` makes something else than a dict of each object's pairs, as json.loads has it.
-    """
+    """Return the value in a JSON file, `object_pairs_hook` as of json.loads; UserError with line and column."""
     text = read_text(path)
     try:
         return json.loads(text, object_pairs_hook=object_pairs_hook)
@@ -139,10 +136,7 @@ def shipped(path: str | Path) -> Path:
 
 
 def read_yaml(path: str | Path) -> Any:
-    """Return the data of a YAML file, one of the package's included (`shipped`).
-
-    Raises UserError with line and column for anything else.
-    """
+    """Return the data of a YAML file, one of the package's included (`shipped`); UserError with line and column."""
     data = parse_yaml(read_text(shipped(path)), place=str(path))
     if data is None:
         raise UserError(f"{path}: empty; expected a YAML file with keys (see experiments/train/Ocean.yaml)")
@@ -175,10 +169,7 @@ def sha256_of(path: str | Path) -> str:
 
 
 def check_output(path: Path, *, flag: str, folder: bool = True) -> None:
-    """Raise UserError where the folder (or file) `path`, given by `flag`, cannot be written; leave nothing behind.
-
-    For the start of a command, so that hours of work are not done for it in vain.
-    """
+    """Raise UserError where the folder (or file) of `flag` cannot be written, at a command's start; leave nothing."""
     place = path if folder else path.parent
     while not os.path.lexists(place):
         place = place.parent

@@ -96,10 +96,7 @@ def image_size(path: Path) -> tuple[int, int]:
 
 
 def decode_ahead(paths: Sequence[Path], pool: ThreadPoolExecutor, *, ahead: int = 3) -> Iterator[Image]:
-    """Return the images of `paths` in order, up to `ahead` of them being decoded before they are asked for.
-
-    Decoding starts at once. Raises UserError when the image that cannot be read is asked for, not before.
-    """
+    """Return the images of `paths` in order, up to `ahead` decoded before; UserError when a bad one is asked for."""
     assert ahead >= 1, ahead
     rest = iter(paths)
     pending: deque[Future[Image]] = deque(pool.submit(read_image, path) for path in islice(rest, ahead))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import html
 import importlib.util
 import itertools
@@ -120,28 +121,17 @@ class _LogFile(logging.FileHandler):
 
 
 class Board:
-    """Where a run's curves go; after a resume it goes on in the same place at the same step."""
+    """Where a run's curves go; after a resume it goes on in the same place at the same step.
+
+    The calls are those of `TensorBoard`; one that fails ends the curves with a warning, not the training.
+    """
 
     def __init__(self, folder: Path | None, *, first_step: int = 0, logger: str = "tensorboard") -> None:
         """Open the run of `folder`, None for a process that writes nothing; `logger`: a key of LOGGERS."""
         self._writer: Any = None if folder is None else LOGGERS[logger](folder, first_step)
 
-    def scalars(self, values: Mapping[str, float], step: int) -> None:
-        self._call("scalars", values, step)
-
-    def text(self, name: str, text: str, step: int = 0) -> None:
-        """Write a text, shown with its line breaks."""
-        self._call("text", name, text, step)
-
-    def compare_by(self, settings: Mapping[str, int | float | str | bool]) -> None:
-        """Write what sets runs apart in the logger's table of runs."""
-        self._call("compare_by", settings)
-
-    def picture(self, name: str, image_rgb: NDArray[np.uint8], step: int) -> None:
-        self._call("picture", name, image_rgb, step)
-
-    def flush(self) -> None:
-        self._call("flush")
+    def __getattr__(self, method: str) -> Callable[..., None]:
+        return functools.partial(self._call, method)
 
     def close(self) -> None:
         self._call("close")
@@ -157,7 +147,7 @@ class Board:
 
 
 class TensorBoard:
-    """Events in the run's folder; the calls are `Board`'s."""
+    """Events in the run's folder."""
 
     def __init__(self, folder: Path, first_step: int) -> None:
         from torch.utils.tensorboard import SummaryWriter  # slow to import, and only rank 0 needs it
@@ -171,17 +161,14 @@ class TensorBoard:
             self.writer.add_scalar(name, value, step)
 
     def text(self, name: str, text: str, step: int) -> None:
+        """Write a text, shown with its line breaks."""
         self.writer.add_text(name, "    " + text.replace("\n", "\n    "), step)
 
     def picture(self, name: str, image_rgb: NDArray[np.uint8], step: int) -> None:
         self.writer.add_image(name, image_rgb, step, dataformats="HWC")
 
     def compare_by(self, settings: Mapping[str, Any]) -> None:
-        """Write what the HParams tab sets runs apart by, and the layout of the custom scalars tab.
-
-        Which scores the HParams tab shows is left to TensorBoard, which takes every scalar of the run: those of a test
-        that comes after the training too.
-        """
+        """Write what the HParams tab sets runs apart by (it takes every scalar as a score), and the scalars' layout."""
         from torch.utils.tensorboard.summary import hparams
 
         events: Any = self.writer.file_writer

@@ -32,7 +32,7 @@ from lib.errors import UserError, run
 from lib.eval_toolkit.ope import CONVENTIONS, PRECISION_AT, curves, frame_errors
 from lib.images import read_image
 from lib.testing.batched import Job, Lockstep
-from lib.testing.run import choose, job_of, params_for
+from lib.testing.run import choose, params_for
 from lib.tracker.ocean import OceanTracker, TrackerState
 from lib.tracker.onnx import load_onnx
 
@@ -57,11 +57,11 @@ def follow(tracker: OceanTracker, sequences: list[Sequence], *, batch: int = 1) 
     seen: list[TrackerState] = []
 
     def note(job: Job, _index: int, _image: Any, states: dict[int, TrackerState]) -> None:
-        if job.name == name:
+        if job.sequence.name == name:
             seen.append(states[0])
 
-    boxes = {track.job.name: track.boxes_xywh
-             for track in Lockstep([tracker], batch=batch, watcher=note).follow(iter([job_of(s) for s in sequences]))}
+    boxes = {track.job.sequence.name: track.boxes_xywh
+             for track in Lockstep([tracker], batch=batch, watcher=note).follow(map(Job, sequences))}
     return Answer(boxes[name], np.array([state.score for state in seen[1:]]), seen)
 
 

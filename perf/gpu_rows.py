@@ -29,6 +29,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 
 from lib import commands
+from lib.benchmarks import Sequence
 from lib.checkpoint import load_model
 from lib.config_file import load_config
 from lib.datasets.stores import crop_name
@@ -75,7 +76,7 @@ class Sizes:
         """Return torch.compile with options."""
         return partial(torch.compile, **(options if self.compiles else {"backend": "eager"}))
 
-    def jobs(self, count: int) -> list[Job]:
+    def jobs(self, count: int) -> list[Sequence]:
         """Return sequences of JPEGs; of more than eight some are the same pictures."""
         count, root = min(count, self.most), Path(tempfile.mkdtemp(dir=self.folder))
         own = write_sequences(root, count=min(count, 8), frames=self.frames)
@@ -135,7 +136,7 @@ def conformance(sizes: Sizes, *, tf32: bool = False, batch: int = 1, onnx: bool 
     worst = 0.0
     for job in jobs[:2]:
         states = reference[job.name]
-        template = tracker.init(read_image(job.frames[0]), job.box_xywh).template
+        template = tracker.init(read_image(job.frames[0]), job.boxes_xywh[0]).template
         for before, after, path in zip(states, states[1:], job.frames[1:], strict=False):
             box = tracker.track(replace(before, template=template), read_image(path)).box_xywh
             worst = max(worst, float(np.abs(box - after.box_xywh).max()))
@@ -145,14 +146,14 @@ def conformance(sizes: Sizes, *, tf32: bool = False, batch: int = 1, onnx: bool 
             "score": f"{max(abs(a.score - b.score) for a, b in pairs):.2g}", "frames": len(pairs)}
 
 
-def follow(tracker: OceanTracker, jobs: list[Job], *, batch: int) -> dict[str, list[TrackerState]]:
+def follow(tracker: OceanTracker, jobs: list[Sequence], *, batch: int) -> dict[str, list[TrackerState]]:
     """Return the states of each sequence."""
     seen: dict[str, list[TrackerState]] = {job.name: [] for job in jobs}
 
     def note(job: Job, _index: int, _image: Any, states: dict[int, TrackerState]) -> None:
-        seen[job.name].append(states[0])
+        seen[job.sequence.name].append(states[0])
 
-    list(Lockstep([tracker], batch=batch, watcher=note).follow(iter(jobs)))
+    list(Lockstep([tracker], batch=batch, watcher=note).follow(map(Job, jobs)))
     return seen
 
 

@@ -29,7 +29,7 @@ from lib.errors import UserError, run
 from lib.eval_toolkit.presence import Frames, judge
 from lib.files import atomic_write, read_json
 from lib.testing.batched import Job, Lockstep
-from lib.testing.run import job_of, params_for
+from lib.testing.run import params_for
 from lib.tracker.ocean import OceanTracker
 from lib.tracker.presence import Trace, seen
 
@@ -49,7 +49,7 @@ def follow(name: str, dataset: str, folder: Path) -> dict[str, Video]:
     def note(job: Job, index: int, _image: Any, states: dict[int, Any]) -> None:
         if not index:
             return
-        state, truth, video = states[0], truths[job.name], videos[job.name]
+        state, truth, video = states[0], truths[job.sequence.name], videos[job.sequence.name]
         box = truth.boxes_xywh[index]
         known = np.isfinite(box).all() and (box[2:] > 0).all()
         similarity = state.trace.similarity
@@ -60,7 +60,7 @@ def follow(name: str, dataset: str, folder: Path) -> dict[str, Video]:
         video["absent"].append(truth.absent is not None and bool(truth.absent[index]))
 
     tracker = OceanTracker.from_weights(name, params=params)
-    for _ in Lockstep([tracker], watcher=note).follow(map(job_of, benchmark.sequences)):
+    for _ in Lockstep([tracker], watcher=note).follow(map(Job, benchmark.sequences)):
         pass
     return videos
 

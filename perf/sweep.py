@@ -27,6 +27,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from lib.benchmarks import Sequence
 from lib.checkpoint import load_model
 from lib.images import read_image
 from lib.models.models import Ocean, build_model
@@ -43,12 +44,12 @@ STEADY = TrackerParams(lr=0.0, window_influence=0.9, small_sz=271, big_sz=271, t
 Boxes = dict[str, np.ndarray]
 
 
-def write_sequences(root: Path, *, count: int, frames: int) -> list[Job]:
+def write_sequences(root: Path, *, count: int, frames: int) -> list[Sequence]:
     """Return `count` sequences of `frames` JPEGs each, a textured square moving over a textured ground."""
     rng = np.random.default_rng(0)
     noise = rng.integers(0, 255, (600, 800, 3), dtype=np.uint8)
     ground = cv2.GaussianBlur(noise, (0, 0), 3)
-    jobs = []
+    videos = []
     for number in range(count):
         folder = root / f"s{number:03d}"
         folder.mkdir()
@@ -58,19 +59,19 @@ def write_sequences(root: Path, *, count: int, frames: int) -> list[Job]:
             image[y : y + 60, x : x + 80] = noise[:60, :80]
             cv2.imwrite(str(folder / f"{index:04d}.jpg"), image)
         paths = tuple(sorted(folder.glob("*.jpg")))
-        jobs.append(Job(folder.name, paths, np.array([100.0 + 7 * (number % 32), 150.0, 80.0, 60.0])))
-    return jobs
+        videos.append(Sequence(folder.name, paths, np.array([[100.0 + 7 * (number % 32), 150.0, 80.0, 60.0]])))
+    return videos
 
 
-def reference_style(model: Ocean, jobs: list[Job], params: TrackerParams, device: torch.device) -> Boxes:
+def reference_style(model: Ocean, videos: list[Sequence], params: TrackerParams, device: torch.device) -> Boxes:
     """Return the boxes of each sequence, tracked one frame after the other as the reference code does it."""
     tracker = OceanTracker(model, params, device=device, channels_last=False)
     boxes = {}
-    for job in jobs:
-        state = tracker.init(read_image(job.frames[0]), job.box_xywh)
-        zf, rows = state.template.zf, [job.box_xywh]
+    for video in videos:
+        state = tracker.init(read_image(video.frames[0]), video.boxes_xywh[0])
+        zf, rows = state.template.zf, [video.boxes_xywh[0]]
         assert zf is not None
-        for path in job.frames[1:]:
+        for path in video.frames[1:]:
             crop = search_crop(state, read_image(path))
             with torch.inference_mode():
                 x = torch.from_numpy(crop.pixels.transpose(2, 0, 1).astype(np.float32))[None].to(device)
@@ -79,14 +80,14 @@ def reference_style(model: Ocean, jobs: list[Job], params: TrackerParams, device
                 prediction = Prediction(output.cls.sigmoid()[:, 0].cpu().numpy(), output.ltrb.cpu().numpy())
             state = tracker.update([state], [crop], prediction)[0]
             rows.append(state.box_xywh)
-        boxes[job.name] = np.stack(rows)
+        boxes[video.name] = np.stack(rows)
     return boxes
 
 
-def lockstep(trackers: list[OceanTracker], jobs: list[Job], *, batch: int) -> Boxes:
+def lockstep(trackers: list[OceanTracker], videos: list[Sequence], *, batch: int) -> Boxes:
     """Return the boxes of each sequence by the first tracker, `batch` sequences at a time."""
-    shared = (Job(job.name, job.frames, job.box_xywh, tuple(range(len(trackers)))) for job in jobs)
-    return {t.job.name: t.boxes_xywh for t in Lockstep(trackers, batch=batch).follow(shared) if t.tracker == 0}
+    shared = (Job(video, tuple(range(len(trackers)))) for video in videos)
+    return {t.job.sequence.name: t.boxes_xywh for t in Lockstep(trackers, batch=batch).follow(shared) if t.tracker == 0}
 
 
 class Run(NamedTuple):
@@ -105,23 +106,24 @@ def timed(way: str, work: Callable[[], Boxes], *, frames: int) -> Run:
     return Run(way, frames / (time.perf_counter() - start), frames / (time.process_time() - cpu), boxes)
 
 
-def measure(args: argparse.Namespace, jobs: list[Job]) -> Iterator[Run]:
+def measure(args: argparse.Namespace, videos: list[Sequence]) -> Iterator[Run]:
     """Return the runs of each way of doing the same work."""
     device = torch.device(args.device)
     torch.manual_seed(0)
     models = [load_model(args.resume) if args.resume else build_model(**(_SMALL if args.small else {}))
               for _ in range(args.together)]
     trackers = [OceanTracker(model, STEADY, device=device, amp=args.amp, compiled=args.compile) for model in models]
-    frames = sum(len(job.frames) - 1 for job in jobs)
+    frames = sum(len(video.frames) - 1 for video in videos)
 
     def batched(way: str, trackers: list[OceanTracker], batch: int) -> Run:
-        lockstep(trackers, [short(job) for job in jobs[:batch]], batch=batch)  # kernels are chosen and memory is taken
-        return timed(way, lambda: lockstep(trackers, jobs, batch=batch), frames=frames * len(trackers))
+        # Kernels are chosen and memory is taken.
+        lockstep(trackers, [short(video) for video in videos[:batch]], batch=batch)
+        return timed(way, lambda: lockstep(trackers, videos, batch=batch), frames=frames * len(trackers))
 
-    few = jobs[: max(1, len(jobs) // 8)]
+    few = videos[: max(1, len(videos) // 8)]
     reference_style(models[0].to(memory_format=torch.contiguous_format), [short(few[0])], STEADY, device)
     yield timed("reference", lambda: reference_style(models[0], few, STEADY, device),
-                frames=sum(len(job.frames) - 1 for job in few))
+                frames=sum(len(video.frames) - 1 for video in few))
     models[0].to(memory_format=trackers[0].memory_format)
     for batch in args.batches:
         yield batched(f"batch_{batch}", trackers[:1], batch)
@@ -129,9 +131,9 @@ def measure(args: argparse.Namespace, jobs: list[Job]) -> Iterator[Run]:
         yield batched(f"together_{args.together}", trackers, max(args.batches))
 
 
-def short(job: Job) -> Job:
-    """Return the first frames of a job, to warm up with."""
-    return replace(job, frames=job.frames[:4])
+def short(video: Sequence) -> Sequence:
+    """Return the first frames of a video, to warm up with."""
+    return replace(video, frames=video.frames[:4])
 
 
 def main() -> None:
@@ -148,8 +150,8 @@ def main() -> None:
     parser.add_argument("--resume", type=Path, help="a checkpoint instead of random weights")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        jobs = write_sequences(Path(folder), count=args.sequences, frames=args.frames)
-        runs = list(measure(args, jobs))
+        videos = write_sequences(Path(folder), count=args.sequences, frames=args.frames)
+        runs = list(measure(args, videos))
     alone = runs[0].boxes
     worst = max(float(np.abs(run.boxes[name] - alone[name]).max()) for run in runs for name in alone)
     name = torch.cuda.get_device_name() if args.device.startswith("cuda") else "cpu"

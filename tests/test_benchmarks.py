@@ -15,8 +15,8 @@ from lib.benchmarks import (
     find_results,
     flat_trackers,
     load_benchmark,
-    read_boxes,
     read_result,
+    read_result_rows,
     result_file,
     write_result,
 )
@@ -116,7 +116,7 @@ def test_tiger1_starts_at_frame_6_and_keeps_its_lead_in(tmp_path: Path) -> None:
     assert len(tiger) == 349
     assert tiger.frames[0].name == "0006.jpg"
     assert tiger.file_xywh[0].tolist() == [55, 65, 20, 10]
-    assert tiger.file_lead_in_xywh[:, 0].tolist() == [50, 51, 52, 53, 54]
+    assert tiger.lead_in_xywh[:, 0].tolist() == [49, 50, 51, 52, 53]  # origin 0
     assert tiger.num_lead_in == 5
 
 
@@ -355,7 +355,7 @@ def test_nan_is_kept_and_anything_else_is_refused(tmp_path: Path) -> None:
 def test_separators(tmp_path: Path, text: str) -> None:
     path = tmp_path / "a.txt"
     path.write_text(text, encoding="utf-8", newline="")
-    assert read_boxes(path, allow_nan=False).tolist() == [[1, 2, 3, 4], [5, 6, 7, 8]]
+    assert read_result_rows(path).tolist() == [[1, 2, 3, 4], [5, 6, 7, 8]]
 
 
 @settings(max_examples=200, deadline=None)

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from raw_trees import write_picture
 
-from lib.benchmarks import LAYOUTS, Benchmark, layout_of, load_benchmark, result_origin, write_result
+from lib.benchmarks import LAYOUTS, Benchmark, layout_of, load_benchmark, write_result
 from lib.commands import call
 from lib.errors import UserError
-from lib.eval_toolkit.protocols import default_convention, score_results
+from lib.eval_toolkit.protocols import score_results
 
 BOXES = [[10, 20, 30, 40], [11, 20, 30, 40], [12, 20, 30, 40]]
 
@@ -164,7 +164,7 @@ def test_each_layout_is_read(
     benchmark = load_benchmark(dataset, tmp_path, images=True)
     sequence, = benchmark.sequences
     assert (benchmark.name, sequence.name, benchmark.expected) == (dataset, name, expected)
-    assert (sequence.origin, result_origin(dataset)) == (origin, origin)
+    assert (sequence.origin, layout_of(dataset).origin) == (origin, origin)
     assert [len(sequence), len(sequence.frames), sequence.frames[0].name] == [3, 3, first]
     step = 8 if dataset == "NFS30" else 1  # 240 boxes/s beside 30 images/s
     assert sequence.file_xywh[:, 0].tolist() == [10, 10 + step, 10 + 2 * step]
@@ -177,7 +177,7 @@ def test_each_layout_is_read(
 def test_names_are_found_however_they_are_written() -> None:
     assert [layout.name for name in ("got10k", "GOT-10k-test", "LaSOT", "GOT10K_val", "TColor128")
             if (layout := layout_of(name))] == ["GOT10K", "GOT10K", "LASOT", "GOT10K-val", "TC128"]
-    assert layout_of("Mine") is None
+    assert layout_of("Mine").name == "Mine"
     assert "UAV123" in LAYOUTS
 
 
@@ -317,7 +317,7 @@ def results(root: Path, benchmark: Benchmark, boxes: Sequence[Sequence[float]]) 
 
 def test_lasot_leaves_absent_frames_out_of_the_counts_but_not_of_the_length(tmp_path: Path) -> None:
     benchmark = load_benchmark("LASOT", lasot(tmp_path), images=False)
-    assert default_convention("LASOT") == "lasot"
+    assert layout_of("LASOT").convention == "lasot"
     scores = score_results(benchmark, results(tmp_path, benchmark, BOXES), convention="lasot", allow_missing=True)
     # Right in all frames: two of three count, at every threshold but 1.
     assert scores.curves["success"].tolist() == pytest.approx([2 / 3] * 20 + [0])

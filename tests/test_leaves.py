@@ -22,7 +22,6 @@ def test_formats_turn_into_each_other() -> None:
     xywh = np.array([[10.0, 20.0, 30.0, 40.0], [0.5, 0.5, 1.0, 2.0]])
     assert boxes.xywh_to_xyxy(xywh).tolist() == [[10, 20, 40, 60], [0.5, 0.5, 1.5, 2.5]]
     assert np.array_equal(boxes.xyxy_to_xywh(boxes.xywh_to_xyxy(xywh)), xywh)
-    assert boxes.cxcywh_to_xywh([[25, 40, 30, 40], [1.0, 1.5, 1.0, 2.0]]).tolist() == xywh.tolist()
 
 
 def test_overlap_by_hand() -> None:

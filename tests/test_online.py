@@ -13,6 +13,7 @@ from tracker_stubs import Oracle, small_checkpoint, small_model, square_frames, 
 from vot_trees import make_video, square
 
 from lib import commands
+from lib.benchmarks import Sequence
 from lib.benchmarks.vot import FAILURE, INIT, read_trajectory
 from lib.crops import grid_points
 from lib.errors import UserError
@@ -266,9 +267,10 @@ def test_samples_do_not_keep_other_targets_in_memory(tracker: OnlineTracker) -> 
 
 def test_lockstep_order_and_neighbours_change_nothing(tracker: OnlineTracker, tmp_path: Path) -> None:
     root = write_squares(tmp_path, {"A": 7, "B": 5, "C": 6})
-    jobs = [Job(name, tuple(sorted((root / name / "img").glob("*.jpg"))), np.array([60.0, 50, 30, 30]))
+    jobs = [Job(Sequence(name, tuple(sorted((root / name / "img").glob("*.jpg"))), np.array([[60.0, 50, 30, 30]])))
             for name in "ABC"]
-    runs = [{track.job.name: track.boxes_xywh for track in Lockstep([tracker], batch=batch).follow(iter(order))}
+    runs = [{track.job.sequence.name: track.boxes_xywh
+             for track in Lockstep([tracker], batch=batch).follow(iter(order))}
             for batch, order in ((1, jobs), (1, jobs[::-1]), (3, jobs))]
     for name in "ABC":
         assert np.array_equal(runs[0][name], runs[1][name])

@@ -11,9 +11,8 @@ import pytest
 import torch
 from tracker_stubs import PLAIN, Oracle, small_model, square_frames, write_squares
 
-from lib.benchmarks import read_presence
-from lib.datasets.synthetic import held_out_scene, write_otb
-from lib.datasets.synthetic.absence import GONE, with_absences
+from lib.benchmarks import Sequence, read_presence
+from lib.datasets.synthetic import GONE, held_out_scene, with_absences, write_otb
 from lib.errors import UserError
 from lib.models.ocean import OceanOutput, TemplateFeatures
 from lib.testing.batched import Job, Lockstep
@@ -87,8 +86,10 @@ def test_in_lockstep_lost_targets_are_looked_for_as_alone(tmp_path: Path) -> Non
         (tmp_path / name).mkdir()
         for index, image in enumerate(images):
             cv2.imwrite(str(tmp_path / name / f"{index:02d}.png"), image)
-    jobs = [Job(name, tuple(sorted((tmp_path / name).iterdir())), np.array([60.0, 50, 30, 30])) for name in "ab"]
-    found = {track.job.name: track for track in Lockstep([OceanTracker(Honest(), LOST)], batch=2).follow(iter(jobs))}
+    jobs = [Job(Sequence(name, tuple(sorted((tmp_path / name).iterdir())), np.array([[60.0, 50, 30, 30]])))
+            for name in "ab"]
+    found = {track.job.sequence.name: track
+             for track in Lockstep([OceanTracker(Honest(), LOST)], batch=2).follow(iter(jobs))}
     alone = followed(LOST, leaving())
     np.testing.assert_allclose(found["a"].boxes_xywh[1:], [state.box_xywh for state in alone[1:]], atol=1e-6)
     np.testing.assert_allclose(found["a"].presence, [state.presence for state in alone], atol=1e-9)

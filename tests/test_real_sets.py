@@ -16,11 +16,9 @@ from test_layouts import BOXES, images, put, rows
 
 from lib.benchmarks import (
     Benchmark,
-    canonical_name,
     find_results,
     layout_of,
     load_benchmark,
-    protocol_of,
     result_folder,
 )
 from lib.benchmarks.facts import alias_key
@@ -52,8 +50,8 @@ def mine(root: Path, text: str) -> Path:
     ("trackingnet_test", "TrackingNet"),
 ])  # fmt: skip
 def test_a_data_set_has_one_name_however_it_is_written(spelling: str, name: str) -> None:
-    assert canonical_name(spelling) == name
-    assert protocol_of("vot-2018") == "vot"
+    assert layout_of(spelling).name == name
+    assert layout_of("vot-2018").protocol == "vot"
 
 
 @pytest.mark.parametrize(("typed", "near"), [
@@ -69,7 +67,7 @@ def test_a_name_that_is_nearly_a_benchmarks_is_refused_with_it(tmp_path: Path, t
 @pytest.mark.parametrize("typed", ["", " ", "dataset/OTB100", "mine/", "..", "OTB100.json"])
 def test_a_path_is_no_name_of_a_data_set(typed: str) -> None:
     with pytest.raises(UserError, match=r"plain name.*--dataset_dir"):
-        canonical_name(typed)
+        layout_of(typed)
 
 
 def test_result_folders_are_found_under_every_name_of_their_data_set(tmp_path: Path) -> None:
@@ -280,7 +278,6 @@ def test_more_layouts(
     assert (sequence.frames[0].stem, sequence.frames[-1].stem) == frames
     assert sequence.file_xywh[0].tolist() == BOXES[0]
     layout = layout_of(dataset)
-    assert layout is not None
     assert benchmark.name == layout.name
 
 

@@ -18,9 +18,8 @@ from lib.benchmarks import VOTSequence, load_benchmark
 from lib.benchmarks.vot import FAILURE, INIT, REGION, UNKNOWN, read_trajectory
 from lib.commands import call
 from lib.errors import UserError
-from lib.testing.batched import Lockstep, Track
+from lib.testing.batched import Job, Lockstep, Track
 from lib.testing.results import fingerprint
-from lib.testing.run import job_of
 from lib.tracker.scoring import NonFiniteOutput
 
 main = functools.partial(call, "test")
@@ -73,7 +72,7 @@ def video(tmp_path: Path, length: int, name: str = "bag") -> VOTSequence:
 
 
 def run_restart(tracker: Scripted, sequence: VOTSequence) -> Track:
-    track, = Lockstep([tracker]).follow(iter([job_of(sequence)]))
+    track, = Lockstep([tracker]).follow(iter([Job(sequence)]))
     return track
 
 
@@ -115,12 +114,12 @@ def test_a_failure_near_the_end_leaves_skipped_frames(tmp_path: Path) -> None:
 def test_many_videos_and_trackers_at_once_are_each_alone(tmp_path: Path) -> None:
     sequences = {name: video(tmp_path, length, name) for name, length in (("bag", 9), ("ball1", 14), ("book", 3))}
     trackers = [Scripted({4: OFF}), Scripted({2: OFF})]
-    jobs = [job_of(sequence, trackers=(0, 1)) for sequence in sequences.values()]
+    jobs = [Job(sequence, (0, 1)) for sequence in sequences.values()]
     tracks = list(Lockstep(trackers, batch=2).follow(iter(jobs)))
     assert len(tracks) == 6
     assert max(trackers[0].batches) == 2
     for track in tracks:
-        alone = run_restart(Scripted({4: OFF} if track.tracker == 0 else {2: OFF}), sequences[track.job.name])
+        alone = run_restart(Scripted({4: OFF} if track.tracker == 0 else {2: OFF}), sequences[track.job.sequence.name])
         assert np.array_equal(track.codes, alone.codes)
         assert np.array_equal(track.boxes_xywh, alone.boxes_xywh, equal_nan=True)
         assert track.seconds > 0

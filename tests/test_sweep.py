@@ -20,7 +20,7 @@ from lib.errors import UserError
 from lib.eval_toolkit.protocols import ONE_PASS, ScoreSummary
 from lib.options import SweepOptions
 from lib.testing import sweep as launch
-from lib.testing.locks import WorkLocks
+from lib.testing.results import WorkLocks
 from lib.testing.sweep_plan import find_entries, missing_epochs, training_run
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -88,7 +88,7 @@ def test_locks_are_given_back_at_the_end_also_after_an_error(tmp_path: Path) -> 
 
 @pytest.mark.skipif(not Path("/proc/self/ns/pid").exists(), reason="only Linux tells at once that a process is dead")
 def test_the_lock_of_a_killed_process_is_taken_over_at_once(tmp_path: Path) -> None:
-    code = ("import sys; from pathlib import Path; from lib.testing.locks import WorkLocks; locks = WorkLocks(); "
+    code = ("import sys; from pathlib import Path; from lib.testing.results import WorkLocks; locks = WorkLocks(); "
             "assert locks.take(Path(sys.argv[1])); print('taken', flush=True); sys.stdin.read()")
     path = tmp_path / "a.lock"
     with subprocess.Popen([sys.executable, "-c", code, str(path)], cwd=ROOT, stdin=subprocess.PIPE,

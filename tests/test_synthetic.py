@@ -13,7 +13,7 @@ import pytest
 from lib.boxes import xywh_to_xyxy
 from lib.crops import crop511, view_matrix
 from lib.datasets import synthetic
-from lib.datasets.synthetic import SyntheticSource, crop_of, held_out_scene, render_sequence, write_otb
+from lib.datasets.synthetic import SyntheticSource, crop_of, held_out_scene, rendered, write_otb
 from lib.datasets.synthetic.bodies import random_body, stamp, streak_kernel
 from lib.datasets.synthetic.scene import Scene, random_scene
 from lib.datasets.synthetic.textures import BANK_SIZE, pattern
@@ -186,7 +186,7 @@ def test_sequences_are_written_as_otb_does(tmp_path: Path) -> None:
     assert names == ["Synthetic01", "Synthetic02"]
     assert sum(done) == 6
     rows = np.loadtxt(tmp_path / "Synthetic02" / "groundtruth_rect.txt", delimiter=",")
-    frames = list(render_sequence(7, 1, length=3))
+    frames = list(rendered(held_out_scene(7, 1, length=3), 3))
     np.testing.assert_allclose(rows - [1, 1, 0, 0], [box for _, box in frames], atol=0.0051)  # 1-based, two decimals
     image = cv2.imread(str(tmp_path / "Synthetic02" / "img" / "0003.jpg"))
     assert image.shape == (240, 320, 3)

@@ -24,6 +24,7 @@ from tracker_stubs import (
     write_squares,
 )
 
+from lib.benchmarks import Sequence
 from lib.boxes import iou_xywh
 from lib.config_file import load_config
 from lib.crops import grid_points, score_side
@@ -348,14 +349,15 @@ def jobs_of(root: Path, names: dict[str, int], *, trackers: tuple[int, ...] = (0
     jobs = []
     for number, (name, count) in enumerate(write_squares(root, names) and names.items()):
         frames = tuple(root / name / "img" / f"{i + 1:04d}.jpg" for i in range(count))
-        jobs.append(Job(name, frames, np.array([60.0, 50.0, 30.0 + number, 30.0]), trackers))
+        jobs.append(Job(Sequence(name, frames, np.array([[60.0, 50.0, 30.0 + number, 30.0]])), trackers))
     return jobs
 
 
 def one_by_one(tracker: OceanTracker, job: Job) -> np.ndarray:
-    state = tracker.init(read_image(job.frames[0]), job.box_xywh)
-    boxes = [job.box_xywh]
-    for path in job.frames[1:]:
+    sequence = job.sequence
+    state = tracker.init(read_image(sequence.frames[0]), sequence.boxes_xywh[0])
+    boxes = [sequence.boxes_xywh[0]]
+    for path in sequence.frames[1:]:
         state = tracker.track(state, read_image(path))
         boxes.append(state.box_xywh)
     return np.stack(boxes)
@@ -368,18 +370,19 @@ def test_lockstep_gives_the_boxes_of_one_by_one(tmp_path: Path, batch: int) -> N
     params = TrackerParams(small_sz=255, big_sz=271)
     trackers = [OceanTracker(small_model(seed=seed), params) for seed in (1, 2)]
     jobs = jobs_of(tmp_path, {"one": 1, "a": 9, "b": 4, "c": 12, "d": 6})
-    jobs[1] = Job("a", jobs[1].frames, np.array([60.0, 50.0, 10.0, 12.0]), (0, 1))
-    jobs[4] = Job("d", jobs[4].frames, np.array([60.0, 50.0, 11.0, 12.0]), (1,))
+    jobs[1] = Job(replace(jobs[1].sequence, boxes_xywh=np.array([[60.0, 50.0, 10.0, 12.0]])), (0, 1))
+    jobs[4] = Job(replace(jobs[4].sequence, boxes_xywh=np.array([[60.0, 50.0, 11.0, 12.0]])), (1,))
     tracks = list(Lockstep(trackers, batch=batch).follow(iter(jobs)))
-    assert sorted((t.job.name, t.tracker) for t in tracks) == [
+    assert sorted((t.job.sequence.name, t.tracker) for t in tracks) == [
         ("a", 0), ("a", 1), ("b", 0), ("c", 0), ("d", 1), ("one", 0)
     ]  # fmt: skip
-    assert {trackers[0].init(read_image(j.frames[0]), j.box_xywh).search_size for j in jobs} == {255, 271}
+    assert {trackers[0].init(read_image(s.frames[0]), s.boxes_xywh[0]).search_size
+            for s in (job.sequence for job in jobs)} == {255, 271}
     for track in tracks:
         expected = one_by_one(trackers[track.tracker], track.job)
         assert track.boxes_xywh.shape == expected.shape
         assert np.abs(track.boxes_xywh - expected).max() < 1e-3
-        assert track.boxes_xywh[0].tolist() == track.job.box_xywh.tolist()
+        assert track.boxes_xywh[0].tolist() == track.job.sequence.boxes_xywh[0].tolist()
         assert np.isfinite(track.scores).all()
         assert track.seconds > 0
 
@@ -390,12 +393,12 @@ def test_a_job_is_asked_for_only_when_a_place_is_free(tmp_path: Path) -> None:
 
     def queue() -> object:
         for job in jobs:
-            log.append(f"take {job.name}")
+            log.append(f"take {job.sequence.name}")
             yield job
 
     tracker = OceanTracker(Oracle(), PLAIN)
     for track in Lockstep([tracker], batch=2).follow(queue()):
-        log.append(f"done {track.job.name}")
+        log.append(f"done {track.job.sequence.name}")
     assert log == ["take a", "take b", "done a", "take c", "done c", "done b"]
 
 
@@ -403,7 +406,7 @@ def test_every_frame_is_watched_once(tmp_path: Path) -> None:
     jobs = jobs_of(tmp_path, {"a": 3, "b": 5})
     seen: list[tuple[str, int]] = []
     tracker = OceanTracker(Oracle(), PLAIN)
-    lockstep = Lockstep([tracker], batch=2, watcher=lambda job, i, image, states: seen.append((job.name, i)))
+    lockstep = Lockstep([tracker], batch=2, watcher=lambda job, i, *_: seen.append((job.sequence.name, i)))
     assert len(list(lockstep.follow(iter(jobs)))) == 2
     assert sorted(seen) == [("a", 0), ("a", 1), ("a", 2), *(("b", i) for i in range(5))]
 
@@ -414,12 +417,12 @@ def test_every_image_is_decoded_once_for_all_trackers(tmp_path: Path, monkeypatc
     jobs = [replace(job, trackers=(0, 1, 2)) for job in jobs_of(tmp_path, {"a": 3, "b": 5})]
     tracks = list(Lockstep([OceanTracker(Oracle(), PLAIN) for _ in range(3)], batch=2).follow(iter(jobs)))
     assert len(tracks) == 6
-    assert sorted(decoded) == sorted(path for job in jobs for path in job.frames)
+    assert sorted(decoded) == sorted(path for job in jobs for path in job.sequence.frames)
 
 
 def test_lockstep_names_sequence_and_frame_of_what_is_wrong(tmp_path: Path) -> None:
     jobs = jobs_of(tmp_path, {"a": 4, "b": 4})
-    jobs[1].frames[2].write_text("no image", encoding="utf-8")
+    jobs[1].sequence.frames[2].write_text("no image", encoding="utf-8")
     with pytest.raises(UserError, match=r"b: frame 3 of 4 \(0003.jpg\): .*not an image"):
         list(Lockstep([OceanTracker(Oracle(), PLAIN)], batch=2).follow(iter(jobs)))
     broken = answer(batch=1)
@@ -427,8 +430,9 @@ def test_lockstep_names_sequence_and_frame_of_what_is_wrong(tmp_path: Path) -> N
     network = Scripted([answer(), broken])
     with pytest.raises(UserError, match=r"a: frame 3 of 4 \(0003.jpg\): the network returned NaN"):
         list(Lockstep([OceanTracker(network, PLAIN)]).follow(iter(jobs[:1])))
+    empty = Job(Sequence("a", jobs[0].sequence.frames, np.zeros((1, 4))))
     with pytest.raises(UserError, match=r"a: frame 1 of 4 .*first box"):
-        list(Lockstep([OceanTracker(Oracle(), PLAIN)]).follow(iter([Job("a", jobs[0].frames, np.zeros(4))])))
+        list(Lockstep([OceanTracker(Oracle(), PLAIN)]).follow(iter([empty])))
 
 
 @pytest.mark.parametrize(("image", "box", "said"), [
@@ -514,7 +518,8 @@ def test_real_frames_of_a_random_network_stay_finite() -> None:
     folder = shared("OTB_sample", "Deer", "img")
     frames = tuple(sorted(folder.glob("*.jpg"))[:5])
     tracker = OceanTracker(small_model(), find_tracker_params("OTB2015", root=ROOT / "experiments" / "test")[0])
-    track: Track = next(iter(Lockstep([tracker]).follow(iter([Job("Deer", frames, np.array([305.0, 4, 95, 65]))]))))
+    job = Job(Sequence("Deer", frames, np.array([[305.0, 4, 95, 65]])))
+    track: Track = next(iter(Lockstep([tracker]).follow(iter([job]))))
     assert np.isfinite(track.boxes_xywh).all()
     assert track.boxes_xywh[0].tolist() == [305, 4, 95, 65]
 

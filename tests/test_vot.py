@@ -12,8 +12,16 @@ from hypothesis import strategies as st
 from vot_trees import square
 
 from lib.benchmarks import VOTSequence
-from lib.benchmarks.regions import counted_overlap, exact_overlap, rectangle_corners
-from lib.benchmarks.vot import FAILURE, INIT, REGION, UNKNOWN, Trajectory
+from lib.benchmarks.vot import (
+    FAILURE,
+    INIT,
+    REGION,
+    UNKNOWN,
+    Trajectory,
+    counted_overlap,
+    exact_overlap,
+    rectangle_corners,
+)
 from lib.eval_toolkit.vot import (
     TAGS,
     Fragment,

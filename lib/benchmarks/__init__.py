@@ -14,68 +14,47 @@ from lib.benchmarks.box_files import (
     RUN_FILE,
     find_results,
     flat_trackers,
-    read_boxes,
     read_result_rows,
     read_stamp,
     write_boxes,
 )
 from lib.benchmarks.facts import alias_key, attribute_code
-from lib.benchmarks.layouts import LAYOUTS, Layout, canonical_name, layout_of, load_benchmark
+from lib.benchmarks.layouts import LAYOUTS, Layout, layout_of, load_benchmark
 from lib.benchmarks.readers import frame_flags
-from lib.benchmarks.records import Benchmark, Protocol, Sequence, VOTSequence, with_origin, without_origin
+from lib.benchmarks.records import Benchmark, Sequence, VOTSequence, with_origin, without_origin
 from lib.boxes import Boxes
 from lib.errors import UserError
 from lib.files import atomic_write
 
 __all__ = [
-    "LAYOUTS", "RUN_FILE", "Benchmark", "Layout", "Protocol", "Sequence", "VOTSequence",
-    "attribute_code", "canonical_name", "find_results", "flat_trackers", "layout_of", "load_benchmark",
-    "presence_file", "protocol_of", "read_boxes", "read_presence", "read_result", "read_result_rows", "read_stamp",
-    "result_file", "result_folder", "result_origin", "with_origin", "without_origin", "write_presence", "write_result",
+    "LAYOUTS", "RUN_FILE", "Benchmark", "Layout", "Sequence", "VOTSequence", "attribute_code", "find_results",
+    "flat_trackers", "layout_of", "load_benchmark", "presence_file", "read_presence", "read_result",
+    "read_result_rows", "read_stamp", "result_file", "result_folder", "with_origin", "without_origin", "write_presence",
+    "write_result",
 ]  # fmt: skip
 
 
-def protocol_of(dataset: str) -> Protocol:
-    """Return how a data set of this name is run and scored."""
-    layout = layout_of(dataset)
-    return "one-pass" if layout is None else layout.protocol
-
-
-def result_origin(dataset: str) -> int:
-    """Return the pixel origin (0 or 1) of the result files of a data set; those of an unknown one are as OTB's, 1."""
-    layout = layout_of(dataset)
-    return 1 if layout is None else layout.origin
-
-
 def result_folder(results: str | Path, dataset: str) -> Path:
-    """Return where the trackers' results on a data set lie: `<results>/<canonical name>`.
-
-    Where there is no such folder, one that is there under another name of the same data set (`OTB100`).
-    """
-    name, root = canonical_name(dataset), Path(results)
-    if (root / name).is_dir() or not root.is_dir():
-        return root / name
-    known = layout_of(dataset)
-    keys = {alias_key(other) for other in (name, *((*known.also, *known.results) if known else ()))}
-    return next((path for path in sorted(root.iterdir()) if path.is_dir() and alias_key(path.name) in keys),
-                root / name)
+    """Return `<results>/<canonical name>`, else the folder there under another name of the data set (`OTB100`)."""
+    layout, root = layout_of(dataset), Path(results)
+    folder = root / layout.name
+    if folder.is_dir() or not root.is_dir():
+        return folder
+    keys = {alias_key(name) for name in (layout.name, *layout.also, *layout.results)}
+    return next((path for path in sorted(root.iterdir()) if path.is_dir() and alias_key(path.name) in keys), folder)
 
 
 def write_result(path: str | Path, boxes_xywh: Boxes, *, dataset: str) -> None:
-    """Write a tracker's boxes (N, 4), origin 0, as the data set's result file: `x,y,w,h` lines, 1-based for OTB.
-
-    Four decimals; whole or not at all (UserError when the system refuses). Boxes must be finite.
-    """
-    write_boxes(Path(path), with_origin(boxes_xywh, result_origin(dataset)))
+    """Write finite boxes (N, 4), origin 0, as the data set's result file, 1-based for OTB, whole or not at all."""
+    write_boxes(Path(path), with_origin(boxes_xywh, layout_of(dataset).origin))
 
 
 def read_result(path: str | Path, *, dataset: str, origin: int | None = None) -> Boxes:
     """Return the boxes (N, 4), origin 0, of a result file; NaN rows (a lost target) are kept.
 
-    `origin` (0 or 1) is that of the file where it is not the data set's own. Raises UserError with the line that is
-    not four numbers.
+    `origin` (0 or 1) is the file's where it is not the data set's own. UserError with the line that is no box.
     """
-    return without_origin(read_result_rows(path), result_origin(dataset) if origin is None else origin)
+    return without_origin(read_result_rows(path), layout_of(dataset).origin if origin is None else origin)
 
 
 def presence_file(folder: str | Path, sequence_name: str) -> Path:
@@ -90,10 +69,7 @@ def write_presence(path: str | Path, presence: NDArray[np.float64]) -> None:
 
 
 def read_presence(folder: str | Path, sequence_name: str, *, frames: int) -> NDArray[np.float64] | None:
-    """Return the presence (N,) of a sequence's frames, None where the folder does not tell it.
-
-    Raises UserError for another number of lines than `frames`, and for a value that is none of 0..1.
-    """
+    """Return the presence (N,) of a sequence's frames, None where there is none; UserError for what is no such file."""
     path = presence_file(folder, sequence_name)
     values = frame_flags(path)
     if values is None:

@@ -1,7 +1,6 @@
 """In which frames nothing of the target is to be seen, as each benchmark tells it; and OxUvA, with one file for all.
 
-A function that reads absence gets the video and its boxes (N, 4), and returns one flag per frame, or None where the
-files that tell are not there.
+A function that reads absence gets the video and its boxes (N, 4); it returns a flag per frame, or None without files.
 """
 
 from __future__ import annotations
@@ -24,11 +23,14 @@ def got10k_absent(video: Video, _boxes: Boxes) -> Flags | None:
     return None if cover is None else cover == 0
 
 
-def lasot_absent(video: Video, _boxes: Boxes) -> Flags | None:
-    """Return where the target is fully occluded or out of view: what the LaSOT toolkit's `annos/absent` holds.
+def marked(video: Video, _boxes: Boxes) -> Flags | None:
+    """Return where `absent.txt` beside the ground truth of one's own data has a number other than 0."""
+    marks = frame_flags(video.truth.with_name("absent.txt"))
+    return None if marks is None else marks != 0
 
-    Its own files are not part of the data set; that either flag makes a frame absent is pytracking's reading.
-    """
+
+def lasot_absent(video: Video, _boxes: Boxes) -> Flags | None:
+    """Return where the target is fully occluded or out of view; that either flag counts is pytracking's reading."""
     return _either(video.truth.with_name("full_occlusion.txt"), video.truth.with_name("out_of_view.txt"))
 
 
@@ -48,10 +50,7 @@ def _either(*paths: Path) -> Flags | None:
 
 
 def no_box(_video: Video, boxes: Boxes) -> Flags:
-    """Return the frames whose box (N, 4) has no size: how VOT-LT (NaN), VastTrack and TNL2K (0,0,0,0) tell absence.
-
-    So the toolkit of VastTrack reads its rows; that of TNL2K has files of flags that are not part of the data set.
-    """
+    """Return the frames whose box (N, 4) has no size: how VOT-LT (NaN), VastTrack and TNL2K (0,0,0,0) tell absence."""
     return np.asarray(~(boxes[:, 2:] > 0).any(axis=1))
 
 
@@ -73,10 +72,7 @@ def oxuva(root: Path) -> list[Video]:
 
 
 def oxuva_boxes(video: Video, _num_images: int) -> Boxes:
-    """Return the boxes (N, 4) in px, NaN where the target is absent or the frame is not annotated.
-
-    The file has shares of the picture's sides; the first image tells those.
-    """
+    """Return the boxes (N, 4) in px from shares of the picture's sides; NaN where absent or not annotated."""
     assert video.span is not None
     frames, _ = frames_of(video, [], place=str(video.truth), num_boxes=None)
     count = video.span[1] - video.span[0] + 1

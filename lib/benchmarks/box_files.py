@@ -30,32 +30,10 @@ one whose last four are NaN is a box."""
 # ---- text
 
 
-def read_boxes(path: Path, *, allow_nan: bool) -> Boxes:
-    """Return the rows (N, 4) of a text file, as they stand in it.
-
-    Commas, tabs, semicolons and spaces separate; blank lines at the end are ignored. `allow_nan` lets NaN through (a
-    tracker that lost its target), never infinity, and takes a first line `1`, as VOT-LT marks the start, for one of
-    NaN. Raises UserError with file and line for anything else.
-    """
-    data = _read_bytes(path)
-    first, newline, rest = data.partition(b"\n")
-    if allow_nan and first.strip() == b"1":
-        data = b"nan,nan,nan,nan" + newline + rest
-    boxes = _parse_clean(data)
-    if boxes is None:
-        boxes = np.array(_parse_slowly(path, data, widths=(4,)), np.float64).reshape(-1, 4)
-    bad = np.isinf(boxes) if allow_nan else ~np.isfinite(boxes)
-    if bad.any():
-        row, column = np.argwhere(bad)[0]
-        raise UserError(f"{path} line {row + 1}: value {boxes[row, column]} is not a coordinate; "
-                        "expected four finite numbers x,y,w,h")
-    return boxes
-
-
 def read_truth(path: Path) -> Rows:
-    """Return the ground truth in a text file of boxes or polygons, mixed or not, with separators as in `read_boxes`.
+    """Return the ground truth in a text file of boxes and polygons, mixed or not; UserError with file and line.
 
-    Raises UserError with file and line for a row of other than four or eight numbers, or with a NaN among others.
+    Commas, tabs, semicolons and spaces separate; blank lines at the end are ignored.
     """
     data = _read_bytes(path)
     rows = _parse_clean(data)
@@ -158,12 +136,26 @@ def _parse_line(line: str, widths: tuple[int, ...], *, place: str) -> list[float
 
 
 def read_result_rows(path: str | Path) -> Boxes:
-    """Return the boxes (N, 4) of a result file with the values and the pixel origin of the file, NaN rows included.
+    """Return the boxes (N, 4) of a result file, the OTB toolkit's .mat or text, as they stand in it.
 
-    Text (comma, tab, semicolon or spaces) or a `.mat` of the OTB toolkit.
+    Separators are those of `read_truth`. NaN is let through (a tracker that lost its target), never infinity; a first
+    line `1`, as VOT-LT marks the start, is one of NaN. Raises UserError with file and line for anything else.
     """
     file = Path(path)
-    return _read_mat(file) if file.suffix == ".mat" else read_boxes(file, allow_nan=True)
+    if file.suffix == ".mat":
+        return _read_mat(file)
+    data = _read_bytes(file)
+    first, newline, rest = data.partition(b"\n")
+    if first.strip() == b"1":
+        data = b"nan,nan,nan,nan" + newline + rest
+    boxes = _parse_clean(data)
+    if boxes is None:
+        boxes = np.array(_parse_slowly(file, data, widths=(4,)), np.float64).reshape(-1, 4)
+    if np.isinf(boxes).any():
+        row, column = np.argwhere(np.isinf(boxes))[0]
+        raise UserError(f"{path} line {row + 1}: value {boxes[row, column]} is not a coordinate; "
+                        "expected four finite numbers x,y,w,h")
+    return boxes
 
 
 def _read_mat(path: Path) -> Boxes:
@@ -244,10 +236,7 @@ def flat_trackers(folder: Path) -> list[str]:
 
 
 def _tracker_in(stem: str) -> str:
-    """Return what follows the longest sequence name at the start of a file's stem, "" where none is known.
-
-    What pytracking writes beside its boxes (`Deer_time.txt`) is no tracker's.
-    """
+    """Return what follows the longest sequence name at the start of a stem; "" for `Deer_time.txt` and the like."""
     parts = stem.split("_")
     for end in range(len(parts) - 1, 0, -1):
         if otb_name("_".join(parts[:end])):

@@ -69,8 +69,7 @@ class Layout:
     size: Callable[[Video], tuple[int, int] | None] | None = None  # reads the size of the images
     facts: Mapping[str, OTBFact] = field(default_factory=dict)  # frame ranges and attributes by sequence
     shorter_counts: Callable[[int, int], bool] = lambda _boxes, _images: False
-    """Whether so many boxes beside so many images are cut to the shorter of the two, and said; else they are an
-    error."""
+    """Whether so many boxes beside so many images are cut to the shorter of the two, and said, not refused."""
     convention: str = "pysot"  # convention of one-pass evaluation (`lib.eval_toolkit.ope`) where none is asked for
 
 
@@ -141,11 +140,12 @@ LAYOUTS: dict[str, Layout] = {layout.name: layout for layout in (
 """The benchmarks by name. A new one is a new entry."""
 
 
-def layout_of(dataset: str) -> Layout | None:
-    """Return the benchmark of this name, however it is written (`otb-100`, `GOT10K_val`); None for one's own data.
+def layout_of(dataset: str) -> Layout:
+    """Return the benchmark of this name, however it is written (`otb-100`, `GOT10K_val`); else that of one's own data.
 
-    Raises UserError for a name that is nearly that of a benchmark, which would be read as data of one's own, and for
-    what is no plain name (`dataset/OTB2015`).
+    `layout.name` is its one name, which result folders and tables have; one's own data, any folder of videos with a
+    `groundtruth_rect.txt` or `groundtruth.txt`, are called as given. Raises UserError for what is no plain name
+    (`dataset/OTB2015`), and for one that is nearly a benchmark's and would be read as data of one's own.
     """
     known = {alias_key(name): layout for layout in LAYOUTS.values() for name in (layout.name, *layout.also)}
     key = alias_key(dataset)
@@ -157,7 +157,8 @@ def layout_of(dataset: str) -> Layout | None:
                         "any name that is not nearly a benchmark's, whatever its folder is called")
     if not dataset.strip() or Path(dataset).name != dataset or dataset[0] == "." or dataset.endswith(".json"):
         raise UserError(f"--dataset {dataset!r}: expected the plain name of a data set; --dataset_dir says where it is")
-    return None
+    return Layout(dataset, readers.own, "<Name>/groundtruth.txt or groundtruth_rect.txt", origin=1, json_first=True,
+                  absent=absence.marked)
 
 
 def _nearly(key: str, name: str) -> bool:
@@ -172,24 +173,6 @@ def _nearly(key: str, name: str) -> bool:
     return (slip and len(short) > 3) or (len(key) > 2 and key in shortened)
 
 
-def canonical_name(dataset: str) -> str:
-    """Return the one name of a data set that result folders and tables have: that of the benchmark, else as given."""
-    layout = layout_of(dataset)
-    return dataset if layout is None else layout.name
-
-
-def own_layout(dataset: str) -> Layout:
-    """Return the layout of any folder of videos with a `groundtruth_rect.txt` or `groundtruth.txt`."""
-    return Layout(dataset, readers.own, "<Name>/groundtruth.txt or groundtruth_rect.txt", origin=1, json_first=True,
-                  absent=_marked_absent)
-
-
-def _marked_absent(video: Video, _boxes: Boxes) -> Flags | None:
-    """Return where `absent.txt` beside the ground truth has a number other than 0, one per frame."""
-    marks = readers.frame_flags(video.truth.with_name("absent.txt"))
-    return None if marks is None else marks != 0
-
-
 def load_benchmark(dataset: str, dataset_dir: str | Path, *, images: bool) -> Benchmark:
     """Return the test set called `dataset` as far as it lies in `dataset_dir`, its own folder or that folder's parent.
 
@@ -201,7 +184,7 @@ def load_benchmark(dataset: str, dataset_dir: str | Path, *, images: bool) -> Be
     folder = Path(dataset_dir)
     if not folder.is_dir():
         raise UserError(f"{folder}: no such folder; expected the data set {dataset} or the folder it lies in")
-    layout = layout_of(dataset) or own_layout(dataset)
+    layout = layout_of(dataset)
     labels = list(dict.fromkeys([dataset, layout.name, *layout.also, *layout.folders]))
     roots = _roots(folder, labels)
     image_roots = [*roots, *(folder.parent / label for label in labels)]

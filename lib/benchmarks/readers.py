@@ -1,8 +1,7 @@
 """Where the files of each benchmark lie and how its ground truth reads: what the entries of `layouts` are made of.
 
 A function that finds gets a folder that may be a data set's root and returns its videos, none where it is not. Layouts
-follow the got10k toolkit, which reads the archives as their authors pack them; each function says whose reading it is
-where that is not obvious.
+follow the got10k toolkit, which reads the archives as their authors pack them, where a function says no other.
 """
 
 from __future__ import annotations
@@ -266,8 +265,7 @@ def uav(name: str, *, images: str = "", step: int = 1) -> Callable[[Path], list[
     """Return what finds `anno/<name>/<video>.txt` and `data_seq/<images>/<folder>`, by default `images` = `name`.
 
     Some videos are parts of one folder, by the frame ranges of the authors' `configSeqs.m`; `step`: every so many of
-    those frames are there. NaN rows are frames without a target: pysot's reading counts them as failures of success
-    and as hits of precision.
+    those frames are there. NaN rows, frames without a target, are failures of success and hits of precision in pysot.
     """
     def find(root: Path) -> list[Video]:
         videos = []
@@ -301,8 +299,7 @@ def nfs_boxes(video: Video, num_images: int) -> Boxes:
 
     Then every eighth box counts, beginning with the first, as in the got10k toolkit: nothing is interpolated. That
     toolkit hands right and bottom on as width and height; that they are corners is what pytracking found, whose own
-    30 frames/s boxes (lines of x, y, w, h) were taken from the authors' result files instead and may lie a frame beside
-    these.
+    30 frames/s boxes (lines of x, y, w, h) come from the authors' result files and may lie a frame beside these.
     """
     rows = [line.split() for line in read_text(video.truth).splitlines() if line.strip()]
     if rows and len(rows[0]) <= 4:

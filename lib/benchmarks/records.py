@@ -27,8 +27,7 @@ class Sequence:
     """One target in one video.
 
     `boxes_xywh` (N, 4) float64, origin 0, holds the ground truth of the N frames a tracker is run on; row 0 is what it
-    is initialised with, a row of NaN is a frame without annotation. `frames` holds the N image paths, or nothing where
-    images were not asked for.
+    is initialised with, a row of NaN is a frame without annotation. `frames`: the N image paths, if asked for.
     """
 
     name: str
@@ -60,11 +59,6 @@ class Sequence:
     def file_xywh(self) -> Boxes:
         """Return the boxes (N, 4) with the pixel origin of the annotation file, as every scoring toolkit sees them."""
         return with_origin(self.boxes_xywh, self.origin)
-
-    @property
-    def file_lead_in_xywh(self) -> Boxes:
-        """Return the lead-in boxes (k, 4) with the pixel origin of the annotation file."""
-        return with_origin(self.lead_in_xywh, self.origin)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

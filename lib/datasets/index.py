@@ -216,10 +216,7 @@ def _packed(pairs: list[tuple[str, Any]]) -> _Track | tuple[tuple[str, Any], ...
 
 
 def build_index(path: Path) -> TrackIndex:
-    """Return the checked index of a JSON file, in memory; raise UserError naming file, video, track and frame.
-
-    Videos and tracks that hold nothing are left out and counted.
-    """
+    """Return the checked index of a JSON file, in memory, without empty tracks; UserError names file, video, track."""
     names, name_starts = bytearray(), array("q", [0])
     videos, numbers, starts = array("i"), array("i"), array("q", [0])
     frames, boxes = array("i"), array("f")
@@ -300,10 +297,7 @@ def _fault(track: Any) -> str:
 
 
 def _check_boxes(path: Path, index: TrackIndex) -> None:
-    """Warn of boxes that are not finite or have no area, naming the first: training counts them as unreadable crops.
-
-    Raises UserError if there is no other.
-    """
+    """Warn of boxes that are not finite or have no area, naming the first; UserError if there is no other."""
     boxes = index.boxes_xyxy
     good = np.isfinite(boxes).all(axis=1) & (boxes[:, 2] > boxes[:, 0]) & (boxes[:, 3] > boxes[:, 1])
     if good.all():

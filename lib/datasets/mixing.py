@@ -93,10 +93,7 @@ class Mixture:
 
 
 def shares(total: int, weights: Sequence[float]) -> list[int]:
-    """Return whole numbers that add up to `total` and stand to each other as `weights` do, at least 1 each.
-
-    Largest remainders get what rounding down leaves over.
-    """
+    """Return whole numbers, at least 1 each, that add up to `total` and stand to each other as `weights` do."""
     assert total >= len(weights), (total, weights)
     assert min(weights) > 0, weights
     exact = (total - len(weights)) * np.asarray(weights, np.float64) / float(sum(weights))

@@ -295,8 +295,7 @@ def picture_path(short: Any, frame: int) -> str:
 def load_pictures(root: Path, path: Path, index: TrackIndex) -> RawPictures:
     """Return the pictures below `root` that a `pictures.json` names for the videos of `index`.
 
-    They lie in flat arrays, which loader processes share. Raises UserError if the file is missing or faulty, or does
-    not list a video.
+    They lie in flat arrays, which loader processes share. UserError if the file is missing, faulty, or lacks a video.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file; FORMAT raw needs the table of pictures that `python -m "

@@ -46,8 +46,7 @@ def paired_differences(scores: Sequence[ScoreSummary], *, metric: str) -> list[D
     """Return the difference of every pair of trackers, in the order of `scores`, over the sequences all have in common.
 
     Sequences are drawn with replacement, the same ones for both trackers of a pair, and the scores recomputed on each
-    draw; the interval holds the middle 95% of the differences. [] when no sequence is common to all, and for a protocol
-    without this score.
+    draw; the interval holds the middle 95% of the differences. [] without a common sequence or without this score.
     """
     values, kept = _common_values(scores, metric=metric)
     count = values.shape[1]

@@ -8,7 +8,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-from lib.benchmarks import Benchmark, load_benchmark, protocol_of
+from lib.benchmarks import Benchmark, layout_of, load_benchmark
 from lib.errors import UserError
 from lib.eval_toolkit.protocols import ALL_OPTIONS, ScoreSummary, score_results, scoring_of
 from lib.eval_toolkit.report import FORMATS, remarks, render
@@ -27,7 +27,7 @@ def main(options: EvalOptions) -> int:
     if options.list_missing:
         print("\n".join(benchmark.missing))
         return 0
-    if protocol_of(options.dataset) == "server":
+    if layout_of(options.dataset).protocol == "server":
         return _pack_all(benchmark, trackers, origins, options)
     calls = [(benchmark, name, folder, options, origins.get(name)) for name, folder in trackers.items()]
     if options.num == 1 or len(calls) == 1:

@@ -74,7 +74,6 @@ CONVENTIONS: dict[str, Convention] = {convention.name: convention for convention
                repair="empty", refuses_broken_boxes=True, first_is_truth=True, length="fit",
                scores_lead_in=False, drops_zero_curves=False),
 )}  # fmt: skip
-DEFAULT_CONVENTION = "pysot"
 
 
 class Curves(NamedTuple):
@@ -108,10 +107,7 @@ def broken_rows(boxes_xywh: Boxes) -> Flags:
 
 
 def repair_boxes(boxes_xywh: Boxes, convention: Convention) -> tuple[Boxes, int]:
-    """Return predicted boxes (N, 4) with the broken rows replaced by the row before, and how many were replaced.
-
-    Row 0 has no row before it and stays. MATLAB v1.0 asks for NaN in all four values; a row with some is repaired too.
-    """
+    """Return predicted boxes (N, 4), broken rows but the first replaced by the row before, and how many were."""
     if convention.repair == "none" or not len(boxes_xywh):
         return boxes_xywh, 0
     broken = broken_rows(boxes_xywh) if convention.repair == "nan_or_empty" else (boxes_xywh[:, 2:] == 0).any(axis=1)
@@ -123,10 +119,7 @@ def repair_boxes(boxes_xywh: Boxes, convention: Convention) -> tuple[Boxes, int]
 
 
 def frame_errors(truth_xywh: Boxes, boxes_xywh: Boxes, convention: Convention) -> FrameErrors:
-    """Return what each frame is judged by, for ground truth and predicted boxes (N, 4) of equal length, 1-based.
-
-    A NaN in a prediction is a failure and a miss.
-    """
+    """Return what each frame is judged by, of true and predicted boxes (N, 4), 1-based; NaN is a failure and a miss."""
     assert truth_xywh.shape == boxes_xywh.shape, (truth_xywh.shape, boxes_xywh.shape)
     # A negative size gives a meaningless ratio, which every toolkit clips.
     overlap = np.clip(iou_xywh(boxes_xywh, truth_xywh), 0, 1)

@@ -208,8 +208,7 @@ def referenced_images(benchmark: Benchmark, page: Path) -> dict[str, Images]:
 def embedded_images(benchmark: Benchmark, names: Sequence[str], *, limit: int) -> dict[str, Images]:
     """Return the images of sequences in the order of their names as small JPEGs, to lie inside the page.
 
-    As many whole sequences as `limit` frames allow; the first one in any case, as far as they reach. Raises UserError
-    for an image that cannot be read.
+    As many whole sequences as `limit` frames allow, the first in any case; UserError for an image that is unreadable.
     """
     by_name = {sequence.name: sequence for sequence in benchmark.sequences if sequence.frames}
     found: dict[str, Images] = {}

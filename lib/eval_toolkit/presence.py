@@ -44,10 +44,7 @@ class Frames(NamedTuple):
 
 
 def frames_of(rows: Rows) -> Frames | None:
-    """Return the frames of a sequence that can be judged; None for one without presence.
-
-    Left out are the first frame and those with neither a true box nor the word that the target is absent.
-    """
+    """Return the frames that can be judged, without the first and those with no annotation; None without presence."""
     if rows.presence is None:
         return None
     after = slice(rows.lead_in + 1, None)

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lib.benchmarks import Benchmark, Sequence, VOTSequence, layout_of, protocol_of, read_stamp
+from lib.benchmarks import Benchmark, Sequence, VOTSequence, layout_of, read_stamp
 from lib.benchmarks.facts import EAO_INTERVALS
 from lib.benchmarks.vot import find_trajectories
 from lib.errors import UserError
@@ -130,7 +130,7 @@ def ranked(scores: Items[ScoreSummary]) -> list[ScoreSummary]:
 
 def scoring_of(dataset: str) -> Scoring:
     """Return how the benchmark of this name is scored."""
-    return {"vot": RESTART, "got10k": AVERAGE_OVERLAP}.get(protocol_of(dataset), ONE_PASS)
+    return {"vot": RESTART, "got10k": AVERAGE_OVERLAP}.get(layout_of(dataset).protocol, ONE_PASS)
 
 
 def is_one_pass(dataset: str) -> bool:
@@ -138,15 +138,9 @@ def is_one_pass(dataset: str) -> bool:
     return scoring_of(dataset) is ONE_PASS
 
 
-def default_convention(dataset: str) -> str:
-    """Return the convention of one-pass evaluation for a benchmark: its own toolkit's where that is known."""
-    layout = layout_of(dataset)
-    return ope.DEFAULT_CONVENTION if layout is None else layout.convention
-
-
 def check_scored_here(dataset: str) -> None:
     """Raise UserError for a test set that only its authors' server can score."""
-    if protocol_of(dataset) == "server":
+    if layout_of(dataset).protocol == "server":
         raise UserError(f"--dataset {dataset}: only its server knows the ground truth, so checkpoints cannot be "
                         f"compared on it; use its validation set, and test_ocean.py for the checkpoint to submit")
 
@@ -172,7 +166,7 @@ def score_results(
         fields = restart_fields(benchmark.name, scored, files, overlap or "counted")
     else:
         pooled = scoring is AVERAGE_OVERLAP
-        rules = ope.CONVENTIONS["got10k" if pooled else convention or default_convention(benchmark.name)]
+        rules = ope.CONVENTIONS["got10k" if pooled else convention or layout_of(benchmark.name).convention]
         rules = replace(rules, length="error" if pooled else length or rules.length)
         rows = read_rows(benchmark, folder, rules, origin=origin, allow_missing=allow_missing)
         scored = [sequence for sequence in benchmark.sequences if sequence.name in rows]

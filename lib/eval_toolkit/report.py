@@ -27,10 +27,7 @@ _VOT_TITLES = {"camera_motion": "Camera motion", "illum_change": "Illumination",
 
 
 def render(benchmark: Benchmark, scores: Sequence[ScoreSummary], *, form: str, by_sequence: bool = False) -> str:
-    """Return the scores in one of `FORMATS`: summary and attributes, with `by_sequence` the sequences too.
-
-    CSV and JSON always hold everything. The best tracker comes first.
-    """
+    """Return the scores in one of `FORMATS`, the best first; CSV, JSON and `by_sequence` tell the sequences too."""
     scores = ranked(scores)
     if form == "json":
         return json.dumps(to_json(benchmark, scores), indent=1, allow_nan=False) + "\n"
@@ -62,10 +59,7 @@ def summary_table(scores: Sequence[ScoreSummary], *, speeds: Mapping[str, float]
 
 
 def presence_tables(scores: Sequence[ScoreSummary], *, by_sequence: bool = False) -> list[Table]:
-    """Return how well presence tells lost from held, of the trackers that have it, and its reliability curves.
-
-    With `by_sequence` also of each sequence. [] where no tracker has presence.
-    """
+    """Return how well presence tells lost from held, also `by_sequence`; [] where no tracker has presence."""
     told = [s for s in scores if s.presence]
     if not told:
         return []

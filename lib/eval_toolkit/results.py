@@ -18,11 +18,12 @@ from lib.benchmarks import (
     Sequence,
     find_results,
     flat_trackers,
+    layout_of,
     read_presence,
     read_result,
     read_result_rows,
     result_folder,
-    result_origin,
+    with_origin,
 )
 from lib.boxes import Boxes
 from lib.errors import UserError
@@ -135,7 +136,7 @@ def read_rows(
     """
     files = find_results(folder, benchmark.names)
     check_complete(benchmark, folder, files, allow_missing=allow_missing)
-    shift = 0 if origin is None else result_origin(benchmark.name) - origin
+    shift = 0 if origin is None else layout_of(benchmark.name).origin - origin
     return {sequence.name: _read(sequence, files[sequence.name], rules, shift=shift)._replace(
                 presence=read_presence(folder, sequence.name, frames=len(sequence)))
             for sequence in benchmark.sequences if sequence.name in files}
@@ -187,7 +188,8 @@ def _read(sequence: Sequence, path: Path, rules: Convention, *, shift: int) -> R
                         "choose another --convention")
     truth, lead_in = sequence.file_xywh, 0
     if rules.scores_lead_in and len(sequence.lead_in_xywh):
-        truth, lead_in = np.concatenate([sequence.file_lead_in_xywh, truth]), len(sequence.lead_in_xywh)
+        truth = np.concatenate([with_origin(sequence.lead_in_xywh, sequence.origin), truth])
+        lead_in = len(sequence.lead_in_xywh)
     repaired, num_repaired = repair_boxes(boxes, rules)
     fitted_truth, fitted, mismatch = _fit(sequence, path, truth, repaired, rules)
     if mismatch is not None and mismatch.action == ALIGNED:

@@ -28,8 +28,8 @@ from numpy.typing import NDArray
 
 from lib.benchmarks import VOTSequence
 from lib.benchmarks.facts import VOT_ATTRIBUTES as ATTRIBUTES
-from lib.benchmarks.regions import Corners, counted_overlap, exact_overlap
-from lib.benchmarks.vot import INIT, REGION, SKIPPED, Trajectory, read_trajectory
+from lib.benchmarks.records import Corners
+from lib.benchmarks.vot import INIT, REGION, SKIPPED, Trajectory, counted_overlap, exact_overlap, read_trajectory
 
 Floats = NDArray[np.float64]
 Overlap = Literal["counted", "exact"]
@@ -52,10 +52,7 @@ class Fragment(NamedTuple):
 def overlaps(
     truth: Corners, trajectory: Trajectory, *, bound_wh: tuple[float, float] | None, overlap: Overlap = "counted"
 ) -> Floats:
-    """Return the overlap (n,) of a result with the ground truth (N, 4, 2), n the shorter of both; NaN without a region.
-
-    `bound_wh` cuts both regions at the image's border; the exact overlap (shapely) knows no bound.
-    """
+    """Return the overlap (n,) with the ground truth (N, 4, 2), cut at `bound_wh` if counted; NaN without a region."""
     length = min(len(truth), len(trajectory.codes))
     out = np.full(length, np.nan)
     there = np.flatnonzero(trajectory.codes[:length] == REGION)
@@ -76,10 +73,7 @@ def after_burn_in(overlap: Floats, codes: NDArray[np.int8]) -> Floats:
 def fragments(
     sequence: VOTSequence, overlap: Floats, failures: NDArray[np.intp], *, share: float = 1.0
 ) -> list[Fragment]:
-    """Return the fragments of one run over a video, from its overlaps (n,) and the frames of its failures.
-
-    `share` multiplies the weights (1 / number of repetitions).
-    """
+    """Return the fragments of one run, from its overlaps (n,) and failures; `share` multiplies their weights."""
     length = len(overlap)
     starts = [0, *(int(failure) + SKIPPED for failure in failures if failure + SKIPPED <= length)]
     known = np.nan_to_num(overlap)

@@ -15,23 +15,18 @@ TEMPLATE_SIDE = 15
 
 
 class ResNet50(nn.Module):
-    """The ResNet trunk: (B, 3, H, H) BGR 0..255 to ([stem, layer1, layer2], layer3); 50 layers by default.
-
-    online: with `layeronline`, which `online` brings crops to; `add_online` adds it later.
-    """
+    """The ResNet trunk: (B, 3, H, H) BGR 0..255 to ([stem, layer1, layer2], layer3); 50 layers by default."""
 
     online_from = "layer3"  # what `layeronline` begins as
 
     def __init__(self, *, layers: Sequence[int] = (3, 4, 6, 3), width: int = 64, expansion: int = EXPANSION,
-                 caffe: bool = False, online: bool = False) -> None:
+                 caffe: bool = False) -> None:
         super().__init__()
         if min(width, expansion, *layers) < 1:
             raise ValueError(f"width {width}, layers {list(layers)}, expansion {expansion}: expected numbers above 0")
         self.features = ResNet_plus2(Bottleneck, layers, used_layers=(3,), width=width, expansion=expansion,
                                      caffe=caffe)
         self.out_channels = self.features.out_channels
-        if online:
-            self.add_online()
 
     def forward(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
         """Return the maps of the shallow stages and layer3's map, (B, 1024, 31, 31) for 255 px."""

@@ -104,8 +104,7 @@ def _correlate(x: Tensor, kernel: Tensor, *, padding: tuple[int, int] = (0, 0)) 
 class _CorrelateOnCPU(torch.autograd.Function):
     """`_correlate` with a gradient that is 8 times faster on CPUs than torch's own for kernels five cells wide.
 
-    The search side's gradient is a grouped convolution with the flipped kernel; the kernel's is one product and sum
-    per tap, 25 of them.
+    The search side's is a grouped convolution with the flipped kernel; the kernel's one product and sum per tap.
     """
 
     @staticmethod

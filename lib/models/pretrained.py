@@ -37,8 +37,7 @@ POSITIONS = 31  # side of the transformer's position table: a search map at 255 
 def fold_normalisation(kernel: Tensor, pixels: Pixels = IMAGENET) -> tuple[Tensor, Tensor]:
     """Return (kernel for BGR 0..255, bias (out,) in float64) of an unpadded convolution of normalised pixels.
 
-    kernel (out, 3, k, k). y = W ((x - mean) / std) = W' x + b, with W' = W / std, in BGR order, and
-    b = -sum W mean / std.
+    kernel (out, 3, k, k). y = W ((x - mean) / std) = W' x + b: W' = W / std, in BGR order, b = -sum W mean / std.
     """
     mean, std = (torch.tensor(v, dtype=torch.float64).view(1, 3, 1, 1) for v in (pixels.mean, pixels.std))
     exact = kernel.double()

@@ -102,11 +102,7 @@ class ViT(nn.Module):
 
 
 class _Block(EncoderBlock):
-    """torchvision's block with its attention spelt out.
-
-    In eval mode nn.MultiheadAttention takes a fused path of its own, which torch's FLOP counter and exporters do not
-    see and which is no faster.
-    """
+    """torchvision's block, attention spelt out: FLOP counter and exporters do not see torch's fused path, no faster."""
 
     def forward(self, input: Tensor) -> Tensor:
         """Return (B, N, dim) for tokens (B, N, dim)."""

@@ -11,18 +11,17 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
+from collections.abc import Sequence as ListOf
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lib.benchmarks import VOTSequence
-from lib.benchmarks.regions import exact_overlap, rectangle_corners
-from lib.benchmarks.vot import FAILURE, INIT, REGION, SKIPPED, UNKNOWN
+from lib.benchmarks import Sequence, VOTSequence
+from lib.benchmarks.vot import FAILURE, INIT, REGION, SKIPPED, UNKNOWN, exact_overlap, rectangle_corners
 from lib.boxes import Boxes
 from lib.crops import Image
 from lib.errors import UserError
@@ -33,13 +32,10 @@ from lib.tracker.scoring import NonFiniteOutput
 
 @dataclass(frozen=True)
 class Job:
-    """A sequence to follow."""
+    """A sequence to follow, and which of the trackers do; one of VOT by the restart protocol."""
 
-    name: str
-    frames: tuple[Path, ...]
-    box_xywh: Boxes  # (4,) of the first frame, origin 0
-    trackers: tuple[int, ...] = (0,)  # which of the trackers follow it
-    restart: VOTSequence | None = None  # the ground truth of the restart protocol; None: one pass
+    sequence: Sequence
+    trackers: tuple[int, ...] = (0,)
 
 
 @dataclass(frozen=True)
@@ -63,7 +59,7 @@ Watcher = Callable[[Job, int, Image, dict[int, Any]], None]
 class _Path:
     """What one tracker has said of a sequence so far."""
 
-    job: Job
+    sequence: Sequence
     boxes: Boxes
     scores: NDArray[np.float64]
     presence: NDArray[np.float64]
@@ -73,16 +69,16 @@ class _Path:
 
     @property
     def start_box(self) -> Boxes:
-        return self.job.box_xywh if self.job.restart is None else self.job.restart.boxes_xywh[self.start]
+        return self.sequence.boxes_xywh[self.start]
 
     def note(self, index: int, state: TrackState) -> None:
         """Take in the tracker's state after a frame; with restarts a start, a region, or a failure."""
         self.state = state
-        if self.codes is not None and self.job.restart is not None:
+        if self.codes is not None and isinstance(self.sequence, VOTSequence):
             if index == self.start:
                 self.codes[index] = INIT
                 return
-            truth = self.job.restart.regions[index]
+            truth = self.sequence.regions[index]
             if not exact_overlap(rectangle_corners(state.box_xywh)[None], truth[None])[0] > 0:
                 self.codes[index], self.state, self.start = FAILURE, None, index + SKIPPED
                 return
@@ -105,7 +101,8 @@ class _Run:
 
     @property
     def place(self) -> str:
-        return f"{self.job.name}: frame {self.index + 1} of {len(self.job.frames)} ({self.job.frames[self.index].name})"
+        name, frames = self.job.sequence.name, self.job.sequence.frames
+        return f"{name}: frame {self.index + 1} of {len(frames)} ({frames[self.index].name})"
 
 
 @dataclass(eq=False)
@@ -115,14 +112,14 @@ class _Lane:
     size: int
     runs: list[_Run] = field(default_factory=list)
     # Tracker, the runs whose next frame it was asked for, and what waits for its answer.
-    calls: list[tuple[int, list[_Run], Callable[[], Sequence[TrackState]]]] = field(default_factory=list)
+    calls: list[tuple[int, list[_Run], Callable[[], ListOf[TrackState]]]] = field(default_factory=list)
 
 
 class Lockstep:
     """Follows sequences with one or several trackers on one device, up to `batch` sequences at a time."""
 
     def __init__(
-        self, trackers: Sequence[Tracker], *, batch: int = 1, threads: int = 0, watcher: Watcher | None = None
+        self, trackers: ListOf[Tracker], *, batch: int = 1, threads: int = 0, watcher: Watcher | None = None
     ) -> None:
         assert batch >= 1, batch
         self.trackers = trackers
@@ -135,10 +132,7 @@ class Lockstep:
         self._lap = 0.0
 
     def follow(self, jobs: Iterator[Job]) -> Iterator[Track]:
-        """Return the tracks of all jobs, each as soon as it ends. A job is asked for only when a place is free.
-
-        Raises UserError naming sequence and frame for an unreadable image and for a network that returns NaN.
-        """
+        """Yield each track as it ends, asking for a job when a place is free; UserError names sequence and frame."""
         with ThreadPoolExecutor(self.threads, thread_name_prefix="decode") as pool:
             self._lap = time.perf_counter()
             more = True
@@ -155,11 +149,12 @@ class Lockstep:
 
     def _open(self, job: Job, pool: ThreadPoolExecutor) -> _Run:
         """Return a run whose first frame is done."""
-        count = len(job.frames)
-        assert count >= 1, job.name
-        paths = {k: _Path(job, np.full((count, 4), np.nan), np.full(count, np.nan), np.full(count, np.nan),
-                          None if job.restart is None else np.full(count, UNKNOWN, np.int8)) for k in job.trackers}
-        run = _Run(job, decode_ahead(job.frames, pool), paths)
+        sequence, count = job.sequence, len(job.sequence.frames)
+        assert count >= 1, sequence.name
+        restarts = isinstance(sequence, VOTSequence)
+        paths = {k: _Path(sequence, np.full((count, 4), np.nan), np.full(count, np.nan), np.full(count, np.nan),
+                          np.full(count, UNKNOWN, np.int8) if restarts else None) for k in job.trackers}
+        run = _Run(job, decode_ahead(sequence.frames, pool), paths)
         self._enter_frame(run)
         self._after_frame(run)
         return run
@@ -202,9 +197,13 @@ class Lockstep:
         yield from self._leave(lane)
 
     def _leave(self, lane: _Lane) -> Iterator[Track]:
-        self._share_time()
-        ended = [run for run in lane.runs if run.index == len(run.job.frames)]
-        lane.runs = [run for run in lane.runs if run.index < len(run.job.frames)]
+        now = time.perf_counter()
+        runs = [run for other in self._lanes for run in other.runs]
+        for run in runs:  # those under way share the time since the last call in equal parts
+            run.seconds += (now - self._lap) / len(runs)
+        self._lap = now
+        ended = [run for run in lane.runs if run.index == len(run.job.sequence.frames)]
+        lane.runs = [run for run in lane.runs if run not in ended]
         for run in ended:
             for k, path in run.paths.items():
                 yield Track(run.job, k, path.boxes, path.scores, path.presence, run.seconds / len(run.paths),
@@ -216,11 +215,3 @@ class Lockstep:
             states = {k: path.state for k, path in run.paths.items() if path.state is not None}
             self.watcher(run.job, run.index, run.image, states)
         run.index += 1
-
-    def _share_time(self) -> None:
-        """Give the time since the last call to the runs under way, in equal parts."""
-        now = time.perf_counter()
-        runs = [run for lane in self._lanes for run in lane.runs]
-        for run in runs:
-            run.seconds += (now - self._lap) / len(runs)
-        self._lap = now

@@ -75,14 +75,12 @@ def is_foreign(arch: str) -> bool:
 
 
 def resolved(options: T) -> T:
-    """Return the options with what --tracker names in the place of --arch.
-
-    Raises UserError for a tracker of neither form, and where neither it nor a checkpoint is named.
-    """
+    """Return the options with --tracker in the place of --arch; UserError for neither that nor a checkpoint."""
     if options.tracker:
         if not is_foreign(options.tracker):
             raise UserError(f"--tracker {options.tracker}: expected FILE.py:NAME or opencv:NAME")
         return replace(options, arch=options.tracker)
+    check_arch(options.arch)
     if options.resume is None:
         raise UserError("--resume names no checkpoint; expected a file such as snapshot/checkpoint_e20.pth, a name "
                         "such as OceanSmall, or --tracker for one without")
@@ -96,7 +94,9 @@ def open_foreign(arch: str, path: Path | None) -> PlainTracker:
     """
     place, _, name = arch.rpartition(":")
     path = path and find_weights(path)
-    files = _model_files(path)
+    if path is not None and not path.exists():
+        raise UserError(f"--resume {path}: {where_else(path)}")
+    files = [] if path is None else [path] if path.is_file() else sorted(filter(Path.is_file, path.rglob("*")))
     if place == "opencv":
         make, spec = _opencv_maker(name, path, files), {"opencv": cv2.__version__}
     else:
@@ -137,15 +137,6 @@ def _opencv_maker(name: str, path: Path | None, files: list[Path]) -> Callable[[
                             f"as --resume")
         setattr(params, key, str(max(chosen, key=lambda file: file.stat().st_size)))
     return lambda: _OpenCV(getattr(cv2, f"Tracker{name}_create")(params))
-
-
-def _model_files(path: Path | None) -> list[Path]:
-    """Return the files of a foreign model: the one that is given, or all in a folder."""
-    if path is None:
-        return []
-    if not path.exists():
-        raise UserError(f"--resume {path}: {where_else(path)}")
-    return sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
 
 
 class _OpenCV:

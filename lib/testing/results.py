@@ -2,7 +2,8 @@
 
 `run.json` says what the folder holds. Beside each result lies a receipt, `.run/<Sequence>.json`, that ties it to the
 run and to the sequence as it was; a result counts only with a receipt that fits. So a second start goes on where the
-first one stopped, any number of processes may fill one folder, and nothing made by another checkpoint is ever reused.
+first one stopped, any number of processes may fill one folder, sharing its sequences by locks, and nothing made by
+another checkpoint is ever reused.
 """
 
 from __future__ import annotations
@@ -10,21 +11,22 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from filelock import SoftFileLease, Timeout
 from numpy.typing import NDArray
 
 from lib.benchmarks import (
     RUN_FILE,
     Sequence,
     VOTSequence,
-    canonical_name,
+    layout_of,
     presence_file,
-    protocol_of,
     read_stamp,
     write_presence,
     write_result,
@@ -77,7 +79,7 @@ class ResultFolder:
         there = read_run(path)
         self._key = there["key"] if there is not None and there["identity"] == record.identity else record.key
         self._prints: dict[str, str] = {}
-        self._is_vot = protocol_of(record.dataset) == "vot"
+        self._is_vot = layout_of(record.dataset).protocol == "vot"
 
     def open(self, *, replace: bool, replace_unknown: bool) -> str:
         """Make the folder ready and return what was thrown away, "" if nothing.
@@ -204,15 +206,12 @@ def read_run(folder: Path) -> dict[str, Any] | None:
         raise UserError(f"{path}: not a record of a run; delete the folder or choose another --tracker_name")
     named = dict(there["identity"])
     with contextlib.suppress(UserError):  # a name that is refused today stays as it was written
-        named["dataset"] = canonical_name(str(named.get("dataset", "")))
+        named["dataset"] = layout_of(str(named.get("dataset", ""))).name
     return {**there, "key": _digest(there["identity"]), "identity": named}
 
 
 def record_of(checkpoint: Path, *, model: Mapping[str, Any] | None = None, **facts: Any) -> RunRecord:
-    """Return the record of a run with this checkpoint, whose file is hashed; facts: the other fields of RunRecord.
-
-    A tracker without weights is recorded by the file of its source.
-    """
+    """Return the record of a run with this checkpoint (or source), whose file is hashed, and the given facts."""
     return RunRecord(checkpoint=checkpoint, sha256=sha256_of(checkpoint), model=plain_values(model or {}), **facts)
 
 
@@ -246,3 +245,62 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
 
 def _digest(value: Any) -> str:
     return hashlib.sha256(json.dumps(value, sort_keys=True).encode()).hexdigest()
+
+
+class WorkLocks:
+    """The locks of this process, each kept alive by a thread, and given back at the end of `with`.
+
+    Where the owner of a lock can be seen to be dead (same machine) the lock is free at once, else after `stale_after`
+    seconds without a sign of life, by our own clock. Should two processes ever hold one (a machine that slept), they do
+    the same work twice; as results are written whole, that costs time only.
+    """
+
+    def __init__(self, *, stale_after: float = 60.0) -> None:
+        self._stale_after = stale_after
+        # A lock remembers since when it has seen another's as it is.
+        self._known: dict[Path, SoftFileLease] = {}
+        self._empty: dict[Path, float] = {}  # since when a lock's file has been seen empty
+
+    def __enter__(self) -> WorkLocks:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for path in self._known:
+            self.release(path)
+
+    def take(self, path: Path) -> bool:
+        """Return whether the lock is ours now: it was free, or its owner is dead."""
+        if path not in self._known:
+            self._known[path] = SoftFileLease(path, lease_duration=self._stale_after, timeout=0, thread_local=False)
+        lock = self._known[path]
+        if lock.is_locked:
+            return False
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
+        except Timeout:
+            self._clear_empty(path)
+            return False
+        except OSError as error:
+            raise UserError(f"{path}: cannot be written ({error.strerror}); workers share their work here") from error
+        return True
+
+    def _clear_empty(self, path: Path) -> None:
+        """Remove a file that has been empty for long: its owner died between making and filling it."""
+        with contextlib.suppress(OSError):
+            if path.stat().st_size:
+                self._empty.pop(path, None)
+            elif time.monotonic() - self._empty.setdefault(path, time.monotonic()) > self._stale_after:
+                path.unlink()
+
+    def is_free(self, path: Path) -> bool:
+        """Return whether `take` would succeed at this moment."""
+        free = self.take(path)
+        if free:
+            self.release(path)
+        return free
+
+    def release(self, path: Path) -> None:
+        """Give a lock back; one that another process has taken over meanwhile stays its own."""
+        if path in self._known:
+            self._known[path].release()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from collections.abc import Sequence as ListOf
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,14 +16,14 @@ from typing import Any
 
 from tqdm import tqdm
 
-from lib.benchmarks import Benchmark, Sequence, VOTSequence, load_benchmark, result_folder
+from lib.benchmarks import Benchmark, Sequence, load_benchmark, result_folder
 from lib.checkpoint import params_beside
 from lib.crops import Image
 from lib.errors import UserError, did_you_mean
 from lib.log import RunLog, duration
 from lib.options import BenchmarkOptions, ModelOptions, TestOptions
 from lib.testing.batched import Job, Lockstep, Track, Watcher
-from lib.testing.opening import check_arch, is_foreign, open_tracker, params_arch, resolved, weights_file
+from lib.testing.opening import is_foreign, open_tracker, params_arch, resolved, weights_file
 from lib.testing.results import ResultFolder, record_of
 from lib.testing.video import SequenceVideos
 from lib.tracker import Tracker, TrackState
@@ -44,7 +44,6 @@ class Candidate:
 def main(options: TestOptions) -> int:
     """Test one checkpoint as the options say; return 0. Raises UserError."""
     options = resolved(options)
-    check_arch(options.arch)
     name = tracker_name(options.arch, options.resume, epoch_test=options.epoch_test, given=options.tracker_name)
     with RunLog(main=True):
         benchmark = load_benchmark(options.dataset, options.dataset_dir, images=True)
@@ -73,27 +72,26 @@ def run_candidate(candidate: Candidate, sequences: ListOf[Sequence], *, batch: i
         _log.warning("%s", outdated)
     if fresh:
         folder.discard(sequence.name for sequence in sequences)
-    todo = {sequence.name: sequence for sequence in sequences if not folder.is_done(sequence)}
+    todo = [sequence for sequence in sequences if not folder.is_done(sequence)]
     if len(todo) < len(sequences):
         _log.info("%d of %d sequences are done already", len(sequences) - len(todo), len(sequences))
-    videos = SequenceVideos(folder.path, todo) if film else None
-    bar = progress_bar(sum(map(len, todo.values())))
+    videos = SequenceVideos(folder.path) if film else None
+    bar = progress_bar(sum(map(len, todo)))
 
     def watch(job: Job, index: int, image: Image, states: dict[int, TrackState]) -> None:
-        bar.set_postfix_str(job.name, refresh=False)
+        bar.set_postfix_str(job.sequence.name, refresh=False)
         bar.update()
         if videos is not None:
-            videos.frame(job.name, index, image, states.get(0))
+            videos.frame(job.sequence, index, image, states.get(0))
 
     frames, seconds = 0, 0.0
     with bar:
-        for _, track in run_jobs([candidate], todo, map(job_of, todo.values()), batch=batch, threads=threads,
-                                 watcher=watch):
+        for _, track in run_jobs([candidate], map(Job, todo), batch=batch, threads=threads, watcher=watch):
+            name, count = track.job.sequence.name, len(track.boxes_xywh)
             if videos is not None:
-                videos.close(track.job.name)
-            count = len(track.boxes_xywh)
+                videos.close(name)
             frames, seconds = frames + count, seconds + track.seconds
-            say_speed(folder.path.name, track.job.name, frames=count, seconds=track.seconds)
+            say_speed(folder.path.name, name, frames=count, seconds=track.seconds)
     if frames:
         _log.info("%d frames in %s, %.1f frames/s in all, reading the images included", frames, duration(seconds),
                   frames / max(seconds, 1e-9))
@@ -168,11 +166,7 @@ def open_with_params(options: ModelOptions, checkpoint: Path | None, dataset: st
 
 def params_for(given: Path | None, dataset: str, *, arch: str, checkpoint: Path | None = None,
                online: bool = False) -> tuple[TrackerParams, str]:
-    """Return the tracking hyper-parameters and where they come from.
-
-    That is the given file, or the one beside the checkpoint, or that of the test set; a tracker of other people's has
-    none.
-    """
+    """Return the hyper-parameters given, else beside the checkpoint, else of the test set, and where they come from."""
     if is_foreign(arch):
         return TrackerParams(), arch
     if given is None and checkpoint is not None:
@@ -182,22 +176,13 @@ def params_for(given: Path | None, dataset: str, *, arch: str, checkpoint: Path 
     return find_tracker_params(dataset, arch=params_arch(arch), online=online)
 
 
-def job_of(sequence: Sequence, *, trackers: tuple[int, ...] = (0,)) -> Job:
-    """Return the sequence as work for trackers: one of VOT is followed by the restart protocol."""
-    restart = sequence if isinstance(sequence, VOTSequence) else None
-    return Job(sequence.name, sequence.frames, sequence.boxes_xywh[0], trackers, restart)
-
-
-def run_jobs(candidates: ListOf[Candidate], sequences: Mapping[str, Sequence], jobs: Iterable[Job], *, batch: int = 1,
-             threads: int = 0, watcher: Watcher | None = None) -> Iterator[tuple[Candidate, Track]]:
-    """Return each track of `jobs` with its candidate, once its result is written.
-
-    sequences: those that the jobs are of, by name. watcher: called after every frame.
-    """
+def run_jobs(candidates: ListOf[Candidate], jobs: Iterable[Job], *, batch: int = 1, threads: int = 0,
+             watcher: Watcher | None = None) -> Iterator[tuple[Candidate, Track]]:
+    """Return each track of `jobs` with its candidate, once its result is written; watcher: called after every frame."""
     loop = Lockstep([candidate.tracker for candidate in candidates], batch=batch, threads=threads, watcher=watcher)
     for track in loop.follow(iter(jobs)):
         candidate = candidates[track.tracker]
-        candidate.folder.save(sequences[track.job.name], track.boxes_xywh, seconds=track.seconds, codes=track.codes,
+        candidate.folder.save(track.job.sequence, track.boxes_xywh, seconds=track.seconds, codes=track.codes,
                               presence=track.presence)
         yield candidate, track
 

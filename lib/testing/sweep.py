@@ -16,18 +16,18 @@ from dataclasses import replace
 
 import torch
 
-from lib.benchmarks import load_benchmark
+from lib.benchmarks import layout_of, load_benchmark
 from lib.cli import as_argv
 from lib.distributed import available_cpus, check_gpus, die_with_parent, under_torchrun
 from lib.errors import EXIT_USER_ERROR, UserError
-from lib.eval_toolkit.protocols import check_scored_here, default_convention
+from lib.eval_toolkit.protocols import check_scored_here
 from lib.files import MAIN
 from lib.log import RunLog
 from lib.options import SweepOptions
 from lib.testing.batched import Job
-from lib.testing.locks import WorkLocks
 from lib.testing.opening import EXPORTED, check_arch, pick_device, resolved
-from lib.testing.run import Candidate, job_of, progress_bar, run_jobs, say_what_is_there
+from lib.testing.results import WorkLocks
+from lib.testing.run import Candidate, progress_bar, run_jobs, say_what_is_there
 from lib.testing.sweep_plan import Sweep, missing_epochs
 from lib.testing.sweep_scores import Scoreboard
 
@@ -75,9 +75,9 @@ def _run(given: SweepOptions, *, speaks: bool) -> int:
                         f"--start_epoch and --end_epoch")
     if options.fresh and speaks:
         for entry in sweep.entries:
-            sweep.folder(entry).discard(sweep.by_name)
+            sweep.folders[entry].discard(sequence.name for sequence in sweep.sequences)
     bar = progress_bar(0, silent=not speaks)
-    scoreboard = Scoreboard(sweep, bar, convention=options.convention or default_convention(options.dataset))
+    scoreboard = Scoreboard(sweep, bar, convention=options.convention or layout_of(options.dataset).convention)
     with bar:
         if len(devices) > 1 and not sweep.is_finished():
             code = run_workers(given, devices, tick=scoreboard.look)
@@ -122,10 +122,7 @@ def _gpu_numbers(text: str) -> list[int]:
 
 
 def _work_here(sweep: Sweep, scoreboard: Scoreboard, *, speaks: bool) -> int:
-    """Do the work in this process, alone or beside others, until every result is there, whoever made it; return 0.
-
-    A sequence whose worker has died is taken over.
-    """
+    """Work here until every result is there, whoever made it, taking over what dead workers left; return 0."""
 
     tick = scoreboard.update if speaks else lambda: None
     with WorkLocks(stale_after=sweep.options.stale_after) as locks:
@@ -135,10 +132,10 @@ def _work_here(sweep: Sweep, scoreboard: Scoreboard, *, speaks: bool) -> int:
             group = sweep.next_group(locks, size=sweep.options.together or 1)
             if group:  # checkpoints that share the decoded images
                 candidates = sweep.candidates(group)
-                for candidate, track in run_jobs(candidates, sweep.by_name, _taken(sweep, locks, candidates),
+                for candidate, track in run_jobs(candidates, _taken(sweep, locks, candidates),
                                                  batch=1 if group[0].tracker else sweep.options.batch or 1,
                                                  threads=sweep.options.threads or 0):
-                    locks.release(candidate.folder.lock_path(track.job.name))
+                    locks.release(candidate.folder.lock_path(track.job.sequence.name))
                     tick()
             elif sweep.is_finished():
                 return 0
@@ -159,7 +156,7 @@ def _taken(sweep: Sweep, locks: WorkLocks, candidates: list[Candidate]) -> Itera
             else:
                 mine.append(index)
         if mine:
-            yield job_of(sequence, trackers=tuple(mine))
+            yield Job(sequence, tuple(mine))
 
 
 # The workers of this machine

@@ -20,9 +20,8 @@ from lib.errors import UserError
 from lib.files import read_json, sha256_of, write_whole
 from lib.log import LOGGERS
 from lib.options import SweepOptions
-from lib.testing.locks import WorkLocks
 from lib.testing.opening import OPENERS, open_checkpoint, open_tracker, weights_file
-from lib.testing.results import RECEIPTS, ResultFolder, RunRecord, plain_values, read_run
+from lib.testing.results import RECEIPTS, ResultFolder, RunRecord, WorkLocks, plain_values, read_run
 from lib.testing.run import Candidate, load_candidate, params_for, plain_name, tracker_name
 
 _EPOCH = re.compile(r"checkpoint_e(\d+)\.pth")
@@ -115,11 +114,14 @@ class Sweep:
         self.stem = self.root / f"{prefix_of(options)}_epochs"  # of the table's files
         # The longest first: at the end the workers then wait for short ones only.
         self.sequences = sorted(benchmark.sequences, key=len, reverse=True)
-        self.by_name = {sequence.name: sequence for sequence in self.sequences}
         self._params_of(None)  # a mistake in them is told at once
-        self._foreign = [_foreign_entry(options)] if options.tracker else []
+        self._foreign: list[Entry] = []
+        if options.tracker:  # under the name that test_ocean.py gives it
+            prefix = f"{plain_name(options.tracker_name)}_" if options.tracker_name else ""
+            name = prefix + tracker_name(options.tracker, None, epoch_test=False)
+            self._foreign = [Entry(weights_file(options.tracker, options.resume), name, None, (0, 0), options.tracker)]
         self.entries: list[Entry] = []
-        self._folders: dict[Entry, ResultFolder] = {}
+        self.folders: dict[Entry, ResultFolder] = {}
         self._candidates: dict[Entry, Candidate] = {}
 
     def refresh(self) -> None:
@@ -128,13 +130,13 @@ class Sweep:
         Raises UserError where results of another training lie under the same names: they are neither removed nor mixed.
         """
         entries = [*find_entries(self.options), *self._foreign]
-        new = {entry: record for entry in entries if entry not in self._folders
+        new = {entry: record for entry in entries if entry not in self.folders
                if (record := self._record_of(entry)) is not None}
-        records = {**new, **{entry: self._folders[entry].record for entry in entries if entry in self._folders}}
+        records = {**new, **{entry: self.folders[entry].record for entry in entries if entry in self.folders}}
         if new and (ours := {entry: record for entry, record in records.items() if not entry.tracker}):
             self._check_trainings(ours)
         for entry, record in new.items():
-            folder = self._folders[entry] = ResultFolder(self.root / entry.name, record)
+            folder = self.folders[entry] = ResultFolder(self.root / entry.name, record)
             # What the same training's checkpoint, written again, or other settings or data change is done again; of a
             # tracker that is not ours nobody knows whether it is the same one, changed.
             if thrown_away := folder.open(replace=self.options.fresh or not entry.tracker,
@@ -142,7 +144,7 @@ class Sweep:
                 _log.warning("%s, to be done again", thrown_away)
             if outdated := folder.outdated(self.sequences):
                 _log.warning("%s", outdated)
-        self.entries = [entry for entry in entries if entry in self._folders]
+        self.entries = [entry for entry in entries if entry in self.folders]
 
     def _record_of(self, entry: Entry) -> RunRecord | None:
         """Return the record of a checkpoint, None if it was deleted while we looked at it."""
@@ -201,12 +203,9 @@ class Sweep:
         write_whole(kept, json.dumps({"asked": asked, "spec": spec, "training": training}))
         return spec, training
 
-    def folder(self, entry: Entry) -> ResultFolder:
-        return self._folders[entry]
-
     def unfinished(self, entry: Entry) -> list[Sequence]:
         """Return the sequences without a result of this checkpoint, the longest first."""
-        folder = self._folders[entry]
+        folder = self.folders[entry]
         return [sequence for sequence in self.sequences if not folder.is_done(sequence)]
 
     def earlier(self) -> list[Entry]:
@@ -218,19 +217,19 @@ class Sweep:
         table = self.stem.with_name(f"{self.stem.name}.json")
         rows = read_json(table)["checkpoints"] if table.is_file() and self.entries else []
         mine = {entry.name for entry in self.entries}
-        ours = [self._folders[entry].record for entry in self.entries if not entry.tracker]
+        ours = [self.folders[entry].record for entry in self.entries if not entry.tracker]
         found = []
         for row in (row for row in rows if row["name"] not in mine):
             entry = Entry(Path(row["path"]), row["name"], row["epoch"], (0, 0), row.get("tracker", ""))
             there = read_run(self.root / entry.name)
             params, source = self._params_of(entry.path, tracker=entry.tracker)
             identity = there["identity"] if there is not None else {}
-            record = replace(self._folders[self.entries[0]].record, checkpoint=entry.path, sha256=row["sha256"],
+            record = replace(self.folders[self.entries[0]].record, checkpoint=entry.path, sha256=row["sha256"],
                              params=params, params_source=source, model=identity.get("model", {}))
             folder = ResultFolder(self.root / entry.name, record)
             same = there is not None and (entry.tracker or not ours or any(_same_training(there, own) for own in ours))
             if same and record.identity == identity and all(map(folder.is_done, self.sequences)):
-                self._folders[entry] = folder
+                self.folders[entry] = folder
                 found.append(entry)
             else:
                 _log.warning("%s: no longer in the table: not whole, of another training, or made with other settings",
@@ -241,7 +240,7 @@ class Sweep:
         """Return the first checkpoints, `size` at most, with a sequence that is neither done nor taken."""
         group: list[Entry] = []
         for entry in self.entries:
-            folder = self._folders[entry]
+            folder = self.folders[entry]
             if group and (entry.tracker or group[0].tracker):
                 continue  # what is not ours has a worker to itself, and frames of its own: its speed is then told
             if any(locks.is_free(folder.lock_path(sequence.name)) for sequence in self.unfinished(entry)):
@@ -269,13 +268,6 @@ class Sweep:
         path, options = (self.options.resume, replace(self.options, arch=entry.tracker)) if entry.tracker else (
             entry.path, self.options)
         return load_candidate(path, options, name=entry.name, benchmark=self.benchmark)
-
-
-def _foreign_entry(options: SweepOptions) -> Entry:
-    """Return the entry of what --tracker names, under the name that test_ocean.py gives it."""
-    file, name = weights_file(options.tracker, options.resume), tracker_name(options.tracker, None, epoch_test=False)
-    prefix = f"{plain_name(options.tracker_name)}_" if options.tracker_name else ""
-    return Entry(file, prefix + name, None, (0, 0), options.tracker)
 
 
 def _same_training(there: Mapping[str, Any], record: RunRecord) -> bool:

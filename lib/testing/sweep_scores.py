@@ -57,7 +57,7 @@ class Scoreboard:
             first_look = entry not in self._seen
             seen = self._seen.setdefault(entry, {})
             for sequence in self._sweep.sequences:
-                if sequence.name in seen or (seconds := self._sweep.folder(entry).seconds(sequence)) is None:
+                if sequence.name in seen or (seconds := self._sweep.folders[entry].seconds(sequence)) is None:
                     continue
                 seen[sequence.name] = seconds
                 if not first_look:
@@ -77,7 +77,7 @@ class Scoreboard:
         self.write()
 
     def _scored_of(self, entry: Entry, *, seconds: float) -> Scored:
-        benchmark, folder = self._sweep.benchmark, self._sweep.folder(entry)
+        benchmark, folder = self._sweep.benchmark, self._sweep.folders[entry]
         summary = score_results(benchmark, folder.path, convention=self._convention,
                                 allow_missing=bool(benchmark.missing))
         return Scored(entry, summary, benchmark.num_frames / max(seconds, 1e-9), folder.record.sha256)
@@ -89,14 +89,17 @@ class Scoreboard:
         if entry.epoch is None or place is None or (given is None and not place[0].is_dir()):
             return
         run, logger = place
-        folder, values = self._sweep.folder(entry), scored.summary.headline
+        folder, values = self._sweep.folders[entry], scored.summary.headline
         told = {"run": folder.record.key, "folder": str(run.resolve()), "convention": self._convention, **values}
         path = folder.path / RECEIPTS / BOARD_FILE
         if path.is_file() and read_json(path) == told:
             return
         check_logger(logger)
         board = Board(run, logger=logger)
-        board.scalars({_tag(dataset, name): value for name, value in values.items()}, entry.epoch)
+        # The HParams tab shows the first five scalars of the alphabet. A test set's capital comes before all losses;
+        # what is compared less often stays behind.
+        board.scalars({f"{name}/{dataset}" if name == "norm_precision" else f"{dataset}/{name}": value
+                       for name, value in values.items()}, entry.epoch)
         board.close()
         write_whole(path, json.dumps(told))
 
@@ -105,7 +108,7 @@ class Scoreboard:
         if self._earlier is None:
             self._earlier = self._sweep.earlier()
             for entry in self._earlier:
-                seconds = sum(self._sweep.folder(entry).seconds(s) or 0.0 for s in self._sweep.sequences)
+                seconds = sum(self._sweep.folders[entry].seconds(s) or 0.0 for s in self._sweep.sequences)
                 self._scored[entry] = self._scored_of(entry, seconds=seconds)
         mine = {entry.name for entry in self._sweep.entries}
         others = [entry for entry in self._earlier if entry.name not in mine]
@@ -133,7 +136,7 @@ class Scoreboard:
     def remarks(self) -> list[str]:
         """Return what must be said beside the table: what was scored, how, and what is missing."""
         benchmark = self._sweep.benchmark
-        sources = sorted({self._sweep.folder(entry).record.params_source for entry in self._sweep.entries})
+        sources = sorted({self._sweep.folders[entry].record.params_source for entry in self._sweep.entries})
         rules = f", convention {self._convention}" if is_one_pass(benchmark.name) else ""
         said = [f"{benchmark.name}: {len(benchmark.sequences)}/{benchmark.expected} sequences, {benchmark.num_frames} "
                 f"frames{rules}; tracker settings: {', '.join(sources) or 'none yet'}"]
@@ -186,7 +189,7 @@ class Scoreboard:
             return None
         from lib.eval_toolkit.page import write_page  # only the page needs it
 
-        scores = [score_results(benchmark, self._sweep.folder(scored.entry).path, convention=self._convention,
+        scores = [score_results(benchmark, self._sweep.folders[scored.entry].path, convention=self._convention,
                                 allow_missing=bool(benchmark.missing), keep_rows=True) for scored in rows]
         page = self._sweep.stem.with_name(f"{self._sweep.stem.name}.html")
         write_page(page, benchmark, scores, dataset_dir=Path(self._sweep.options.dataset_dir),
@@ -196,12 +199,3 @@ class Scoreboard:
 
 def _names(rows: list[Scored]) -> list[str]:
     return list(rows[0].summary.headline) if rows else []
-
-
-def _tag(dataset: str, name: str) -> str:
-    """Return a score's name on the board.
-
-    The HParams tab shows the first five scalars of the alphabet. A test set's capital comes before all losses; what is
-    compared less often stays behind.
-    """
-    return f"norm_precision/{dataset}" if name == "norm_precision" else f"{dataset}/{name}"

@@ -80,14 +80,13 @@ class BoxVideo:
 class SequenceVideos:
     """A video per sequence in `vis` of the folder of results: tracker yellow, ground truth green."""
 
-    def __init__(self, folder: Path, sequences: Mapping[str, Sequence]) -> None:
+    def __init__(self, folder: Path) -> None:
         self._folder = folder / "vis"
-        self._sequences = sequences
         self._open: dict[str, BoxVideo] = {}
 
-    def frame(self, name: str, index: int, image: Image, state: TrackState | None) -> None:
+    def frame(self, sequence: Sequence, index: int, image: Image, state: TrackState | None) -> None:
         """Add a frame to a sequence's video. There is no state after a failure in the restart protocol."""
-        truth = self._sequences[name].boxes_xywh
+        name, truth = sequence.name, sequence.boxes_xywh
         video = self._open.setdefault(name, BoxVideo(self._folder / name))
         boxes = {GREEN: truth[index]} | ({} if state is None else {YELLOW: state.box_xywh})
         said = "lost" if state is None else f"{state.score:.2f} {getattr(state, 'presence', state.score):.2f}"

@@ -16,17 +16,17 @@ from typing import Any, NamedTuple
 import torch
 from tqdm import tqdm
 
-from lib.benchmarks import RUN_FILE, Benchmark, canonical_name, load_benchmark, result_folder
+from lib.benchmarks import RUN_FILE, Benchmark, layout_of, load_benchmark, result_folder
 from lib.checkpoint import find_weights, load_model
 from lib.config_file import load_config
 from lib.errors import UserError
 from lib.eval_toolkit.protocols import score_results
 from lib.eval_toolkit.tables import Cell, Table, markdown_table
-from lib.files import check_output, read_json, write_whole
+from lib.files import check_output, write_whole
 from lib.models.models import build_model
 from lib.options import Amp, CompareOptions
 from lib.testing.opening import pick_device
-from lib.testing.results import plain_values
+from lib.testing.results import plain_values, read_run
 from lib.tools import measure
 from lib.tracker.ocean import OceanTracker
 from lib.tracker.params import TrackerParams, find_tracker_params
@@ -68,7 +68,7 @@ def main(options: CompareOptions) -> int:
     names = [entry.name for entry in entries]
     if len(set(names)) < len(names):
         raise UserError(f"two of the files have the same name ({', '.join(names)}); the rows could not be told apart")
-    device, dataset = pick_device(options.device), canonical_name(options.dataset)
+    device, dataset = pick_device(options.device), layout_of(options.dataset).name
     if options.out is not None:
         check_output(options.out, flag="--out", folder=False)
     search_size = options.search_size or find_tracker_params(dataset)[0].small_sz
@@ -152,42 +152,34 @@ def find_score(entry: Entry, root: Path, benchmark: Benchmark) -> Score | None:
     """Return the score of a model's results below `root`, None without any.
 
     Its results are in the folder named for it; else in those folders whose run.json tells of this model and of a
-    checkpoint from its CHECKPOINT_DIR. Of several the one of the last epoch counts, not the best one: the best would
-    be chosen on the test set.
+    checkpoint from its CHECKPOINT_DIR. Of several the last epoch's counts: the best would be chosen on the test set.
     """
     if entry.tracker:
         if not (root / entry.tracker).is_dir():
             raise UserError(f"{root / entry.tracker}: no such folder of results; expected one below {root}")
-        folders = [root / entry.tracker]
+        runs = {root / entry.tracker: read_run(root / entry.tracker) or {}}
     else:
-        folders = [path.parent for path in sorted(root.glob(f"*/{RUN_FILE}")) if _made_by(path, entry)]
-    folders = [folder for folder in folders if any(folder.glob("*.txt"))]
-    if not folders:
+        runs = {path.parent: run for path in sorted(root.glob(f"*/{RUN_FILE}"))
+                if (run := read_run(path.parent)) and _made_by(run, entry)}
+    checkpoints = {folder: Path(str(run.get("checkpoint", ""))).name for folder, run in runs.items()
+                   if any(folder.glob("*.txt"))}
+    if not checkpoints:
         return None
-    folder = max(folders, key=lambda path: (_epoch(path), path.name))
-    run = _read_run(folder / RUN_FILE)
+    folder = max(checkpoints, key=lambda folder: (_epoch(checkpoints[folder]), folder.name))
     summary = score_results(benchmark, folder, allow_missing=bool(benchmark.missing))
-    return Score(folder.name, Path(str(run.get("checkpoint", ""))).name, summary.headline, len(summary.names),
-                 summary.expected, str(run.get("tuned_on", "")))
+    return Score(folder.name, checkpoints[folder], summary.headline, len(summary.names), summary.expected,
+                 summary.tuned_on)
 
 
-def _made_by(run_file: Path, entry: Entry) -> bool:
-    run = _read_run(run_file)
-    identity = run.get("identity")
-    if not isinstance(identity, dict) or identity.get("model") != plain_values(entry.model):
-        return False
-    checkpoint = Path(str(run.get("checkpoint", ""))).resolve()
-    return entry.snapshot.resolve() in (checkpoint, checkpoint.parent)
-
-
-def _read_run(path: Path) -> dict[str, Any]:
-    run = read_json(path) if path.is_file() else {}
-    return run if isinstance(run, dict) else {}
-
-
-def _epoch(folder: Path) -> int:
-    match = re.search(r"_e(\d+)", Path(str(_read_run(folder / RUN_FILE).get("checkpoint", ""))).name)
+def _epoch(checkpoint: str) -> int:
+    match = re.search(r"_e(\d+)", checkpoint)
     return int(match[1]) if match else -1
+
+
+def _made_by(run: Mapping[str, Any], entry: Entry) -> bool:
+    checkpoint = Path(str(run.get("checkpoint", ""))).resolve()
+    return (run["identity"].get("model") == plain_values(entry.model)
+            and entry.snapshot.resolve() in (checkpoint, checkpoint.parent))
 
 
 def table(entries: Sequence[Entry], figures: Sequence[Figures], scores: Sequence[Score | None], *, dataset: str,
@@ -198,7 +190,12 @@ def table(entries: Sequence[Entry], figures: Sequence[Figures], scores: Sequence
                "memory", *(f"{dataset} {name}" for name in names), "results"]
     rows: list[tuple[Cell, ...]] = []
     for entry, (cost, speed, memory), score in zip(entries, figures, scores, strict=True):
-        marks: list[Cell] = [*[""] * len(names), "none found"] if score is None else _score_cells(score)
+        marks: list[Cell] = [*[""] * len(names), "none found"]
+        if score is not None:
+            notes = (score.tracker, score.checkpoint,
+                     f"{score.sequences} of {score.expected} sequences" * (score.sequences < score.expected),
+                     f"tracker tuned on {score.tuned_on}" * bool(score.tuned_on))
+            marks = [*score.values.values(), ", ".join(filter(None, notes))]
         rows.append((entry.name, f"{cost.parameters / 1e6:.2f} M", f"{cost.search_flops / 1e9:.2f}",
                      f"{cost.template_flops / 1e9:.2f}", f"{1000 / speed.median:.1f}",
                      f"{speed.median:.1f} ({speed.low:.1f} .. {speed.high:.1f})",
@@ -208,12 +205,3 @@ def table(entries: Sequence[Entry], figures: Sequence[Figures], scores: Sequence
             f"image not; median of the frames; the models took turns. A multiplication with its addition counts as two "
             f"FLOPs. Memory: the most that model and frame took. Measured on {where}.")
     return f"{markdown_table(Table('', tuple(columns), tuple(rows)))}\n\n{note}"
-
-
-def _score_cells(score: Score) -> list[Cell]:
-    notes = [score.tracker, score.checkpoint]
-    if score.sequences < score.expected:
-        notes.append(f"{score.sequences} of {score.expected} sequences")
-    if score.tuned_on:
-        notes.append(f"tracker tuned on {score.tuned_on}")
-    return [*score.values.values(), ", ".join(note for note in notes if note)]

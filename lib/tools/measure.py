@@ -39,7 +39,7 @@ from lib.models.ocean import Ocean_
 from lib.options import MarginOptions
 from lib.testing.batched import Job
 from lib.testing.results import ResultFolder, RunRecord
-from lib.testing.run import Candidate, job_of, open_with_params, run_jobs
+from lib.testing.run import Candidate, open_with_params, run_jobs
 from lib.tracker.ocean import OceanTracker, TrackerState, search_crop
 from lib.tracker.scoring import Floats
 
@@ -67,10 +67,7 @@ class Speed(NamedTuple):
 
 
 def count_cost(model: Ocean_, *, search_size: int) -> Cost:
-    """Return the cost of a model in eval mode for search crops of `search_size` px; torch's counter does the counting.
-
-    Counted are convolutions (the deformable one as a plain one) and matrix products; the rest is below 1%.
-    """
+    """Return a model's cost in eval mode at `search_size` px: convolutions and products; the rest is below 1%."""
     device = next(model.parameters()).device
     z, x = (torch.zeros(1, 3, side, side, device=device) for side in (TEMPLATE_SIZE, search_size))
     # The counter does not know the CPU's fused attention; its plain form makes the same products.
@@ -86,8 +83,7 @@ def count_cost(model: Ocean_, *, search_size: int) -> Cost:
 def calibrate_bn(model: Ocean_) -> Ocean_:
     """Return `model`, its BatchNorm statistics set from one batch of noise, in eval mode.
 
-    Untrained weights with the statistics they start from overflow in the deeper trunks; a model that is only timed
-    must give finite numbers.
+    Untrained weights overflow with those they start from; a model that is only timed must give finite numbers.
     """
     norms = [part for part in model.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
     momenta = [part.momentum for part in norms]
@@ -228,8 +224,7 @@ def follow_and_score(trackers: Sequence[OceanTracker], record: RunRecord, benchm
         candidates = [Candidate(tracker, ResultFolder(Path(scratch) / str(row), record))
                       for row, tracker in enumerate(trackers)]
         for chunk in chunks:
-            jobs = [job_of(video, trackers=everyone) for video in chunk]
-            for _ in run_jobs(candidates, {video.name: video for video in chunk}, jobs, batch=batch, watcher=watch):
+            for _ in run_jobs(candidates, [Job(video, everyone) for video in chunk], batch=batch, watcher=watch):
                 pass
             done += chunk
             part = replace(benchmark, sequences=tuple(done), expected=len(done), missing=())

@@ -19,7 +19,7 @@ import lib.testing.run
 import lib.testing.sweep
 import lib.tools.tune
 import lib.training.loop
-from lib.benchmarks import RUN_FILE, canonical_name, load_benchmark, result_folder
+from lib.benchmarks import RUN_FILE, layout_of, load_benchmark, result_folder
 from lib.config import Config
 from lib.config_file import load_config
 from lib.distributed import available_cpus
@@ -39,7 +39,7 @@ def main(options: OnekeyOptions) -> int:
     """Return 0 when every part that is asked for is done, else the exit code of the one that stopped."""
     cfg = load_config(options.cfg, overrides=options.overrides)
     # Test sets are called as their folders of results are: OTB2015 for OTB100.
-    cfg = cfg.model_copy(update={name: part.model_copy(update={"DATA": canonical_name(part.DATA)})
+    cfg = cfg.model_copy(update={name: part.model_copy(update={"DATA": layout_of(part.DATA).name})
                                  for name, part in (("TEST", cfg.TEST), ("TUNE", cfg.TUNE))})
     if not (cfg.TRAIN.ISTRUE or cfg.TEST.ISTRUE or cfg.TUNE.ISTRUE):
         raise UserError(f"{options.cfg}: TRAIN.ISTRUE, TEST.ISTRUE and TUNE.ISTRUE are all False: nothing to do")

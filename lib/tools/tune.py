@@ -86,10 +86,7 @@ class Task:
         return [tuple(videos[i] for i in order[start:start + self.batch]) for start in range(0, len(order), self.batch)]
 
     def scores(self, params: TrackerParams, on_chunk: OnChunk) -> Values:
-        """Return the scores with these settings by name, the one that is tuned for first.
-
-        `on_chunk` is told the number of videos done and their scores.
-        """
+        """Return the scores with these settings, that tuned for first; `on_chunk` gets videos done and their scores."""
         tracker = copy.copy(self.tracker)  # the same model
         tracker.params = params
         values: Values = {}
@@ -193,10 +190,7 @@ def _optuna() -> Any:
 
 
 def suggest(trial: Any, start: TrackerParams, *, has_branch: bool) -> TrackerParams:
-    """Return the settings that the sampler proposes for a trial; `ratio` only where the model has two scores.
-
-    Ranges are widened to hold the settings in force where these lie outside.
-    """
+    """Return the sampler's proposal, in ranges widened to hold `start`; `ratio` only with two scores."""
     numbers: dict[str, Any] = {}
     for name, (low, high) in RANGES.items():
         if hasattr(start, name) and (name != "ratio" or has_branch):
@@ -269,10 +263,7 @@ def best_trial(study: Any) -> Any | None:
 
 
 def best_line(study: Any, lines: Sequence[Line], *, stamp: str) -> Line:
-    """Return the best settings of a study, never worse than those it began with (`lines`, the ones in force first).
-
-    Settings that were found carry the stamp; the ones in force keep their own when nothing was better.
-    """
+    """Return the best settings, stamped, or those in force (`lines[0]`) with their own stamp where none is better."""
     trial = best_trial(study)
     if trial is None or first(trial.user_attrs["values"]) <= first(lines[0].values):
         return replace(lines[0], name=f"best: {lines[0].name}")

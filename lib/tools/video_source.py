@@ -44,8 +44,7 @@ def open_source(text: str) -> Source:
     """Return the source called `text`: a folder, a file, an address with ://, or a camera's number.
 
     A camera and a live stream give their newest frame each time, so a slow tracker falls behind by frames, not by
-    minutes; a recording behind an address is read frame by frame. Raises UserError when there is no such thing or no
-    frame in it.
+    minutes; a recording behind an address is read frame by frame. UserError for what is not there or has no frame.
     """
     path = Path(text)
     if path.is_dir():  # also one that is called 000123

@@ -33,7 +33,7 @@ from lib.files import MAIN, atomic_write, read_text, read_yaml, write_whole
 from lib.images import read_image
 from lib.log import RunLog
 from lib.options import TrackerOptions, VotTrackerOptions, VotWorkspaceOptions
-from lib.testing.opening import check_arch, is_foreign, open_tracker, resolved
+from lib.testing.opening import is_foreign, open_tracker, resolved
 from lib.testing.run import open_with_params, params_for, tracker_name
 from lib.tracker import Tracker, TrackState, begin
 from lib.tracker.scoring import NonFiniteOutput
@@ -162,7 +162,6 @@ def _checked(options: VotWorkspaceOptions) -> VotWorkspaceOptions:
     weights = options.resume and find_weights(options.resume)
     if weights is not None and not weights.exists():
         raise UserError(f"--resume {weights}: {where_else(weights)}")
-    check_arch(arch)
     params, _ = params_for(options.params, dataset_of(options.stack), arch=arch, checkpoint=weights,
                            online=options.online)
     if is_foreign(arch):

@@ -112,8 +112,7 @@ class Got10kTracker:
 
         ExperimentGOT10k("data/GOT-10k").run(Got10kTracker(OceanTracker.from_weights("OceanLite"), "OceanLite"))
 
-    origin: number of the first px in the set's annotation: the toolkit hands boxes on as they stand in the files, from
-    1 in OTB's.
+    origin: number of the first px in the set's annotation, 1 in OTB's: the toolkit hands boxes on as they stand there.
     """
 
     is_deterministic = True

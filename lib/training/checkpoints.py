@@ -55,10 +55,7 @@ def intact(path: Path) -> bool:
 
 
 def newest_intact(folder: Path) -> Path | None:
-    """Return the furthest checkpoint that is whole; warn of each later one that is not. None when there is none.
-
-    Raises UserError when there are checkpoints and none of them is whole.
-    """
+    """Return the furthest whole checkpoint, None without any, warning of damaged ones; UserError if all are."""
     saved = saved_checkpoints(folder)
     for candidate in reversed(saved):
         if intact(candidate.path):
@@ -103,10 +100,7 @@ def check_same(checkpoint: Mapping[str, Any], cfg: Config, *, pairs_per_step: in
 
 
 def differences(stored: Mapping[str, Any], cfg: Config) -> dict[str, str]:
-    """Return the keys whose values decide what is computed and differ, each with "old -> new".
-
-    stored: a configuration as `Config.as_dict` gives it; a key it lacks counts as the default.
-    """
+    """Return the keys that decide what is computed and differ from a stored `as_dict`, each with "old -> new"."""
     old, new = _flat(next(iter(stored.values()), {})), _flat(next(iter(cfg.as_dict().values())))
     default = _flat(next(iter(type(cfg)().as_dict().values())))
     unused = tuple(f"DATASET.{name}." for name in cfg.DATASET.SOURCES if name not in cfg.TRAIN.WHICH_USE)

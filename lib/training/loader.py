@@ -22,10 +22,7 @@ log = logging.getLogger(__name__)
 
 
 def worker_share(workers: int, *, world: World) -> int:
-    """Return how many of `workers` loader processes (in all) this rank gets: at most its share of the CPUs.
-
-    With any asked for at least one; 0 stays 0 and loads in the training process.
-    """
+    """Return this rank's number of loader processes: its share of `workers` and of the CPUs, at least 1; 0 of 0."""
     if workers == 0:
         return 0
     return max(1, min(workers, len(available_cpus())) // world.local_size)

@@ -75,8 +75,7 @@ class StepMonitor:
     def summarize(self, *, waited: Callable[[], float]) -> StepSummary | None:
         """Return what the steps since the last call have in common; None when no step was added.
 
-        Waits for the device and for the other ranks. `waited`: `DevicePrefetcher.waited`, asked when the device is
-        idle.
+        Waits for the device and the other ranks. `waited`: `DevicePrefetcher.waited`, asked when the device is idle.
         """
         if not self._rows:
             return None
@@ -120,8 +119,7 @@ class StepMonitor:
 def first_bad_step(values: NDArray[np.float64], *, overflow_ok: bool) -> tuple[int, int] | None:
     """Return (rank, index of the step) of the first value that is not finite, None when all are.
 
-    values (ranks, steps, names), the gradient norm last. overflow_ok: an infinite norm is the fp16 scaler's everyday
-    business.
+    values (ranks, steps, names), the gradient norm last. overflow_ok: an infinite norm is the fp16 scaler's business.
     """
     bad = np.asarray(~np.isfinite(values[..., :-1] if overflow_ok else values).all(-1))
     if not bad.any():
@@ -152,10 +150,7 @@ def dump_batch(path: Path, dataset: Dataset[Any], numbers: Sequence[int]) -> str
 
 
 def check_layers(model: nn.Module) -> None:
-    """Make the first layer whose output, or whose output's gradient, is not finite raise a UserError with its name.
-
-    For TRAIN.DETECT_ANOMALY: it waits for the device at every layer.
-    """
+    """Make the first layer whose output or its gradient is not finite raise UserError; waits for the device at each."""
     for name, module in model.named_modules():
         if not any(True for _ in module.children()):
             module.register_forward_hook(_layer_hook(name or type(model).__name__))

@@ -38,8 +38,7 @@ class Trainer:
                  folder: Path, checkpoint: Mapping[str, Any] | None = None) -> None:
         """Begin at `progress` with the state of `checkpoint`, whose weights `model` has already.
 
-        task: what is learned, and from what. folder: of the run, for its logger; rank 0 writes to it, and its name is
-        the run's.
+        task: what is learned, and from what. folder: of the run, whose name is the run's; rank 0 writes to it.
         """
         train = cfg.TRAIN
         self.cfg, self.world, self.task, self.progress, self.run_name = cfg, world, task, progress, folder.name

@@ -138,10 +138,7 @@ def _write_objects(records: Iterator[dict[str, Any]], files: dict[str, IO[str]])
 
 
 def write_preview(folder: Path, journal: Journal, *, root: Path | None = None) -> None:
-    """Write a sheet of random crops with their boxes, to be looked at before days of training.
-
-    `root`: where the raw pictures are, to cut the crops from if none were written.
-    """
+    """Write a sheet of random crops with their boxes; `root`: raw pictures to cut them from if none were written."""
     names = sorted(journal.done)
     rng = np.random.default_rng(0)
     cells: list[Image] = []

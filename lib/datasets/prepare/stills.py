@@ -193,10 +193,7 @@ def det_tasks(root: Path, *, split: str = "") -> list[XmlTask]:
 
 
 def voc_tasks(root: Path, *, split: str = "") -> list[XmlTask]:
-    """Return a task for each still of a folder in Pascal VOC's layout (`Annotations`, `JPEGImages`).
-
-    `split` names a list of stills in `ImageSets/Main`; all that have an XML file otherwise.
-    """
+    """Return a task for each still in Pascal VOC's layout, or of the list `split` in `ImageSets/Main`."""
     tasks = _stills(root, "Annotations", "JPEGImages", before="", origin=1)
     if not split:
         return tasks
@@ -273,10 +270,7 @@ class YoutubeTask:
 
 
 def youtube_tasks(root: Path, *, split: str = "") -> list[YoutubeTask]:
-    """Return a task for each video and class of `<split>.csv` (split yt_bb_detection_train).
-
-    Raises UserError if the file is missing, still packed, or a line has no class.
-    """
+    """Return a task for each video and class of `<split>.csv`; UserError if it is missing, packed, or no such file."""
     split = split or "yt_bb_detection_train"
     path = root / f"{split}.csv"
     if not path.is_file():

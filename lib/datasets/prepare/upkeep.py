@@ -61,8 +61,7 @@ def check_main(options: CheckOptions) -> int:
 def check(folder: Path, *, jobs: int | None) -> list[str]:
     """Return what is broken in a prepared folder, a line each: index, table of pictures, crops, archives.
 
-    Broken tasks are noted in the journal, so that the next prepare makes them anew. Raises UserError if it holds no
-    manifest, which is written last: the preparation was not finished.
+    The journal notes broken tasks, so that the next prepare makes them anew. UserError if prepare did not finish there.
     """
     if not (folder / MANIFEST).is_file():
         raise UserError(f"{folder / MANIFEST}: no such file; prepare did not finish there, or never began")
@@ -202,11 +201,9 @@ def _write_archive(index: TrackIndex, crops: Path, out: Path, rows: int, number:
 
 
 def select(options: SelectOptions) -> int:
-    """Write the index of those videos, in the same order, whose name fits one of the shell patterns `only`, none of
-    `without`; return 0.
+    """Write the index of the videos whose name fits a shell pattern in `only` and none in `without`; return 0.
 
-    Raises UserError if that is none, if a pattern fits nothing (a misspelt name would silently hold nothing out), or if
-    the index cannot be read.
+    UserError if that is none, or a pattern fits nothing: a misspelt name would silently hold nothing out.
     """
     index, out = options.index, options.out
     if out.resolve() == index.resolve():
@@ -233,8 +230,7 @@ def select(options: SelectOptions) -> int:
 def classes_main(options: ClassesOptions) -> int:
     """Write out/train/<category>/*.jpg and out/val/...; return 0. A picture's objects are all in one of the two.
 
-    Left out, and counted: crowds, objects below --least_side px, categories with fewer than --least objects. A file
-    that is there is not made again. Raises UserError.
+    Left out, and counted: crowds, small objects, rare categories. A file that is there is not made again.
     """
     json_path, folder, _ = locate_coco(options.root, split=options.split, annotation=options.annotation,
                                        pictures=options.pictures)

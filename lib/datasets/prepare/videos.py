@@ -75,8 +75,7 @@ def pictures_by_line(folder: Path, count: int, *, first: int | None = None) -> l
     The number is that of the file's name (`00000012.jpg` is 12), so that a gap in the files stays a gap in time; if a
     name is no number, or two are the same number, all are counted from 0 in their order. The numbers count from
     `first`, behind whose last line more pictures may follow (in LaSOT); if that is None from 0 where a picture has
-    number 0 and from 1 where none has. Pictures numbered otherwise are taken in their order if there are just as many,
-    else UserError.
+    number 0 and from 1 where none has. Pictures numbered otherwise are taken in order if just as many, else UserError.
     """
     paths = list_images(folder)
     stems = [path.stem for path in paths]

@@ -233,10 +233,7 @@ def _write_crop(path: Path, data: bytes) -> None:
 
 
 def cut_all(tasks: Sequence[Task], options: PrepareOptions, journal: Journal) -> None:
-    """Cut all tasks that the journal does not hold, on all cores; the journal grows by one record for each.
-
-    Raises UserError if a process is killed or the disk is full; what is done stays done.
-    """
+    """Cut all tasks that the journal does not hold, on all cores; each becomes a record, so what is done stays done."""
     todo = [task for task in tasks if task.name not in journal.done]
     for record in on_all_cores(partial(cut, options), todo, jobs=options.jobs, title="cutting", unit=" tasks",
                                done=len(tasks) - len(todo)):

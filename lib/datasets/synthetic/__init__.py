@@ -6,6 +6,7 @@ fast motion, spin, blur, look-alikes, occlusion, is rare in real sets. Everythin
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import shutil
@@ -21,8 +22,8 @@ from pydantic.dataclasses import dataclass
 from lib.boxes import Boxes, xywh_to_xyxy
 from lib.crops import CROP_SIZE, Image, box_in_crop511, crop_square, transform_box, view_matrix
 from lib.datasets import Crop, CropReader, FramePair
-from lib.datasets.synthetic.absence import with_absences
-from lib.datasets.synthetic.scene import Scene, random_scene
+from lib.datasets.synthetic.bodies import Points, random_body
+from lib.datasets.synthetic.scene import POSE_ASPECT, POSE_SIZE, Mover, Scene, random_scene
 from lib.errors import UserError
 from lib.files import read_json
 
@@ -35,6 +36,9 @@ RENDERER = 1  # raise it with each change that draws other pixels or boxes from 
 RECORD = "synthetic.json"  # beside a sequence: what it was rendered with
 Side = Annotated[int, Field(ge=64, le=8192, strict=True)]  # px
 CODEC_BLOCK = 8  # px; windows of a frame start at a multiple, as JPEG's blocks do
+GONE = 0.9  # hidden share of the target above which a frame counts as one without it
+SHORTEST, LONGEST = 12, 40  # frames of an absence
+COVER_STREAM = 5  # of the textures of what covers
 
 
 @dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid"))
@@ -92,10 +96,7 @@ def _visible(scene: Scene, rng: np.random.Generator, first: int, last: int, *, l
 
 
 def crop_of(scene: Scene, frame: int, view_xyxy: Boxes | None = None, /) -> Crop:
-    """Return a frame of a scene as its target's 511 px crop: the picture, and how crop px lie in it.
-
-    Only the part of the frame that `view_xyxy` (crop px; all of the crop if None) shows is drawn.
-    """
+    """Return a frame, drawn where `view_xyxy` (crop px) shows it, as the 511 px crop of the scene's target."""
     box_xyxy = xywh_to_xyxy(scene.box_xywh(frame))
     to_image = np.asarray(cv2.invertAffineTransform(view_matrix(crop_square(box_xyxy), out_size=CROP_SIZE)), np.float64)
     shown = transform_box((0, 0, CROP_SIZE - 1, CROP_SIZE - 1) if view_xyxy is None else view_xyxy, to_image)
@@ -111,10 +112,7 @@ def crop_of(scene: Scene, frame: int, view_xyxy: Boxes | None = None, /) -> Crop
 def held_out_scene(
     seed: int, number: int, *, length: int, size_wh: tuple[int, int] = SIZE_WH, difficulty: float = 1.0
 ) -> Scene:
-    """Return held-out scene `number` of a seed: its target is in plain view at t = 0 and hidden in 5% of it at most.
-
-    Scenes that are not like that are passed over; scene n is searched for in its own thousand.
-    """
+    """Return held-out scene `number` of a seed: its target in plain view at t = 0, hidden in 5% of it at most."""
     for attempt in range(1000):
         scene = random_scene(seed, TESTING, 1000 * number + attempt, size_wh=size_wh, length=length,
                              difficulty=difficulty)
@@ -124,18 +122,8 @@ def held_out_scene(
     raise AssertionError(f"seed {seed}: no usable scene {number} of {length} frames")
 
 
-def render_sequence(
-    seed: int, number: int, *, length: int, size_wh: tuple[int, int] = SIZE_WH, difficulty: float = 1.0
-) -> Iterator[tuple[Image, Boxes]]:
-    """Yield the frames of held-out sequence `number` of a seed: uint8 (H, W, 3) BGR and the box (x, y, w, h), origin 0.
-
-    The box holds all of the target, hidden parts too, as OTB's do.
-    """
-    yield from rendered(held_out_scene(seed, number, length=length, size_wh=size_wh, difficulty=difficulty), length)
-
-
 def rendered(scene: Scene, length: int) -> Iterator[tuple[Image, Boxes]]:
-    """Yield the first frames of a scene, uint8 (H, W, 3) BGR, and the target's box (x, y, w, h), origin 0."""
+    """Yield a scene's frames, uint8 (H, W, 3) BGR, and the box (x, y, w, h), origin 0, of all of the target."""
     for time in range(length):
         yield scene.frame(time), scene.box_xywh(time)
 
@@ -164,12 +152,9 @@ def write_otb(
                 continue
             part = root / f".{name}.part"
             shutil.rmtree(part, ignore_errors=True)
-            frames = render_sequence(seed, number, length=length, size_wh=size_wh, difficulty=difficulty)
-            if absences:
-                scene = held_out_scene(seed, number, length=length, size_wh=size_wh, difficulty=difficulty)
-                scene, absent = with_absences(scene, seed=seed, length=length)
-                frames = rendered(scene, length)
-            _write_sequence(part, frames, record, progress)
+            scene = held_out_scene(seed, number, length=length, size_wh=size_wh, difficulty=difficulty)
+            scene, absent = with_absences(scene, seed=seed, length=length) if absences else (scene, [])
+            _write_sequence(part, rendered(scene, length), record, progress)
             if absences:
                 (part / "absent.txt").write_text("".join(f"{int(gone)}\n" for gone in absent), encoding="utf-8")
             shutil.rmtree(root / name, ignore_errors=True)
@@ -205,3 +190,62 @@ def _write_sequence(
         progress(1)
     (folder / "groundtruth_rect.txt").write_text("".join(rows), encoding="utf-8", newline="\n")
     (folder / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8", newline="\n")
+
+
+# ---- targets that are out of sight for a while and come back: they leave the frame, or something covers them
+
+
+@dataclasses.dataclass(frozen=True)
+class Trip:
+    """A shift away from a path and back."""
+
+    leave: float  # the frame in which the shift begins
+    back: float  # the frame in which it has ended
+    ramp: float  # frames that each way takes
+    away: Points  # (2,) px
+
+    def share(self, time: float) -> float:
+        """Return how far away it is at a time, 0..1."""
+        way = np.clip(min((time - self.leave) / self.ramp, (self.back - time) / self.ramp), 0.0, 1.0)
+        return float(way * way * (3 - 2 * way))
+
+
+@dataclasses.dataclass(frozen=True)
+class Traveller(Mover):
+    """A body that leaves its path on trips, or, `reversed`, comes to it on trips from where it is otherwise."""
+
+    trips: tuple[Trip, ...] = ()
+    reversed: bool = False
+
+    def pose(self, time: float) -> Points:
+        """Return the affine matrix (2, 3) from the body's coordinates to frame px."""
+        pose = super().pose(time)
+        for trip in self.trips:
+            pose[:, 2] += trip.away * (1 - trip.share(time) if self.reversed else trip.share(time))
+        return pose
+
+
+def with_absences(scene: Scene, *, seed: int, length: int) -> tuple[Scene, list[bool]]:
+    """Return the scene with an absence in each stretch of 75 frames but the first 20, and the frames without target.
+
+    One half leaves the frame, one half is covered by a body larger than itself that goes with it.
+    """
+    rng = np.random.default_rng([seed, scene.number, length])
+    trips: list[Trip] = []
+    covers: list[Trip] = []
+    front = scene.front
+    bank = (seed, COVER_STREAM)
+    for start in range(20, length - LONGEST, 75):
+        ramp, stay = rng.uniform(1, 15), rng.uniform(SHORTEST, LONGEST)
+        leave, angle = start + rng.uniform(0, 15), rng.uniform(0, 2 * np.pi)
+        away = 1.5 * max(scene.size_wh) * np.array([np.cos(angle), np.sin(angle)])
+        (trips if rng.random() < 0.5 else covers).append(Trip(leave, leave + 2 * ramp + stay, ramp, away))
+    target = scene.target
+    for trip in covers:
+        path = dataclasses.replace(target.path, rest=target.path.rest.copy())
+        path.rest[POSE_SIZE] += np.log(rng.uniform(1.8, 2.6))
+        path.rest[POSE_ASPECT] = rng.uniform(-0.2, 0.2)
+        front = (*front, Traveller(random_body(bank, rng, kinds=1), path, trips=(trip,), reversed=True))
+    target = Traveller(target.body, target.path, target.opacity, tuple(trips))
+    made = dataclasses.replace(scene, target=target, front=front)
+    return made, [made.covered(time) > GONE for time in range(length)]

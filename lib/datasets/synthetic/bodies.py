@@ -48,10 +48,7 @@ class Body:
     shift: tuple[float, float] = (0.0, 0.0)
 
     def matrices(self, time: float, pose: Points) -> Points:
-        """Return per part the affine matrix (P, 2, 3) from its own coordinates (half sizes = 1) to the frame.
-
-        `pose` (2, 3) maps the body's coordinates to frame px.
-        """
+        """Return per part the affine matrix (P, 2, 3) from its coordinates to frame px; `pose` (2, 3): the body's."""
         angle = self.swing[:, 0] * np.sin(self.swing[:, 1] * time + self.swing[:, 2])
         cos, sin = np.cos(angle), np.sin(angle)
         out = np.empty((len(angle), 2, 3))
