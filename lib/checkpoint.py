@@ -24,19 +24,8 @@ from torch import Tensor, nn
 from lib.errors import UserError, did_you_mean
 from lib.fetch import WEIGHTS_ROOT, fetched, known_names
 from lib.files import write_whole
+from lib.models import pretrained
 from lib.models.models import Ocean, build_model
-from lib.models.pretrained import (
-    IMAGENET,
-    LAST_BLOCK,
-    OURS,
-    Pixels,
-    beside_low_rank,
-    fit_tables,
-    fold_stem,
-    split_last_block,
-    torchvision_resnet,
-    torchvision_vit,
-)
 from lib.models.timm_trunk import TimmTrunk
 
 PREFIXES = ("module.", "_orig_mod.", "feature_extractor.")
@@ -125,8 +114,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     except pickle.UnpicklingError as error:
         refused = re.search(r"(?:GLOBAL|global|callable) ([\w.]+\.[\w.]+)", str(error))
         what = f"holds something that is not weights ({refused[1]})" if refused else "is damaged or holds no weights"
-        raise UserError(f"{path}: {what}; nothing in it was executed; expected a checkpoint of tensors and plain "
-                        f"values") from error
+        raise UserError(f"{path}: {what}; nothing in it was executed; expected tensors and plain values") from error
     except Exception as error:  # a malformed file makes the reader fail in nearly any way
         raise _unreadable(path) from error
     if not isinstance(content, dict):
@@ -236,7 +224,7 @@ def load_model(path: str | Path, *, align: bool | None = None, online: bool | No
 
 
 def import_pretrained(model: Ocean, state_dict: Mapping[str, Any], *, source: str,
-                      pixels: Pixels | None = None) -> LoadReport:
+                      pixels: pretrained.Pixels | None = None) -> LoadReport:
     """Fill the trunk (or the whole model) from pretrained weights in any known form and return the report.
 
     Known forms, told apart by their names: torchvision's ResNet-50 and VisionTransformer (or nets that call the
@@ -248,10 +236,10 @@ def import_pretrained(model: Ocean, state_dict: Mapping[str, Any], *, source: st
     """
     weights, prefixes = _strip(state_dict, source=source)
     if any(name.startswith("connect_model.") for name in weights):
-        whole = split_last_block(weights) if model.features_single is not None else weights
-        whole, low_rank = beside_low_rank(whole, model.state_dict())
+        whole = pretrained.split_last_block(weights) if model.features_single is not None else weights
+        whole, low_rank = pretrained.beside_low_rank(whole, model.state_dict())
         new = tuple(part for part in NEW_PARTS if not any(name.startswith(part) for name in whole))
-        unwanted = {ALIGN_PREFIX: model.align_head is None, LAST_BLOCK: model.features_mhsa is not None,
+        unwanted = {ALIGN_PREFIX: model.align_head is None, pretrained.LAST_BLOCK: model.features_mhsa is not None,
                     ONLINE_PREFIX: model.classifier is None, LAYERONLINE: model.classifier is None}
         report = load_weights(model, whole, source=source, ignore=[part for part in unwanted if unwanted[part]],
                               optional=(*new, *low_rank))
@@ -262,19 +250,19 @@ def import_pretrained(model: Ocean, state_dict: Mapping[str, Any], *, source: st
     if isinstance(model.features, TimmTrunk):
         front, inner = "features.", model.features.import_names(plain, pixels)
     elif "encoder.pos_embedding" in plain or "patch_embed.proj.weight" in plain:
-        front, inner = "features.", torchvision_vit(plain, pixels)
+        front, inner = "features.", pretrained.torchvision_vit(plain, pixels)
     elif downsample is not None and downsample.shape[-1] == 1:
-        front, inner = "features.features.", torchvision_resnet(plain, pixels or IMAGENET)
+        front, inner = "features.features.", pretrained.torchvision_resnet(plain, pixels or pretrained.IMAGENET)
     elif "classifier.weight" in weights:
-        front, inner = "", fold_stem(weights, pixels or OURS)
+        front, inner = "", pretrained.fold_stem(weights, pixels or pretrained.OURS)
     else:
         front = "features." if "conv_proj.weight" in plain else "features.features."  # of a ViT, of a ResNet
-        inner = fold_stem(plain, pixels or OURS)
+        inner = pretrained.fold_stem(plain, pixels or pretrained.OURS)
     named = {front + name: tensor for name, tensor in inner.items()}
     return replace(_fill_trunk(model, named, source=source), prefixes=prefixes)
 
 
-def pixels_of(checkpoint: Mapping[str, Any], *, source: str) -> Pixels | None:
+def pixels_of(checkpoint: Mapping[str, Any], *, source: str) -> pretrained.Pixels | None:
     """Return what a file says its net was trained on (`input`: order, mean, std of pixels 0..255), or None."""
     if (record := checkpoint.get("input")) is None:
         return None
@@ -284,7 +272,7 @@ def pixels_of(checkpoint: Mapping[str, Any], *, source: str) -> Pixels | None:
             raise ValueError("order RGB or BGR, three means, three deviations above 0")
     except (KeyError, TypeError, ValueError) as error:
         raise UserError(f"{source}: its 'input' is {record!r:.100}; expected order, mean and std ({error})") from error
-    return Pixels(record["order"], mean, std)
+    return pretrained.Pixels(record["order"], mean, std)
 
 
 def _fill_trunk(model: Ocean, weights: Mapping[str, Tensor], *, source: str) -> LoadReport:
@@ -297,15 +285,15 @@ def _fill_trunk(model: Ocean, weights: Mapping[str, Tensor], *, source: str) -> 
     tails = {name: getattr(model, name) for name in ("features_single", "features_mhsa", "features_mhsa_z")}
     tails = {name: tail for name, tail in tails.items() if tail is not None}
     if tails and model.new_block:
-        ignore.append(LAST_BLOCK)
+        ignore.append(pretrained.LAST_BLOCK)
     elif tails:
         parts.update(tails)
-        weights = split_last_block(weights) if "features_single" in tails else dict(weights)
+        weights = pretrained.split_last_block(weights) if "features_single" in tails else dict(weights)
         if "features_mhsa_z" in tails:
             weights |= {name.replace("mhsa.", "mhsa_z.", 1): tensor for name, tensor in weights.items()
                         if name.startswith("features_mhsa.")}
     own = parts.state_dict()
-    weights, low_rank = beside_low_rank(fit_tables(weights, own), own)
+    weights, low_rank = pretrained.beside_low_rank(pretrained.fit_tables(weights, own), own)
     return load_weights(parts, weights, source=source, ignore=ignore,
                         optional=("features.kinds.", "features.mean", "features.std", *low_rank))
 

@@ -27,28 +27,20 @@ _FORMAT = logging.Formatter("%(asctime)s %(message)s", datefmt="%Y-%m-%d %H:%M:%
 _log = logging.getLogger(__name__)
 
 
-def new_run_folder(output_dir: str | Path, model: str) -> Path:
-    """Return a new folder `output_dir/model/model_YYYY-MM-DD-HH-MM`, made; with `_2`, ... when the minute is taken."""
-    stamp = datetime.now().strftime("%Y-%m-%d-%H-%M")
-    folder = first = Path(output_dir) / model / f"{model}_{stamp}"
+def run_folder(output_dir: str | Path, model: str, *, run: str = "") -> Path:
+    """Return the folder `output_dir/model/run`, made if it is gone; UserError if it cannot be.
+
+    By default a new one, `model_YYYY-MM-DD-HH-MM`, with `_2`, ... when the minute is taken.
+    """
+    folder = first = Path(output_dir) / model / (run or f"{model}_{datetime.now():%Y-%m-%d-%H-%M}")
     for number in itertools.count(2):
         try:
-            folder.mkdir(parents=True)
+            folder.mkdir(parents=True, exist_ok=bool(run))
             break
-        except FileExistsError:
-            folder = first.with_name(f"{first.name}_{number}")
         except OSError as error:
-            raise _not_writable(folder, error) from error
-    return folder
-
-
-def old_run_folder(output_dir: str | Path, model: str, *, run: str) -> Path:
-    """Return the folder of the run named `run`, made if it is gone; UserError if it cannot be."""
-    folder = Path(output_dir) / model / run
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise _not_writable(folder, error) from error
+            if run or not isinstance(error, FileExistsError):
+                raise _not_writable(folder, error) from error
+            folder = first.with_name(f"{first.name}_{number}")
     return folder
 
 

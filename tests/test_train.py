@@ -22,7 +22,7 @@ from lib.config_file import load_config
 from lib.datasets.dataset import Sample
 from lib.distributed import World
 from lib.errors import UserError
-from lib.log import duration, new_run_folder, training_picture
+from lib.log import duration, run_folder, training_picture
 from lib.models.models import build_model
 from lib.training import checkpoints as resume
 from lib.training.loader import DevicePrefetcher
@@ -454,7 +454,7 @@ def test_the_picture_shows_the_box_of_the_highest_score() -> None:
 
 
 def test_two_runs_in_one_minute_get_folders_of_their_own(tmp_path: Path) -> None:
-    first, second = new_run_folder(tmp_path, "Ocean"), new_run_folder(tmp_path, "Ocean")
+    first, second = run_folder(tmp_path, "Ocean"), run_folder(tmp_path, "Ocean")
     assert first != second
     assert second.name.startswith("Ocean_2")
     assert (duration(59.6), duration(3725), duration(90061)) == ("0:01:00", "1:02:05", "1 d 1:01:01")

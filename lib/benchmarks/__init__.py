@@ -10,14 +10,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from lib.benchmarks.box_files import (
-    RUN_FILE,
-    find_results,
-    flat_trackers,
-    read_result_rows,
-    read_stamp,
-    write_boxes,
-)
+from lib.benchmarks.box_files import RUN_FILE, find_results, flat_trackers, read_result_rows, read_stamp, write_boxes
 from lib.benchmarks.facts import alias_key, attribute_code
 from lib.benchmarks.layouts import LAYOUTS, Layout, layout_of, load_benchmark
 from lib.benchmarks.readers import frame_flags

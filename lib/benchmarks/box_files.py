@@ -81,8 +81,7 @@ def _read_bytes(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error}); expected one line x,y,w,h per frame"
-                        ) from error
+        raise UserError(f"{path}: cannot be read ({error.strerror or error}); expected lines of x,y,w,h") from error
 
 
 def _parse_clean(data: bytes) -> Boxes | None:

@@ -20,22 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from lib.benchmarks import absence, readers
+from lib.benchmarks import absence, facts, readers
 from lib.benchmarks.box_files import Rows, read_truth
-from lib.benchmarks.facts import (
-    LASOT_EXT_NAMES,
-    LASOT_NAMES,
-    OTB_FACTS,
-    OTB_SETS,
-    SAME_VIDEOS,
-    TOTB_NAMES,
-    UAV20L_NAMES,
-    UAV123_NAMES,
-    VOT_NAMES,
-    OTBFact,
-    alias_key,
-    otb_name,
-)
+from lib.benchmarks.facts import OTBFact, alias_key, otb_name
 from lib.benchmarks.readers import Flags, Video, frame_number, truth_boxes
 from lib.benchmarks.records import Benchmark, Protocol, Sequence, check_name, without_origin
 from lib.benchmarks.vot import corners_of, vot_sequence
@@ -75,8 +62,9 @@ class Layout:
 
 def _otb(name: str, *also: str) -> Layout:
     sets = tuple(label for label in ("OTB2015", "OTB100", "OTB50", "OTB2013") if label != name)
-    return Layout(name, readers.otb(OTB_SETS[name]), "<Name>/groundtruth_rect.txt", origin=1, names=OTB_SETS[name],
-                  also=also, folders=sets, json_first=True, facts=OTB_FACTS)
+    names = facts.OTB_SETS[name]
+    return Layout(name, readers.otb(names), "<Name>/groundtruth_rect.txt", origin=1, names=names, also=also,
+                  folders=sets, json_first=True, facts=facts.OTB_FACTS)
 
 
 def _lasot(name: str, example: str, *also: str, **differs: Any) -> Layout:
@@ -100,15 +88,16 @@ _GOT10K = ("GOT10K", "GOT-10k", "got10k")
 LAYOUTS: dict[str, Layout] = {layout.name: layout for layout in (
     _otb("OTB2015", "OTB100", "OTB", "TB100"), _otb("OTB50", "TB50"), _otb("OTB2013", "CVPR2013"),
     *(Layout(name, readers.vot(names), f"{names[0]}/groundtruth.txt", "vot", names=names, json_first=True,
-             folders=("sequences", *SAME_VIDEOS.get(name, ()))) for name, names in VOT_NAMES.items()),
+             folders=("sequences", *facts.SAME_VIDEOS.get(name, ()))) for name, names in facts.VOT_NAMES.items()),
     Layout("GOT10K", readers.got10k("test"), "test/GOT-10k_Test_000001/groundtruth.txt", "server",
            names=_got10k("Test"), also=("GOT10K-test",), folders=_GOT10K),
     Layout("GOT10K-val", readers.got10k("val"), "val/GOT-10k_Val_000001/groundtruth.txt", "got10k",
            names=_got10k("Val"), folders=_GOT10K, absent=absence.got10k_absent, size=readers.got10k_size),
     _lasot("LASOT", "airplane/airplane-1/groundtruth.txt", "LaSOT", "lasot", "LaSOTBenchmark", "LaSOTTesting",
-           "LaSOT_test", names=LASOT_NAMES),
-    _lasot("LASOT_ext", "atv/atv-1/groundtruth.txt", "LaSOT_ext", "LaSOT_extension_subset", names=LASOT_EXT_NAMES),
-    _lasot("TOTB", "Beaker_1/groundtruth.txt", find=readers.by_class(mark="_"), names=TOTB_NAMES),
+           "LaSOT_test", names=facts.LASOT_NAMES),
+    _lasot("LASOT_ext", "atv/atv-1/groundtruth.txt", "LaSOT_ext", "LaSOT_extension_subset",
+           names=facts.LASOT_EXT_NAMES),
+    _lasot("TOTB", "Beaker_1/groundtruth.txt", find=readers.by_class(mark="_"), names=facts.TOTB_NAMES),
     _lasot("VastTrack", "<class>/<class>-<n>/Groundtruth.txt", "VastTrack_test", folders=("test",), expected=3500,
            find=readers.by_class(truth="Groundtruth.txt"), absent=absence.no_box),
     _lasot("TNL2K", "<video>/groundtruth.txt", "TNL2K_test_subset", "TNL2K_test", find=readers.own, expected=700,
@@ -126,12 +115,12 @@ LAYOUTS: dict[str, Layout] = {layout.name: layout for layout in (
            read=absence.oxuva_boxes, absent=absence.oxuva_absent, sparse=True),
     Layout("TrackingNet", readers.paired("anno", "frames", "TEST"), "TEST/anno/<name>.txt", "server", expected=511,
            also=("TrackingNet_TEST",)),
-    Layout("UAV123", readers.uav("UAV123"), "anno/UAV123/bike1.txt", origin=1, names=UAV123_NAMES,
+    Layout("UAV123", readers.uav("UAV123"), "anno/UAV123/bike1.txt", origin=1, names=facts.UAV123_NAMES,
            folders=("Dataset_UAV123",), results=("uav",)),
     Layout("UAV123_10fps", readers.uav("UAV123_10fps", step=3), "anno/UAV123_10fps/bike1.txt", origin=1,
-           names=UAV123_NAMES, folders=("Dataset_UAV123_10fps", "UAV123")),
-    Layout("UAV20L", readers.uav("UAV20L", images="UAV123"), "anno/UAV20L/bird1.txt", origin=1, names=UAV20L_NAMES,
-           folders=("UAV123", "Dataset_UAV123")),
+           names=facts.UAV123_NAMES, folders=("Dataset_UAV123_10fps", "UAV123")),
+    Layout("UAV20L", readers.uav("UAV20L", images="UAV123"), "anno/UAV20L/bird1.txt", origin=1,
+           names=facts.UAV20L_NAMES, folders=("UAV123", "Dataset_UAV123")),
     _nfs(30), _nfs(240),
     Layout("TC128", readers.tcolor128, "Airport_ce/Airport_ce_gt.txt", origin=1, expected=128,
            also=("TColor128", "Temple-color-128")),
@@ -311,8 +300,7 @@ def _sequence(
 
 def _check_counts(boxes: int, frames: list[Path], place: str) -> None:
     if frames and len(frames) != boxes:
-        raise UserError(f"{place}: {boxes} boxes for {len(frames)} images in {frames[0].parent}; expected one box per "
-                        "image")
+        raise UserError(f"{place}: {boxes} boxes for {len(frames)} images in {frames[0].parent}; expected one each")
 
 
 def _check_first(rows: Rows, place: str) -> None:

@@ -162,8 +162,7 @@ class PackedCrops:
         try:
             arrays, note = read_arrays(path)
         except (OSError, ValueError) as error:
-            raise UserError(f"{path}: {error}; expected a folder that `python -m lib.datasets.prepare pack` made") \
-                from error
+            raise UserError(f"{path}: {error}; expected a folder of `python -m lib.datasets.prepare pack`") from error
         if note.get("fingerprint") != fingerprint(index):
             raise UserError(f"{path}: belongs to another index than ANNOTATION; give the train.json that was packed")
         rows, archives = (len(index.frames),), arrays.get("first_rows", np.empty(0)).shape
@@ -308,8 +307,7 @@ def load_pictures(root: Path, path: Path, index: TrackIndex) -> RawPictures:
 def _checked_short_form(path: Path, video: str, table: Any) -> bytes:
     """Return the short form of a video's pictures as JSON; raise UserError if it names none below the raw folder."""
     if not isinstance(table, dict) or video not in table:
-        raise UserError(f"{path}: has no video '{video}' of the index; use the two files that prepare wrote "
-                        f"together")
+        raise UserError(f"{path}: has no video '{video}' of the index; use the two that prepare wrote together")
     short = table[video]
     paths = list(short.values()) if isinstance(short, dict) else [short]
     if isinstance(short, list):

@@ -13,28 +13,11 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from lib.benchmarks import (
-    Benchmark,
-    Sequence,
-    find_results,
-    flat_trackers,
-    layout_of,
-    read_presence,
-    read_result,
-    read_result_rows,
-    result_folder,
-    with_origin,
-)
+from lib.benchmarks import Benchmark, Sequence, layout_of, read_presence, read_result, result_folder, with_origin
+from lib.benchmarks.box_files import find_results, flat_trackers, read_result_rows
 from lib.boxes import Boxes
 from lib.errors import UserError
-from lib.eval_toolkit.ope import (
-    Convention,
-    Flags,
-    Floats,
-    broken_rows,
-    invalid_rows,
-    repair_boxes,
-)
+from lib.eval_toolkit.ope import Convention, Flags, Floats, broken_rows, invalid_rows, repair_boxes
 from lib.files import atomic_write, read_json
 
 SHOWN_NAMES = 5  # how many names a message lists before it says how many more there are
@@ -221,8 +204,7 @@ def _fit(
         return truth[-common:], boxes[-common:], Mismatch(sequence.name, expected, found, ALIGNED)
     if rules.length == "error" or (rules.length == "surplus" and found < expected):
         raise UserError(f"{path}: {found} rows for {expected} frames, which the {rules.name} convention refuses; "
-                        "run the tracker on the whole sequence, or pass --length fit (missing frames are failures) or "
-                        "--length truncate")
+                        "run the tracker on all, or pass --length fit (missing frames are failures) or truncate")
     if found > expected:
         return truth, boxes[:expected], Mismatch(sequence.name, expected, found, "surplus rows left out")
     if rules.length == "truncate":
@@ -296,8 +278,7 @@ def _check_finite(path: Path, sequence: Sequence, boxes_xywh: Boxes) -> None:
     if bad.any():
         raise UserError(f"{path} line {int(bad.argmax()) + 1}: not a finite box; the server takes no lost targets")
     if len(sequence) > 1 and len(boxes_xywh) != len(sequence):
-        raise UserError(f"{path}: {len(boxes_xywh)} rows for {len(sequence)} images; run the tracker on the whole "
-                        "sequence")
+        raise UserError(f"{path}: {len(boxes_xywh)} rows for {len(sequence)} images; run the tracker on all")
 
 
 def _seconds_per_frame(folder: Path, name: str) -> float | None:

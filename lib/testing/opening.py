@@ -133,8 +133,7 @@ def _opencv_maker(name: str, path: Path | None, files: list[Path]) -> Callable[[
     for key, part in _OPENCV_MODELS.get(name, {}).items():
         chosen = [file for file in files if file.suffix == ".onnx" and part in file.name]
         if not chosen:
-            raise UserError(f"--tracker opencv:{name}: no file *{part}*.onnx in {path}; give the folder of its models "
-                            f"as --resume")
+            raise UserError(f"--tracker opencv:{name}: no file *{part}*.onnx in {path}; --resume names its folder")
         setattr(params, key, str(max(chosen, key=lambda file: file.stat().st_size)))
     return lambda: _OpenCV(getattr(cv2, f"Tracker{name}_create")(params))
 

@@ -21,16 +21,8 @@ import numpy as np
 from filelock import SoftFileLease, Timeout
 from numpy.typing import NDArray
 
-from lib.benchmarks import (
-    RUN_FILE,
-    Sequence,
-    VOTSequence,
-    layout_of,
-    presence_file,
-    read_stamp,
-    write_presence,
-    write_result,
-)
+from lib.benchmarks import RUN_FILE, Sequence, VOTSequence, layout_of, presence_file, write_presence, write_result
+from lib.benchmarks.box_files import read_stamp
 from lib.benchmarks.vot import trajectory_file, write_trajectory
 from lib.boxes import Boxes
 from lib.errors import UserError

@@ -44,13 +44,8 @@ class BoxVideo:
         self._size = (0, 0)
 
     def write(self, image: Image, boxes_xywh: Mapping[Colour, ArrayLike], *, caption: str = "") -> None:
-        """Add a frame (H, W, 3) BGR with each box (4,), origin 0, in its colour. A NaN box is not drawn."""
-        canvas = image.copy()
-        for colour, box in boxes_xywh.items():
-            values = np.asarray(box, np.float64)
-            if np.isfinite(values).all():
-                x, y, w, h = values.tolist()
-                cv2.rectangle(canvas, (round(x), round(y)), (round(x + w), round(y + h)), colour, 2)
+        """Add a frame; image and boxes are those of `with_boxes`."""
+        canvas = with_boxes(image, boxes_xywh)
         if caption:
             draw_caption(canvas, caption)
         if self._writer is None:
@@ -95,6 +90,17 @@ class SequenceVideos:
     def close(self, name: str) -> None:
         if (video := self._open.pop(name, None)) is not None:
             video.close()
+
+
+def with_boxes(image: Image, boxes_xywh: Mapping[Colour, ArrayLike]) -> Image:
+    """Return an image (H, W, 3) BGR with each box (4,), origin 0, drawn in its colour. A NaN box is not."""
+    canvas = image.copy()
+    for colour, box in boxes_xywh.items():
+        values = np.asarray(box, np.float64)
+        if np.isfinite(values).all():
+            x, y, w, h = values.tolist()
+            cv2.rectangle(canvas, (round(x), round(y)), (round(x + w), round(y + h)), colour, 2)
+    return canvas
 
 
 def draw_caption(canvas: Image, text: str) -> None:

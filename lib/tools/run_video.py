@@ -22,7 +22,7 @@ from lib.log import RunLog
 from lib.options import VideoOptions
 from lib.testing.opening import resolved
 from lib.testing.run import open_with_params
-from lib.testing.video import BoxVideo, Colour
+from lib.testing.video import BoxVideo, Colour, with_boxes
 from lib.tools.video_source import Source, open_source, select_box
 from lib.tools.vot_toolkit import Objects
 from lib.tracker import Tracker, TrackState
@@ -217,10 +217,6 @@ def _open_window() -> None:
 
 def _shown(image: Image, drawn: Mapping[Colour, Boxes], caption: str) -> bool:
     """Show a frame in a window; return whether q or Escape was pressed."""
-    canvas = image.copy()
-    for colour, box_xywh in drawn.items():
-        x, y, w, h = (round(value) for value in box_xywh.tolist())
-        cv2.rectangle(canvas, (x, y), (x + w, y + h), colour, 2)
-    cv2.imshow(_WINDOW, canvas)
+    cv2.imshow(_WINDOW, with_boxes(image, drawn))
     cv2.setWindowTitle(_WINDOW, caption)
     return cv2.waitKey(1) & 0xFF in (ord("q"), 27)

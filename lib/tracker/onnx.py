@@ -178,6 +178,5 @@ def _runtime() -> Any:
     try:
         import onnxruntime
     except ImportError as error:
-        raise UserError("ONNX Runtime is not installed; pip install -e '.[export]' (and onnxruntime-gpu in its place "
-                        "for a GPU)") from error
+        raise UserError("ONNX Runtime is not installed; pip install -e '.[export]' (or onnxruntime-gpu)") from error
     return onnxruntime

@@ -235,13 +235,11 @@ def sole_writer(folder: Path) -> Iterator[None]:
         lock.acquire()
     except Timeout as error:
         pid = owner.read_text(encoding="utf-8") if owner.is_file() else "unknown"
-        raise UserError(f"{folder}: process {pid} is training into it; wait for it, or set CHECKPOINT_DIR to another "
-                        f"folder") from error
+        raise UserError(f"{folder}: process {pid} is training into it; wait, or set another CHECKPOINT_DIR") from error
     except NotImplementedError:
         log.warning("%s: its disk has no locks; take care that no other training writes there", folder)
     except OSError as error:
-        raise UserError(f"{folder}: cannot be written ({error.strerror}); set CHECKPOINT_DIR to a folder that can be"
-                        ) from error
+        raise UserError(f"{folder}: cannot be written ({error.strerror}); set CHECKPOINT_DIR to another") from error
     with contextlib.suppress(OSError):  # a full disk must not stop a resume
         owner.write_text(f"{os.getpid()} on {socket.gethostname()}", encoding="utf-8")
     try:

@@ -24,7 +24,7 @@ from lib.config_file import load_config
 from lib.distributed import EXIT_STOPPED, StopRequest, World, on_main
 from lib.errors import EXIT_USER_ERROR, UserError
 from lib.files import MAIN
-from lib.log import RunLog, check_logger, new_run_folder, old_run_folder
+from lib.log import RunLog, check_logger, run_folder
 from lib.models.pretrained import TORCHVISION, Pixels
 from lib.models.timm_trunk import fetch_weights
 from lib.options import TrainOptions
@@ -214,10 +214,8 @@ def _open_run(cfg: Config, run_log: RunLog, checkpoint: dict[str, Any] | None) -
 
     What goes on elsewhere, or from the midst of a run, is another run: the curves of the first stay as they are.
     """
-    if checkpoint is not None and checkpoints.is_end_of_run(checkpoint, Path(cfg.CHECKPOINT_DIR)):
-        folder = old_run_folder(cfg.OUTPUT_DIR, cfg.TRAIN.MODEL, run=checkpoint["run"])
-    else:
-        folder = new_run_folder(cfg.OUTPUT_DIR, cfg.TRAIN.MODEL)
+    goes_on = checkpoint is not None and checkpoints.is_end_of_run(checkpoint, Path(cfg.CHECKPOINT_DIR))
+    folder = run_folder(cfg.OUTPUT_DIR, cfg.TRAIN.MODEL, run=checkpoint["run"] if checkpoint and goes_on else "")
     run_log.open_file(folder)
     log.info("log and %s: %s", "TensorBoard" if cfg.LOGGER == "tensorboard" else cfg.LOGGER, folder)
     return folder

@@ -16,22 +16,12 @@ import numpy as np
 from tqdm import tqdm
 
 from lib.crops import Image
-from lib.datasets import UnreadableCrop
+from lib.datasets import UnreadableCrop, stores
 from lib.datasets.index import TrackIndex, load_index, read_arrays, write_arrays
 from lib.datasets.prepare import safe_name
 from lib.datasets.prepare.run import INDEX, MANIFEST
 from lib.datasets.prepare.stills import locate_coco, picture_names
 from lib.datasets.prepare.work import CROPS, JOURNAL, Journal, on_all_cores, read_journal
-from lib.datasets.stores import (
-    TABLE,
-    PackedCrops,
-    archive_name,
-    crop_name,
-    crop_path,
-    decode_crop,
-    fingerprint,
-    picture_path,
-)
 from lib.errors import UserError
 from lib.files import atomic_write, read_json, sha256_of, write_whole
 from lib.images import read_image
@@ -86,7 +76,7 @@ def check(folder: Path, *, jobs: int | None) -> list[str]:
             with Journal(folder, settings) as journal:
                 for name, faults in broken.items():
                     journal.add({**records[name], "faults": faults})
-    if (folder / PACKED / TABLE).is_file():
+    if (folder / PACKED / stores.TABLE).is_file():
         found += _check_packed(folder, jobs=jobs)
     return found
 
@@ -96,7 +86,7 @@ def _crop_faults(crops: Path, record: dict[str, Any]) -> tuple[str, list[str]]:
     found = []
     rows = [(int(track), int(frame)) for track, frames in record["tracks"].items() for frame in frames]
     for k, (track, frame) in enumerate(rows):
-        path = crops / record["name"] / crop_name(frame, track)
+        path = crops / record["name"] / stores.crop_name(frame, track)
         try:
             whole = f"{zlib.crc32(path.read_bytes()):08x}" == record["crc"][8 * k : 8 * k + 8]
         except OSError as error:
@@ -110,13 +100,13 @@ def _crop_faults(crops: Path, record: dict[str, Any]) -> tuple[str, list[str]]:
 def _picture_faults(root: Path, record: dict[str, Any]) -> tuple[str, list[str]]:
     """Return a task's name and which raw pictures of its journal record are gone, a line each."""
     frames = {int(frame) for frames in record["tracks"].values() for frame in frames}
-    paths = {root / picture_path(record["pictures"], frame) for frame in frames}
+    paths = {root / stores.picture_path(record["pictures"], frame) for frame in frames}
     return record["name"], [f"{path}: no such picture" for path in sorted(paths) if not path.is_file()]
 
 
 def _check_packed(folder: Path, *, jobs: int | None) -> list[str]:
     try:
-        packed = PackedCrops(folder / PACKED, load_index(folder / INDEX))
+        packed = stores.PackedCrops(folder / PACKED, load_index(folder / INDEX))
     except UserError as error:
         return [str(error)]
     rows = range(0, len(packed.index.frames), _AT_ONCE)
@@ -124,7 +114,7 @@ def _check_packed(folder: Path, *, jobs: int | None) -> list[str]:
     return [fault for faults in results for fault in faults]
 
 
-def _packed_faults(packed: PackedCrops, first: int) -> list[str]:
+def _packed_faults(packed: stores.PackedCrops, first: int) -> list[str]:
     """Return what is wrong with the archives' records of `_AT_ONCE` rows from `first` on, a line each."""
     found = []
     for row in range(first, min(first + _AT_ONCE, len(packed.index.frames))):
@@ -156,20 +146,20 @@ def pack(folder: Path, out: Path, *, jobs: int | None) -> int:
     starts = range(0, len(index.frames), ROWS)
     write = partial(_write_archive, index, folder / CROPS, out, ROWS)
     total = sum(on_all_cores(write, range(len(starts)), jobs=jobs, title="packing", unit=" archives"))
-    parts = [read_arrays((out / archive_name(number)).with_suffix(".arrays")) for number in range(len(starts))]
+    parts = [read_arrays((out / stores.archive_name(number)).with_suffix(".arrays")) for number in range(len(starts))]
     table = {key: np.concatenate([arrays[key] for arrays, _ in parts]) for key in ("offsets", "sizes", "crcs")}
-    write_arrays(out / TABLE, {**table, "first_rows": np.array(starts, np.int64),
+    write_arrays(out / stores.TABLE, {**table, "first_rows": np.array(starts, np.int64),
                                "bytes": np.array([note["bytes"] for _, note in parts], np.int64)},
-                 note={"fingerprint": fingerprint(index)})
+                 note={"fingerprint": stores.fingerprint(index)})
     return total
 
 
 def _write_archive(index: TrackIndex, crops: Path, out: Path, rows: int, number: int) -> int:
     """Return the bytes of an archive, written with its own table, or found there from an earlier run."""
     first, end = number * rows, min((number + 1) * rows, len(index.frames))
-    archive = out / archive_name(number)
+    archive = out / stores.archive_name(number)
     table = archive.with_suffix(".arrays")
-    note = {"fingerprint": fingerprint(index), "first": first, "end": end}
+    note = {"fingerprint": stores.fingerprint(index), "first": first, "end": end}
     try:
         _, found = read_arrays(table)
         if found.get("bytes") == archive.stat().st_size and {**found, "bytes": 0} == {**note, "bytes": 0}:
@@ -180,13 +170,13 @@ def _write_archive(index: TrackIndex, crops: Path, out: Path, rows: int, number:
     crcs = np.zeros(end - first, np.uint32)
     with atomic_write(archive, mode="wb") as file:
         for k, row in enumerate(range(first, end)):
-            path = crops / crop_path(index, row)
+            path = crops / stores.crop_path(index, row)
             try:
                 data = path.read_bytes()
-                decode_crop(data, index.size_wh(row), place=str(path))
+                stores.decode_crop(data, index.size_wh(row), place=str(path))
             except (OSError, UnreadableCrop) as error:
                 raise UserError(f"{error}; only whole crops are packed: run prepare again to make it anew") from error
-            info = tarfile.TarInfo(crop_path(index, row))
+            info = tarfile.TarInfo(stores.crop_path(index, row))
             info.size = len(data)
             file.write(info.tobuf(tarfile.GNU_FORMAT, "utf-8", "surrogateescape"))
             offsets[k], sizes[k], crcs[k] = file.tell(), len(data), zlib.crc32(data)

@@ -55,8 +55,7 @@ class Journal:
             folder.mkdir(parents=True, exist_ok=True)
             self._lock.acquire()
         except Timeout as error:
-            raise UserError(f"{folder}: another prepare is at work here; wait for it or choose another --out"
-                            ) from error
+            raise UserError(f"{folder}: another prepare is at work here; wait, or choose another --out") from error
         except OSError as error:
             raise UserError(f"{folder}: cannot be written ({error.strerror}); choose another --out") from error
         try:
@@ -121,8 +120,7 @@ class Journal:
 def read_journal(folder: Path) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
     """Return the settings of a prepared folder and its records by task; UserError where there is no journal."""
     if not (folder / JOURNAL).is_file():
-        raise UserError(f"{folder / JOURNAL}: no such file; expected a folder written by `python -m "
-                        "lib.datasets.prepare`")
+        raise UserError(f"{folder / JOURNAL}: no such file; expected a folder that `prepare` made")
     try:
         db = sqlite3.connect(folder / JOURNAL)
         (settings,) = db.execute("SELECT settings FROM settings").fetchone()

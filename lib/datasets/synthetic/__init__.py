@@ -173,8 +173,7 @@ def _record_of(folder: Path) -> Any:
     if not folder.exists():
         return None
     if not (folder / RECORD).is_file():
-        raise UserError(f"{folder}: not written by the renderer (it holds no {RECORD}); choose another folder, or "
-                        f"remove this one")
+        raise UserError(f"{folder}: not written by the renderer (it holds no {RECORD}); remove it, or choose another")
     return read_json(folder / RECORD)
 
 

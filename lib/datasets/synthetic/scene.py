@@ -15,14 +15,7 @@ from cv2.typing import MatLike
 
 from lib.boxes import Boxes, xyxy_to_xywh
 from lib.crops import Image
-from lib.datasets.synthetic.bodies import (
-    Body,
-    Points,
-    hull_xyxy,
-    random_body,
-    stamp,
-    streak_kernel,
-)
+from lib.datasets.synthetic.bodies import Body, Points, hull_xyxy, random_body, stamp, streak_kernel
 from lib.datasets.synthetic.textures import Bank, painted
 
 MARGIN = 56  # px of background beyond the frame on each side, for the camera to pan over
