@@ -66,10 +66,7 @@ def subwindow(
 
 
 def crop_square(box_xyxy: ArrayLike) -> Boxes:
-    """Return the square (x1, y1, x2, y2), image px, that a training crop of an object's box shows.
-
-    Its side is s_x = s_z + (511 - 127) s_z / 127, around the box's centre (OCEAN section 4).
-    """
+    """Return the square (4,), image px, that a box's training crop shows around its centre: side s_z 511 / 127."""
     box = np.asarray(box_xyxy, np.float64)
     centre = (box[:2] + box[2:]) / 2
     half = context_side(box[2:] - box[:2]) * (1 + (CROP_SIZE - TEMPLATE_SIZE) / TEMPLATE_SIZE) / 2
@@ -77,20 +74,14 @@ def crop_square(box_xyxy: ArrayLike) -> Boxes:
 
 
 def crop511(image: Image, box_xyxy: ArrayLike, *, fill: ArrayLike) -> NDArray[np.uint8]:
-    """Return the training crop (511, 511, 3) centred on a box given in image px.
-
-    The context square s_z becomes 127 px; px outside the image take `fill`.
-    """
+    """Return the training crop (511, 511, 3) around a box in image px; px outside the image take `fill`."""
     matrix, colour = view_matrix(crop_square(box_xyxy), out_size=CROP_SIZE), np.asarray(fill, np.float64).tolist()
     crop = cv2.warpAffine(image, matrix, (CROP_SIZE, CROP_SIZE), borderMode=cv2.BORDER_CONSTANT, borderValue=colour)
     return np.asarray(crop, np.uint8)
 
 
 def box_in_crop511(size_wh: ArrayLike) -> Boxes:
-    """Return the box (x1, y1, x2, y2) of an object of size (w, h) image px in its own crop, in crop px.
-
-    The object is centred, so its size alone counts; it is scaled by 127 / s_z around px 255.
-    """
+    """Return the box (x1, y1, x2, y2) of an object of (w, h) image px in its own crop, scaled by 127 / s_z."""
     width, height = (float(side) for side in np.asarray(size_wh, np.float64))
     middle, half = CROP_SIZE // 2, TEMPLATE_SIZE / context_side(size_wh) / 2
     return np.array([middle - width * half, middle - height * half, middle + width * half, middle + height * half])

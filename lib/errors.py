@@ -44,10 +44,7 @@ def one_line(text: str) -> str:
 
 
 def did_you_mean(key: str, valid: Iterable[str], *, prefix: str = "") -> str:
-    """Return "; did you mean NEAREST?" for a misspelt name, or the list of the valid ones when none is near.
-
-    `prefix` is what stands before each of them where it is typed.
-    """
+    """Return "; did you mean NEAREST?" for a misspelt name, or the valid names, `prefix` before each of them."""
     names = sorted(valid)
     by_lower = {name.lower(): name for name in names}
     close = difflib.get_close_matches(key.lower(), by_lower, n=1, cutoff=0.5)

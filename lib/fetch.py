@@ -42,10 +42,7 @@ def known_names() -> set[str]:
 
 
 def fetched(name: str) -> Path | None:
-    """Return the cached weights of a name, fetched if need be; None for a name that cache and table do not know.
-
-    Raises UserError when they cannot be fetched, or are not what the table says.
-    """
+    """Return the cached weights of a name, fetched if need be, None for an unknown one; UserError if that fails."""
     weights = cache_folder() / f"{name}.pth"
     if Path(name).name != name:
         return None

@@ -44,7 +44,7 @@ def _either(*paths: Path) -> Flags | None:
     """Return the frames that one of the files of flags names, as far as they are there."""
     known = [part for path in paths if (part := frame_flags(path)) is not None]
     if len({len(part) for part in known}) > 1:
-        raise UserError(f"{paths[0].parent}: {paths[0].name} and {paths[1].name} differ in length; expected one a frame")
+        raise UserError(f"{paths[0].parent}: {paths[0].name} and {paths[1].name} are not of one length")
     return np.any([part > 0 for part in known], axis=0) if known else None
 
 
@@ -57,10 +57,7 @@ def no_box(_video: Video, boxes: Boxes) -> Flags:
 
 
 def oxuva(root: Path) -> list[Video]:
-    """Return the targets `<video>_<object>` of the public part, `annotations/dev.csv` and `images/dev/<video>/`.
-
-    A target's frames go from its first annotation to its last, both included, as the authors' `tasks/dev.csv` has it.
-    """
+    """Return the targets `<video>_<object>` of `annotations/dev.csv`, each from its first annotation to its last."""
     path = root / "annotations" / "dev.csv"
     numbers: dict[str, list[int]] = {}
     for name, frame, _ in _oxuva_rows(path) if path.is_file() else ():

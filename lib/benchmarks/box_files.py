@@ -31,10 +31,7 @@ one whose last four are NaN is a box."""
 
 
 def read_truth(path: Path) -> Rows:
-    """Return the ground truth in a text file of boxes and polygons, mixed or not; UserError with file and line.
-
-    Commas, tabs, semicolons and spaces separate; blank lines at the end are ignored.
-    """
+    """Return the boxes and polygons of a text file, mixed or not, with , ; tab or blank between; else UserError."""
     data = _read_bytes(path)
     rows = _parse_clean(data)
     if rows is None:

@@ -52,10 +52,7 @@ def write_arrays(path: Path, arrays: Mapping[str, NDArray[Any]], *, note: Mappin
 
 
 def read_arrays(path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the arrays, read-only and memory-mapped, and the note; raise ValueError or OSError if it is no such file.
-
-    The bytes of an array are read from the disk when they are first looked at.
-    """
+    """Return the arrays, read-only and memory-mapped, and the note; ValueError or OSError if it is no such file."""
     mapped = np.asarray(np.memmap(path, np.uint8, mode="r"))  # plain arrays: a memmap's slices are slow to make
     if mapped[:8].tobytes() != _MAGIC:
         raise ValueError("not a file of arrays")

@@ -43,10 +43,7 @@ def render(benchmark: Benchmark, scores: Sequence[ScoreSummary], *, form: str, b
 
 
 def summary_table(scores: Sequence[ScoreSummary], *, speeds: Mapping[str, float] | None = None) -> Table:
-    """Return one row per tracker: its scores and how much of the benchmark they stand on.
-
-    `speeds`, frames per second by tracker, becomes a column where it is known.
-    """
+    """Return one row per tracker: its scores, `speeds` (frames/s by tracker) if known, and what they stand on."""
     scoring = scores[0].scoring
     # Speeds as text: the fastest of several checkpoints of one network is no achievement to be marked.
     rows = tuple((

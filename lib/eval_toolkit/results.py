@@ -87,10 +87,7 @@ def _content(folder: Path) -> frozenset[tuple[str, bytes]]:
 
 
 def _trackers_below(result_dir: Path, dataset: str) -> dict[str, Path]:
-    """Return the folder of every tracker in a folder of results, by name; UserError when there is none.
-
-    A tracker's files may lie in a folder called as the data set, as with OSTrack and its like.
-    """
+    """Return each tracker's folder of results, or that of the data set in it (OSTrack); UserError for none."""
     own = result_folder(result_dir, dataset)
     root = own if own.is_dir() else result_dir
     if not root.is_dir():
@@ -113,10 +110,7 @@ def _has_results(folder: Path) -> bool:
 def read_rows(
     benchmark: Benchmark, folder: Path, rules: Convention, *, origin: int | None = None, allow_missing: bool = False
 ) -> dict[str, Rows]:
-    """Return the rows of each sequence that a tracker's folder has results of, by the sequence's name.
-
-    Raises UserError for missing sequences (unless `allow_missing`), broken files and whatever the convention refuses.
-    """
+    """Return the rows of each sequence with a result, by name; UserError for missing ones and what `rules` refuse."""
     files = find_results(folder, benchmark.names)
     check_complete(benchmark, folder, files, allow_missing=allow_missing)
     shift = 0 if origin is None else layout_of(benchmark.name).origin - origin

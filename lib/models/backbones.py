@@ -156,10 +156,7 @@ def _vit(*, dim: int = 768, depth: int = 12, heads: int = 12, joint: bool = Fals
 
 
 def _timm(*, name: str = "tf_efficientnet_lite0", strides: Sequence[int] = (8, 16), dilated: bool = False) -> Backbone:
-    """Return a convolutional net of timm (an optional package), its maps of these strides joined.
-
-    dilated: the one of stride 16 is computed at stride 8 rather than interpolated.
-    """
+    """Return a net of timm, its maps of these strides joined; dilated: that of stride 16 is computed at stride 8."""
     from lib.models.timm_trunk import TimmTrunk  # here, as few models need it
 
     trunk = TimmTrunk(name=name, strides=strides, dilated=dilated)

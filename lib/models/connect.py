@@ -152,10 +152,7 @@ class Head(nn.Module):
 
 
 class box_tower(Head):  # the reference's name
-    """Classification and regression: own matrix, own correlation, own tower of `towernum` convolutions each.
-
-    `box_bias` is the first value of the learned bias of the boxes' exponent.
-    """
+    """Classification and regression, each with matrix, correlation and tower; `box_bias` begins the boxes' exponent."""
 
     def __init__(self, inchannels: int, outchannels: int, *, towernum: int, box_bias: float) -> None:
         super().__init__()

@@ -31,10 +31,7 @@ def ocean_loss(output: OceanOutput, *, cls_target: Tensor, ltrb_target: Tensor, 
 
 
 def balanced_bce(logit: Tensor, target: Tensor) -> Tensor:
-    """Return 0.5 x the mean BCE of the positive cells + 0.5 x that of the negative ones, for tensors of one shape.
-
-    Positive is a target of at least 0.5 (so smoothed labels count too), negative one from 0 to 0.5.
-    """
+    """Return half the mean BCE of cells with a target of at least 0.5 plus half that of the others; one shape."""
     positive = (target >= 0.5).float()
     bce = F.binary_cross_entropy_with_logits(logit, target, reduction="none")
     return 0.5 * _masked_mean(bce, positive) + 0.5 * _masked_mean(bce, 1 - positive)

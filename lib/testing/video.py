@@ -104,10 +104,7 @@ def with_boxes(image: Image, boxes_xywh: Mapping[Colour, ArrayLike]) -> Image:
 
 
 def draw_caption(canvas: Image, text: str) -> None:
-    """Draw white text on a dark box into the upper left corner: as large as the picture asks for, and inside it.
-
-    A line that would be too long is broken at a blank; only a single word too wide for the picture is written smaller.
-    """
+    """Draw white text on a dark box into the upper left corner, broken at blanks and sized to fit the picture."""
     height, width = canvas.shape[:2]
     font = cv2.FONT_HERSHEY_SIMPLEX
     scale = max(0.4, height / 650)

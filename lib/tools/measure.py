@@ -121,10 +121,7 @@ class FrameTimer:
         return None if before is None or most is None else most - before
 
     def seconds(self, frames: int) -> list[float]:
-        """Return the seconds that each of `frames` took: cutting the crop, the network, and scoring; no decoding.
-
-        A frame that is not counted goes before, as the processor's caches hold other things by then.
-        """
+        """Return the seconds of each of `frames`: crop, network, scoring. One more goes before, as caches are cold."""
         taken = []
         for _ in range(frames + 1):
             start = time.perf_counter()

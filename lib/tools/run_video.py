@@ -61,10 +61,7 @@ def _presence(state: TrackState) -> float:
 
 
 def run_folder(given: Path | None, name: str) -> Path:
-    """Return the folder for a run's files: as given, or a new one below result/video.
-
-    Raises UserError when it cannot be written, or when files of another run would be overwritten in it.
-    """
+    """Return the folder for a run's files, by default a new one; UserError if it is unwritable or another run's."""
     if given is None:
         parent = Path("result") / "video"
         names = chain([name], (f"{name}_{number}" for number in count(2)))

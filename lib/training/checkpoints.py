@@ -163,10 +163,7 @@ def is_end_of_run(checkpoint: Mapping[str, Any], folder: Path) -> bool:
 
 
 def write_checkpoint(folder: Path, content: Mapping[str, Any], *, keep_last: int) -> Path:
-    """Return the path of the checkpoint written, by its epoch and step; then removes those that are not to be kept.
-
-    Raises UserError when the file cannot be written; older ones then stay.
-    """
+    """Write a checkpoint by its epoch and step, prune the others, return its path; UserError if it fails."""
     epoch, step = place_of(content)
     path = folder / (checkpoint_name(epoch + 1, step=step) if step else checkpoint_name(epoch))
     save_checkpoint(path, content)

@@ -158,10 +158,7 @@ def _pretrained_path(name: str) -> Path:
 
 
 def _check_start(cfg: Config, *, place: str, frozen_start: bool = True) -> None:
-    """Raise UserError, before any work, when the weights to begin with or the checkpoint to go on from are not there.
-
-    A trunk that is frozen at first must have weights, unless RANDOM_TRUNK says otherwise.
-    """
+    """Raise UserError, before any work, for missing weights or checkpoints, or a trunk resting at random ones."""
     train, snapshot = cfg.TRAIN, Path(cfg.CHECKPOINT_DIR)
     check_logger(cfg.LOGGER)
     frozen, thaw = ("ever", "without lora") if train.BACKBONE_OPTIONS.get("lora") else (

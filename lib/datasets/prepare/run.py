@@ -98,10 +98,7 @@ class Summary:
 
 
 def finish(folder: Path, journal: Journal, settings: dict[str, Any]) -> Summary:
-    """Return the summary of a finished journal, its index, table of pictures and manifest now written.
-
-    Everything is in the order of the video names, so that the same data give the same files on any number of cores.
-    """
+    """Write index, table of pictures and manifest of a finished journal, videos by name; return its summary."""
     summary = Summary()
 
     def counted() -> Iterator[dict[str, Any]]:

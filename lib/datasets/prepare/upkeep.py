@@ -49,10 +49,7 @@ def check_main(options: CheckOptions) -> int:
 
 
 def check(folder: Path, *, jobs: int | None) -> list[str]:
-    """Return what is broken in a prepared folder, a line each: index, table of pictures, crops, archives.
-
-    The journal notes broken tasks, so that the next prepare makes them anew. UserError if prepare did not finish there.
-    """
+    """Return what is broken in a prepared folder, a line each, noted for the next prepare; UserError if unfinished."""
     if not (folder / MANIFEST).is_file():
         raise UserError(f"{folder / MANIFEST}: no such file; prepare did not finish there, or never began")
     manifest = read_json(folder / MANIFEST)
@@ -138,10 +135,7 @@ def pack_main(options: PackOptions) -> int:
 
 
 def pack(folder: Path, out: Path, *, jobs: int | None) -> int:
-    """Return the bytes of all archives of ROWS crops each, which now lie in `out` beside the table of offsets.
-
-    A killed run goes on: archives that are finished stay. Raises UserError naming a crop that is missing or damaged.
-    """
+    """Return the bytes of the archives of ROWS crops, now in `out` with their table; UserError names a bad crop."""
     index = load_index(folder / INDEX)
     starts = range(0, len(index.frames), ROWS)
     write = partial(_write_archive, index, folder / CROPS, out, ROWS)
@@ -218,10 +212,7 @@ def select(options: SelectOptions) -> int:
 
 
 def classes_main(options: ClassesOptions) -> int:
-    """Write out/train/<category>/*.jpg and out/val/...; return 0. A picture's objects are all in one of the two.
-
-    Left out, and counted: crowds, small objects, rare categories. A file that is there is not made again.
-    """
+    """Write out/train/<category>/*.jpg and out/val/..., a picture's objects in one of the two; return 0."""
     json_path, folder, _ = locate_coco(options.root, split=options.split, annotation=options.annotation,
                                        pictures=options.pictures)
     data = read_json(json_path)

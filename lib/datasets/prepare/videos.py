@@ -92,10 +92,7 @@ def pictures_by_line(folder: Path, count: int, *, first: int | None = None) -> l
 
 
 def got10k_tasks(root: Path, *, split: str = "") -> list[VideoTask]:
-    """Return a task for each video of a GOT-10k archive: of `split`, by default train, else of the folder itself.
-
-    Where a `list.txt` is there, those that it names; a warning says how many of them are not there.
-    """
+    """Return a task for each video of GOT-10k's `split` (default train) or the folder itself, or in `list.txt`."""
     videos = {video.name: video for video in readers.got10k(split or "train")(root)}
     if not videos:
         raise UserError(f"{root}: no folder with groundtruth.txt, nor in {split or 'train'}; expected one per video")

@@ -64,10 +64,7 @@ class Mover:
         return hull_xyxy(self.body.outlines(time, self.pose(time)))
 
     def draw(self, frame: MatLike, *, time: float, shutter: float, corner: tuple[int, int]) -> None:
-        """Stamp the body into `frame`, whose first px is px `corner` of the whole frame.
-
-        It is smeared by its movement while the shutter (frames) is open.
-        """
+        """Stamp the body into `frame`, whose first px is `corner` of the whole, smeared while the shutter is open."""
         velocity = self.path.at(time + 0.5)[:2] - self.path.at(time - 0.5)[:2]
         gain, pose = float(np.exp(self.path.at(time)[POSE_LIGHT])), self.pose(time)
         pose[:, 2] -= corner
@@ -290,10 +287,7 @@ def _prop(bank: Bank, index: int) -> Body:
 
 @functools.lru_cache(maxsize=2 * WORLDS)
 def _world(bank: Bank, index: int, *, size_wh: tuple[int, int]) -> Image:
-    """Return background `index` of a bank, MARGIN px wider on each side than a frame.
-
-    Two textures with a soft border between them, and things standing about.
-    """
+    """Return background `index` of a bank, MARGIN px wider each way: one or two textures, and things standing about."""
     rng = np.random.default_rng([*bank, WORLD_STREAM, index])
     width, height = size_wh[0] + 2 * MARGIN, size_wh[1] + 2 * MARGIN
     zoom = 2 ** rng.uniform(-1, 1.5)
