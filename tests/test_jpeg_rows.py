@@ -5,10 +5,9 @@ import numpy as np
 import pytest
 
 from lib.datasets import UnreadableCrop
-from lib.datasets.jpeg_rows import JpegRows, cut_rows
 from lib.datasets.prepare.work import encode
 from lib.datasets.stores import decode_crop
-from lib.images import decode
+from lib.images import JpegRows, cut_rows, decode
 
 
 def picture(height: int = 511, width: int = 511) -> np.ndarray:

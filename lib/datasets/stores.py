@@ -21,10 +21,9 @@ from lib.boxes import Boxes
 from lib.crops import CROP_SIZE, TEMPLATE_SIZE, box_in_crop511, context_side, crop_square, mean_colour, transform_box
 from lib.datasets import Crop, CropReader, FramePair, UnreadableCrop
 from lib.datasets.index import TrackIndex, is_below, read_arrays
-from lib.datasets.jpeg_rows import JpegRows, cut_rows
 from lib.errors import UserError
 from lib.files import read_json
-from lib.images import SUFFIXES, decode
+from lib.images import SUFFIXES, JpegRows, cut_rows, decode
 
 TABLE = "crops.arrays"  # of a packed folder: where in which archive each row's crop lies
 

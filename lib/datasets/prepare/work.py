@@ -201,7 +201,7 @@ def _cut_frame(
 
 
 def encode(image: Image, *, quality: int) -> bytes:
-    """Return a JPEG with a restart mark after each row of blocks, 0.3% larger, for `lib.datasets.jpeg_rows`."""
+    """Return a JPEG with a restart mark after each row of blocks, 0.3% larger, for `lib.images.cut_rows`."""
     blocks = -(-image.shape[1] // _BLOCK)
     options = [cv2.IMWRITE_JPEG_QUALITY, quality, cv2.IMWRITE_JPEG_RST_INTERVAL, blocks]
     done, data = cv2.imencode(".jpg", image, options)
