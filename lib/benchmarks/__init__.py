@@ -11,10 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lib.benchmarks.box_files import RUN_FILE, find_results, flat_trackers, read_result_rows, read_stamp, write_boxes
-from lib.benchmarks.facts import alias_key, attribute_code
+from lib.benchmarks.facts import Benchmark, Sequence, VOTSequence, alias_key, attribute_code, with_origin, without_origin
 from lib.benchmarks.layouts import LAYOUTS, Layout, layout_of, load_benchmark
 from lib.benchmarks.readers import frame_flags
-from lib.benchmarks.records import Benchmark, Sequence, VOTSequence, with_origin, without_origin
 from lib.boxes import Boxes
 from lib.errors import UserError
 from lib.files import atomic_write

@@ -22,9 +22,8 @@ import numpy as np
 
 from lib.benchmarks import absence, facts, readers
 from lib.benchmarks.box_files import Rows, read_truth
-from lib.benchmarks.facts import OTBFact, alias_key, otb_name
+from lib.benchmarks.facts import Benchmark, OTBFact, Protocol, Sequence, alias_key, check_name, otb_name, without_origin
 from lib.benchmarks.readers import Flags, Video, frame_number, truth_boxes
-from lib.benchmarks.records import Benchmark, Protocol, Sequence, check_name, without_origin
 from lib.benchmarks.vot import corners_of, vot_sequence
 from lib.boxes import Boxes
 from lib.errors import UserError

@@ -16,8 +16,7 @@ import shapely
 from numpy.typing import ArrayLike, NDArray
 
 from lib.benchmarks.box_files import Rows, as_rows, read_rows
-from lib.benchmarks.facts import VOT_ATTRIBUTES
-from lib.benchmarks.records import Corners, VOTSequence
+from lib.benchmarks.facts import VOT_ATTRIBUTES, Corners, VOTSequence
 from lib.boxes import Boxes, polygon_to_xywh
 from lib.errors import UserError
 from lib.files import read_text, write_whole

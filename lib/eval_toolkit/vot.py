@@ -27,15 +27,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lib.benchmarks import VOTSequence
-from lib.benchmarks.facts import VOT_ATTRIBUTES as ATTRIBUTES
-from lib.benchmarks.records import Corners
+from lib.benchmarks.facts import VOT_ATTRIBUTES, Corners
 from lib.benchmarks.vot import INIT, REGION, SKIPPED, Trajectory, counted_overlap, exact_overlap, read_trajectory
 
 Floats = NDArray[np.float64]
 Overlap = Literal["counted", "exact"]
 
 BURN_IN = 10  # frames after a start, itself included, that accuracy leaves out
-TAGS = ("all", *ATTRIBUTES, "empty", "no_attribute")  # what EAO is given for; "all" is the EAO of the benchmark
+TAGS = ("all", *VOT_ATTRIBUTES, "empty", "no_attribute")  # what EAO is given for; "all" is the EAO of the benchmark
 SUSPECT_SHARE = 0.1
 """Share of a video's boxes beside the ground truth, without a failure, above which the result is called suspect: the
 protocol stops at the first such box, so this is a result of other images or other ground truth."""
@@ -93,7 +92,7 @@ def tag_counts(sequence: VOTSequence, start: int, stop: int) -> Floats:
     """Return how many of the frames start..stop - 1 have each of `TAGS`, (len(TAGS),)."""
     stop = min(stop, len(sequence))
     none = np.zeros(len(sequence), bool)
-    known = [sequence.tags.get(attribute, none) for attribute in ATTRIBUTES]
+    known = [sequence.tags.get(attribute, none) for attribute in VOT_ATTRIBUTES]
     counts = [tag[start:stop].sum() for tag in known]
     bare = (~np.any(known, axis=0))[start:stop].sum()
     return np.array([stop - start, *counts, empty_weight(sequence.tags), bare], np.float64)
