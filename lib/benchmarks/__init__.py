@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lib.benchmarks.box_files import RUN_FILE, find_results, flat_trackers, read_result_rows, read_stamp, write_boxes
-from lib.benchmarks.facts import Benchmark, Sequence, VOTSequence, alias_key, attribute_code, with_origin, without_origin
+from lib.benchmarks.facts import Benchmark, Sequence, VOTSequence, alias_key, with_origin, without_origin
 from lib.benchmarks.layouts import LAYOUTS, Layout, layout_of, load_benchmark
 from lib.benchmarks.readers import frame_flags
 from lib.boxes import Boxes
@@ -19,7 +19,7 @@ from lib.errors import UserError
 from lib.files import atomic_write
 
 __all__ = [
-    "LAYOUTS", "RUN_FILE", "Benchmark", "Layout", "Sequence", "VOTSequence", "attribute_code", "find_results",
+    "LAYOUTS", "RUN_FILE", "Benchmark", "Layout", "Sequence", "VOTSequence", "find_results",
     "flat_trackers", "layout_of", "load_benchmark", "presence_file", "read_presence", "read_result",
     "read_result_rows", "read_stamp", "result_file", "result_folder", "with_origin", "without_origin", "write_presence",
     "write_result",

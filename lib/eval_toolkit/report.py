@@ -7,7 +7,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from lib.benchmarks import Benchmark, attribute_code
+from lib.benchmarks import Benchmark
+from lib.benchmarks.facts import attribute_code
 from lib.eval_toolkit.bootstrap import METRICS, paired_differences
 from lib.eval_toolkit.presence import BINS, LOST_BELOW, THRESHOLD, joined, judge, presence_scores, reliability
 from lib.eval_toolkit.protocols import LESS_IS_BETTER, Part, ScoreSummary, ranked
