@@ -64,13 +64,13 @@ COMMANDS = {
         "WORKSPACE --stack tests/basic --resume OceanSmall --dummy")),
     "prepare": Command(options.PrepareOptions, "lib.datasets.prepare.run:main", "python -m lib.datasets.prepare", (
         "COCO --root RAW/coco --out data/coco", "GOT10K --root RAW/got10k --out data/got10k --no_crops")),
-    "prepare check": Command(options.CheckOptions, "lib.datasets.prepare.upkeep:check_main",
+    "prepare check": Command(options.CheckOptions, "lib.datasets.prepare.upkeep:check",
                              "python -m lib.datasets.prepare check", (
         "data/coco", "data/coco --jobs 4")),
-    "prepare pack": Command(options.PackOptions, "lib.datasets.prepare.upkeep:pack_main",
+    "prepare pack": Command(options.PackOptions, "lib.datasets.prepare.upkeep:pack",
                              "python -m lib.datasets.prepare pack", (
         "data/coco", "data/coco --out data/coco/packed")),
-    "prepare classes": Command(options.ClassesOptions, "lib.datasets.prepare.upkeep:classes_main",
+    "prepare classes": Command(options.ClassesOptions, "lib.datasets.prepare.upkeep:classes",
                                "python -m lib.datasets.prepare classes", (
         "--root RAW/coco --out data/classes", "--root RAW/coco --out data/classes --least 100 --val 5")),
     "prepare select": Command(options.SelectOptions, "lib.datasets.prepare.upkeep:select",

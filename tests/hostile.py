@@ -30,6 +30,7 @@ from lib.datasets.stores import CropFiles, PackedCrops, load_pictures
 from lib.errors import UserError
 from lib.eval_toolkit.protocols import score_results
 from lib.images import decode, read_image
+from lib.options import PackOptions
 from lib.tracker.params import load_tracker_params
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -65,7 +66,7 @@ def _readers_of_training(root: Path) -> Iterator[tuple[str, Reader]]:
     (root / "cached.json").write_bytes(good_index)
     load_index(root / "cached.json")
     yield "index arrays", Reader(cache, cache.read_bytes(), lambda: _use_index(root / "cached.json"))
-    pack(root / "source", root / "packed", jobs=1)
+    pack(PackOptions(folder=root / "source", out=root / "packed", jobs=1))
     table = root / "packed" / "crops.arrays"
     yield "packed table", Reader(table, table.read_bytes(), lambda: _use_packed(root / "packed", index))
     pictures = root / "pictures.json"

@@ -102,8 +102,8 @@ class ScoreSummary:
 
     @property
     def label(self) -> str:
-        """Return the tracker's name as it stands in a table, with what its settings were tuned on."""
-        return stamped(self.name, self.tuned_on)
+        """Return the tracker's name with what its settings were tuned on, so that no score of it stands without."""
+        return f"{self.name} (tuned on {self.tuned_on})" if self.tuned_on else self.name
 
     @property
     def headline(self) -> dict[str, float]:
@@ -116,11 +116,6 @@ class ScoreSummary:
         """Return what sorts summaries, the best first; a score that is not known comes last."""
         return tuple(math.inf if math.isnan(value) else value if name in LESS_IS_BETTER else -value
                      for name, value in self.values.items())
-
-
-def stamped(tracker: str, tuned_on: str) -> str:
-    """Return a tracker's name with what its settings were tuned on, so that no score of it stands without."""
-    return f"{tracker} (tuned on {tuned_on})" if tuned_on else tracker
 
 
 def ranked(scores: Items[ScoreSummary]) -> list[ScoreSummary]:

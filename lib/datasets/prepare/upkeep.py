@@ -37,9 +37,12 @@ _AROUND = 1.2  # side of the square that is cut for a classifier, over the objec
 # ---- check
 
 
-def check_main(options: CheckOptions) -> int:
-    """Return 0 if a prepared folder is whole, 1 if something in it is broken, which is then printed."""
-    found = check(options.folder, jobs=options.jobs)
+def check(options: CheckOptions) -> int:
+    """Return 0 if a prepared folder is whole, else 1: what is broken is printed, and noted for the next prepare.
+
+    UserError if it holds no manifest, which is written last.
+    """
+    found = _faults(options.folder, jobs=options.jobs)
     for fault in found[:_SHOWN]:
         print(fault)
     if len(found) > _SHOWN:
@@ -48,8 +51,7 @@ def check_main(options: CheckOptions) -> int:
     return 1 if found else 0
 
 
-def check(folder: Path, *, jobs: int | None) -> list[str]:
-    """Return what is broken in a prepared folder, a line each, noted for the next prepare; UserError if unfinished."""
+def _faults(folder: Path, *, jobs: int | None) -> list[str]:
     if not (folder / MANIFEST).is_file():
         raise UserError(f"{folder / MANIFEST}: no such file; prepare did not finish there, or never began")
     manifest = read_json(folder / MANIFEST)
@@ -74,7 +76,13 @@ def check(folder: Path, *, jobs: int | None) -> list[str]:
                 for name, faults in broken.items():
                     journal.add({**records[name], "faults": faults})
     if (folder / PACKED / stores.TABLE).is_file():
-        found += _check_packed(folder, jobs=jobs)
+        try:
+            packed = stores.PackedCrops(folder / PACKED, load_index(folder / INDEX))
+        except UserError as error:
+            return [*found, str(error)]
+        rows = range(0, len(packed.index.frames), _AT_ONCE)
+        parts = on_all_cores(partial(_packed_faults, packed), rows, jobs=jobs, title="checking archives", unit=" parts")
+        found += [fault for faults in parts for fault in faults]
     return found
 
 
@@ -101,16 +109,6 @@ def _picture_faults(root: Path, record: dict[str, Any]) -> tuple[str, list[str]]
     return record["name"], [f"{path}: no such picture" for path in sorted(paths) if not path.is_file()]
 
 
-def _check_packed(folder: Path, *, jobs: int | None) -> list[str]:
-    try:
-        packed = stores.PackedCrops(folder / PACKED, load_index(folder / INDEX))
-    except UserError as error:
-        return [str(error)]
-    rows = range(0, len(packed.index.frames), _AT_ONCE)
-    results = on_all_cores(partial(_packed_faults, packed), rows, jobs=jobs, title="checking archives", unit=" parts")
-    return [fault for faults in results for fault in faults]
-
-
 def _packed_faults(packed: stores.PackedCrops, first: int) -> list[str]:
     """Return what is wrong with the archives' records of `_AT_ONCE` rows from `first` on, a line each."""
     found = []
@@ -125,27 +123,23 @@ def _packed_faults(packed: stores.PackedCrops, first: int) -> list[str]:
 # ---- pack
 
 
-def pack_main(options: PackOptions) -> int:
-    """Return 0 when the crops of a prepared folder are packed."""
-    out = options.out or options.folder / PACKED
-    total = pack(options.folder, out, jobs=options.jobs)
-    print(f"{out}: {total / 1e6:.1f} MB; in the YAML: PATH: {out}, FORMAT: packed, ANNOTATION: "
-          f"{options.folder / INDEX}")
-    return 0
+def pack(options: PackOptions) -> int:
+    """Write the crops of a prepared folder into archives of ROWS each, and their table; return 0.
 
-
-def pack(folder: Path, out: Path, *, jobs: int | None) -> int:
-    """Return the bytes of the archives of ROWS crops, now in `out` with their table; UserError names a bad crop."""
+    A killed run goes on: archives that are finished stay. Raises UserError naming a crop that is missing or damaged.
+    """
+    folder, out = options.folder, options.out or options.folder / PACKED
     index = load_index(folder / INDEX)
     starts = range(0, len(index.frames), ROWS)
     write = partial(_write_archive, index, folder / CROPS, out, ROWS)
-    total = sum(on_all_cores(write, range(len(starts)), jobs=jobs, title="packing", unit=" archives"))
+    total = sum(on_all_cores(write, range(len(starts)), jobs=options.jobs, title="packing", unit=" archives"))
     parts = [read_arrays((out / stores.archive_name(number)).with_suffix(".arrays")) for number in range(len(starts))]
     table = {key: np.concatenate([arrays[key] for arrays, _ in parts]) for key in ("offsets", "sizes", "crcs")}
     write_arrays(out / stores.TABLE, {**table, "first_rows": np.array(starts, np.int64),
                                "bytes": np.array([note["bytes"] for _, note in parts], np.int64)},
                  note={"fingerprint": stores.fingerprint(index)})
-    return total
+    print(f"{out}: {total / 1e6:.1f} MB; in the YAML: PATH: {out}, FORMAT: packed, ANNOTATION: {folder / INDEX}")
+    return 0
 
 
 def _write_archive(index: TrackIndex, crops: Path, out: Path, rows: int, number: int) -> int:
@@ -211,7 +205,7 @@ def select(options: SelectOptions) -> int:
 # ---- classes
 
 
-def classes_main(options: ClassesOptions) -> int:
+def classes(options: ClassesOptions) -> int:
     """Write out/train/<category>/*.jpg and out/val/..., a picture's objects in one of the two; return 0."""
     json_path, folder, _ = locate_coco(options.root, split=options.split, annotation=options.annotation,
                                        pictures=options.pictures)
