@@ -16,8 +16,7 @@ from lib.boxes import Boxes
 from lib.errors import UserError
 from lib.files import read_json, write_whole
 
-RUN_FILE = "run.json"
-"""Lies in a tracker's folder where testing wrote it: checkpoint, settings and data set of its results."""
+RUN_FILE = "run.json"  # of a tracker's folder that testing wrote: checkpoint, settings and data set of its results
 _SEPARATORS = re.compile(r"[,;\s]+")
 _OF_NUMBERS = b"0123456789.+-eEnaNA"
 _RESULT_SUFFIXES = (".txt", ".mat")

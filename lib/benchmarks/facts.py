@@ -42,10 +42,8 @@ class Sequence:
     lead_in_xywh: Boxes = field(default_factory=lambda: np.empty((0, 4)))
     """Annotated boxes (k, 4), origin 0, before the first tracked frame, as far as the files hold them; only got10k
     scores them."""
-    num_lead_in: int = 0
-    """How many frames of the official video lie before the first tracked one and are tracked by some (Tiger1: 5)."""
-    absent: NDArray[np.bool_] | None = None
-    """(N,) frames in which nothing of the target is to be seen, where the data set tells."""
+    num_lead_in: int = 0  # frames of the official video before the first tracked one, tracked by some (Tiger1: 5)
+    absent: NDArray[np.bool_] | None = None  # (N,) frames in which nothing of the target is seen, where that is told
     sparse: bool = False  # frames with neither a box nor a flag of absence are not annotated and do not count (OxUvA)
     image_wh: tuple[int, int] | None = None  # size of the images, where the data set tells and scoring needs it
 

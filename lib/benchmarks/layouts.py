@@ -34,8 +34,7 @@ class Layout:
     """A benchmark as its authors lay it out. A new one is an entry of `LAYOUTS`; `name` and `find` are enough."""
 
     name: str
-    find: Callable[[Path], list[Video]]
-    """The videos below a folder that may be the data set's root; none where it is not."""
+    find: Callable[[Path], list[Video]]  # the videos below a folder that may be the data set's root; none elsewhere
     example: str = "<video>/groundtruth.txt"  # a ground-truth file relative to the root, for messages
     protocol: Protocol = "one-pass"  # how it is run and scored
     origin: int = 0  # pixel origin of annotation and result files

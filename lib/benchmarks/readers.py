@@ -32,14 +32,10 @@ class Video(NamedTuple):
     """Where one video of a data set lies."""
 
     name: str
-    truth: Path
-    """Its ground-truth file; one that does not exist is missing. Of a JSON that file."""
-    images: Path
-    """The folder of its images."""
-    span: tuple[int, int] | None = None
-    """Numbers of its first and last image, where the folder holds more."""
-    entry: Mapping[str, Any] | None = None
-    """What a JSON says of it."""
+    truth: Path  # its ground-truth file; one that does not exist is missing. Of a JSON that file
+    images: Path  # the folder of its images
+    span: tuple[int, int] | None = None  # numbers of its first and last image, where the folder holds more
+    entry: Mapping[str, Any] | None = None  # what a JSON says of it
 
 
 def sub_folders(root: Path) -> list[Path]:

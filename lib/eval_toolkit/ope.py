@@ -43,8 +43,7 @@ class Convention:
     """A ground-truth row counts as a failure of success when: any value <= 0; width or height <= 0; never."""
     invalid_distance: Literal["any", "centre", "never"]
     """A ground-truth row has no distance when: any value <= 0; its centre <= 0; never."""
-    invalid_is_hit: bool
-    """Whether a row without distance counts as a hit of precision (its distance is -1) or as a miss."""
+    invalid_is_hit: bool  # whether a row without distance counts as a hit of precision (distance -1) or as a miss
     repair: Literal["none", "empty", "nan_or_empty"]
     """Which predicted boxes are replaced by the box before them: none; width or height 0; NaN or size <= 0."""
     refuses_broken_boxes: bool  # whether a predicted NaN or negative size is an error

@@ -32,12 +32,10 @@ from lib.eval_toolkit.protocols import Part, ScoreSummary, ranked
 from lib.eval_toolkit.tables import Cell, Table, best_cells, shown
 from lib.files import atomic_write
 
-BOX_UNIT = 0.25
-"""Boxes travel as 16-bit integers in quarters of a pixel, which reach to 8191 px; finer than a screen shows."""
+BOX_UNIT = 0.25  # boxes travel as 16-bit integers in quarters of a pixel, to 8191 px; finer than a screen shows
 NO_BOX = -32768
 NO_OVERLAP = 255
-OVERLAP_STEPS = 200
-"""Overlaps travel as one byte, in steps of 0.005."""
+OVERLAP_STEPS = 200  # overlaps travel as one byte, in steps of 0.005
 EMBEDDED_SIDE = 320
 EMBEDDED_QUALITY = 70
 

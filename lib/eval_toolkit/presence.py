@@ -19,10 +19,8 @@ from lib.boxes import iou_xywh
 from lib.eval_toolkit.ope import Flags, Floats, invalid_rows
 from lib.eval_toolkit.results import Rows
 
-LOST_BELOW = 0.1
-"""Overlap below which a target counts as lost."""
-THRESHOLD = 0.5
-"""Presence below which a frame is called lost; fixed before anything was measured."""
+LOST_BELOW = 0.1  # overlap below which a target counts as lost
+THRESHOLD = 0.5  # presence below which a frame is called lost; fixed before anything was measured
 BINS = 10
 OXUVA_OVERLAP = 0.5
 
@@ -30,12 +28,9 @@ OXUVA_OVERLAP = 0.5
 class Frames(NamedTuple):
     """What N frames are judged by."""
 
-    presence: Floats
-    """(N,) 0..1."""
-    overlap: Floats
-    """(N,) 0..1; 0 where the target is absent."""
-    absent: Flags
-    """(N,)"""
+    presence: Floats  # (N,) 0..1
+    overlap: Floats  # (N,) 0..1; 0 where the target is absent
+    absent: Flags  # (N,)
 
     @property
     def lost(self) -> Flags:

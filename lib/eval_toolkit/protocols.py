@@ -21,8 +21,7 @@ from lib.eval_toolkit.ope import PRECISION_AT, THRESHOLDS, Convention, Flags, Fl
 from lib.eval_toolkit.presence import Frames, presence_by_sequence
 from lib.eval_toolkit.results import Mismatch, Rows, check_complete, first_box_notes, listed, read_rows
 
-LESS_IS_BETTER = {"robustness": 3, "lost_number": 1}
-"""Scores that are no shares of 1, with the digits they are shown with."""
+LESS_IS_BETTER = {"robustness": 3, "lost_number": 1}  # scores that are no shares of 1, with their digits shown
 _OVERLAPS = {"counted": "counted in pixels, as the pysot toolkit and TraX do", "exact": "exact areas (shapely)"}
 
 
@@ -80,11 +79,9 @@ class ScoreSummary:
     expected: int  # number of sequences of the whole benchmark
     missing: tuple[str, ...]  # sequences of the benchmark that are not scored: not in the data set, or without a result
     values: dict[str, float]  # scores by name (`Scoring.titles`), those that rank first
-    curves: dict[str, Floats]
-    """(T,) what the scores are taken from, over `ope.THRESHOLDS`; the EAO's over lengths 0 .. T - 1."""
+    curves: dict[str, Floats]  # (T,) behind the scores, over `ope.THRESHOLDS`; the EAO's over lengths 0 .. T - 1
     by_sequence: dict[str, Floats]  # (S,) each
-    dropped: dict[str, Flags] = field(default_factory=dict)
-    """(S,) by score: sequences that the convention leaves out of its mean."""
+    dropped: dict[str, Flags] = field(default_factory=dict)  # (S,) by score: left out of its mean by the convention
     by_attribute: dict[str, Part] = field(default_factory=dict)
     conditions: tuple[str, ...] = ()  # by which rules it was scored, in words
     facts: dict[str, Any] = field(default_factory=dict)  # the same as plain values

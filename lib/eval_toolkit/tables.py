@@ -11,8 +11,7 @@ from dataclasses import dataclass
 
 from lib.errors import one_line
 
-Cell = str | int | float | None
-"""A float is a score in 0..1 and shown with three digits; None and NaN are shown as a dash."""
+Cell = str | int | float | None  # a float is a score in 0..1, shown with three digits; None and NaN are a dash
 
 
 @dataclass(frozen=True)
