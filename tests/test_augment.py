@@ -13,10 +13,10 @@ from lib.datasets.augment import (
     augmentation_matrix,
     colour_matrix,
     draw_augmentation,
+    render as render_read,
     shown_part,
     warp,
 )
-from lib.datasets.augment import render as render_read
 
 SIZE_WH = (60.0, 40.0)
 WARP_AFFINE = cv2.warpAffine

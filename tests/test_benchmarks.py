@@ -7,8 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import example, given, settings
-from hypothesis import strategies as st
+from hypothesis import example, given, settings, strategies as st
 from otb_trees import boxes_of, make_sequence, numbered, shared, write_rows
 
 from lib.benchmarks import (

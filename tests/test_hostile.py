@@ -15,8 +15,7 @@ from types import FrameType
 
 import pytest
 from hostile import ALLOWED, Reader, odd_files, readers, spoilt
-from hypothesis import HealthCheck, Phase, example, given, settings
-from hypothesis import strategies as st
+from hypothesis import HealthCheck, Phase, example, given, settings, strategies as st
 from tracker_stubs import write_squares
 
 from lib.benchmarks import load_benchmark

@@ -6,8 +6,7 @@ import pytest
 import torch
 
 from lib.distributed import World
-from lib.training import loader
-from lib.training import monitor as monitors
+from lib.training import loader, monitor as monitors
 from lib.training.loader import advice
 from lib.training.monitor import StepMonitor
 

@@ -8,8 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 
 from lib.datasets.index import is_below, load_index, read_arrays, write_arrays
 from lib.datasets.mixing import Mixture, StreamSampler, generator, mix, shares, shuffled

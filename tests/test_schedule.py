@@ -6,8 +6,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
+from hypothesis import given, strategies as st
 
 from lib.config import LearningRateConfig, ScheduleKwargs, TrainConfig, WarmupConfig
 from lib.errors import UserError

@@ -9,8 +9,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
+from hypothesis import given, settings, strategies as st
 from otb_trees import shared
 from tracker_stubs import (
     NO_TEMPLATE,

@@ -11,8 +11,7 @@ import pytest
 from vot_trees import VOT_DATA, make_video, square, write_result
 
 from lib.benchmarks import VOTSequence, load_benchmark
-from lib.benchmarks.facts import EAO_INTERVALS
-from lib.benchmarks.facts import VOT_NAMES as NAMES
+from lib.benchmarks.facts import EAO_INTERVALS, VOT_NAMES as NAMES
 from lib.benchmarks.vot import (
     FAILURE,
     INIT,

@@ -6,8 +6,7 @@ Coordinates are taken as they stand in the files (origin 0, as in the pysot tool
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
-from collections.abc import Sequence as Items
+from collections.abc import Mapping, Sequence as Items
 from pathlib import Path
 from typing import Any, NamedTuple
 

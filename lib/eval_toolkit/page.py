@@ -20,8 +20,7 @@ import numpy as np
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from lib.benchmarks import Benchmark, load_benchmark, without_origin
-from lib.benchmarks import Sequence as Target
+from lib.benchmarks import Benchmark, Sequence as Target, load_benchmark, without_origin
 from lib.benchmarks.facts import attribute_code
 from lib.boxes import Boxes, iou_xywh
 from lib.errors import UserError, one_line

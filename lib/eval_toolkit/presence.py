@@ -9,8 +9,7 @@ measures of the long-term benchmarks.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from collections.abc import Sequence as Items
+from collections.abc import Mapping, Sequence as Items
 from typing import NamedTuple
 
 import numpy as np

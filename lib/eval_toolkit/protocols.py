@@ -4,8 +4,7 @@ record that all scores come in."""
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from collections.abc import Sequence as Items
+from collections.abc import Mapping, Sequence as Items
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple

@@ -6,8 +6,7 @@ import difflib
 import fnmatch
 import glob
 import zipfile
-from collections.abc import Collection, Iterator
-from collections.abc import Sequence as Items
+from collections.abc import Collection, Iterator, Sequence as Items
 from pathlib import Path
 from typing import Any, NamedTuple
 

@@ -18,8 +18,7 @@ EAO cuts regions at width - 1 and height - 1, accuracy at width and height; and 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from collections.abc import Sequence as Items
+from collections.abc import Mapping, Sequence as Items
 from pathlib import Path
 from typing import Literal, NamedTuple
 

@@ -8,8 +8,7 @@ from __future__ import annotations
 import logging
 import re
 import sys
-from collections.abc import Iterable, Iterator
-from collections.abc import Sequence as ListOf
+from collections.abc import Iterable, Iterator, Sequence as ListOf
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any

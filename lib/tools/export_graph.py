@@ -19,8 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lib.benchmarks import Benchmark
-from lib.benchmarks import Sequence as Video
+from lib.benchmarks import Benchmark, Sequence as Video
 from lib.boxes import Boxes
 from lib.crops import TEMPLATE_SIZE, context_side, mean_colour, subwindow
 from lib.errors import UserError, one_line

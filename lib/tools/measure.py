@@ -26,8 +26,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
-from lib.benchmarks import Benchmark, load_benchmark
-from lib.benchmarks import Sequence as Video
+from lib.benchmarks import Benchmark, Sequence as Video, load_benchmark
 from lib.crops import TEMPLATE_SIZE, Image, grid_points
 from lib.distributed import available_cpus
 from lib.errors import UserError, did_you_mean

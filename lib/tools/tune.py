@@ -24,8 +24,7 @@ import numpy as np
 import yaml
 from tqdm import tqdm
 
-from lib.benchmarks import Benchmark
-from lib.benchmarks import Sequence as Video
+from lib.benchmarks import Benchmark, Sequence as Video
 from lib.cli import as_argv
 from lib.config_file import load_config
 from lib.errors import UserError
