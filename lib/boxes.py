@@ -33,8 +33,7 @@ def centres_xywh(boxes_xywh: ArrayLike) -> Boxes:
 def iou_xywh(boxes_a: ArrayLike, boxes_b: ArrayLike) -> NDArray[np.float64]:
     """Return the overlap (...,) in 0..1 of boxes (..., 4) given as left, top, width, height, with broadcasting.
 
-    Intersection over union; 0 where the union is empty; NaN where a box holds a NaN. Boxes of negative size have no
-    meaning here and their result is that of the plain formula.
+    Intersection over union; 0 where the union is empty, NaN where a box holds one. Negative sizes have no meaning here.
     """
     a, b = np.asarray(boxes_a, np.float64), np.asarray(boxes_b, np.float64)
     low = np.maximum(a[..., :2], b[..., :2])

@@ -273,8 +273,7 @@ def training_picture(template: NDArray[np.uint8], search: NDArray[np.uint8], box
                      predicted_xyxy: NDArray[Any], score: NDArray[Any]) -> NDArray[np.uint8]:
     """Return one RGB picture, a row per pair: template, search with boxes (true green, predicted red), score map.
 
-    template (B, 3, 127, 127) and search (B, 3, H, H) BGR, boxes (B, 4) in search px (NaN draws none),
-    score (B, S, S) in 0..1.
+    template (B, 3, 127, 127), search (B, 3, H, H) BGR, boxes (B, 4) in search px (NaN: none), score (B, S, S) in 0..1.
     """
     side = search.shape[-1]
     rows = []

@@ -83,8 +83,7 @@ def _read_bytes(path: Path) -> bytes:
 def _parse_clean(data: bytes) -> Boxes | None:
     """Return the rows (N, 4) when every line is four plain numbers with one kind of separator, else None.
 
-    What is left when all that numbers are made of is deleted must be three commas per line: that is what makes one
-    call of numpy's parser per file strict.
+    Without the characters of numbers three commas a line must be left, which makes one call of numpy's parser strict.
     """
     text = data.replace(b"\r\n", b"\n").rstrip(b"\n").replace(b"\t", b",") + b"\n"
     rows = text.count(b"\n")

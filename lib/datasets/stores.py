@@ -265,8 +265,7 @@ def reduction(scale: float) -> int:
 def pack_pictures(pictures: Mapping[int, str]) -> Any:
     """Return the short form of the paths of a video's pictures, by frame.
 
-    One path if all are the same (a still), [before, digits, behind] if the frame's number stands in the path in so
-    many digits, else {frame: path}.
+    One path if all are the same (a still), [before, digits, behind] around the frame's number, else {frame: path}.
     """
     if not pictures:
         return {}

@@ -138,8 +138,7 @@ def frame_errors(truth_xywh: Boxes, boxes_xywh: Boxes, convention: Convention) -
 def leave_out(errors: FrameErrors, frames: Flags) -> FrameErrors:
     """Return the errors with some frames (N,) as neither success nor hit, whatever was predicted.
 
-    So the toolkits of LaSOT and pysot treat frames in which the target is fully occluded or out of view: they take them
-    out of the counts but not out of the number that these are divided by.
+    So LaSOT's and pysot's toolkits treat hidden targets: out of the counts, not out of what these are divided by.
     """
     return FrameErrors(np.where(frames, -1, errors.overlap), np.where(frames, np.inf, errors.distance),
                        np.where(frames, np.inf, errors.norm_distance))

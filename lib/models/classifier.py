@@ -18,8 +18,7 @@ from lib.models.modules import EXPANSION, Bottleneck, Bottleneck_MHSA, init_conv
 class Classifier(nn.Module):
     """A tracker's trunk with its last block, a mean over the cells, and one linear layer.
 
-    Maps pictures (B, 3, H, H) BGR 0..255, float32, to logits (B, num_classes). The names of the trunk are those of the
-    tracker, which takes the weights as they are.
+    From pictures (B, 3, H, H) BGR 0..255, float32, to logits (B, num_classes), under the tracker's names of the trunk.
     """
 
     def __init__(self, *, backbone: str, backbone_options: Mapping[str, Any], num_classes: int) -> None:

@@ -207,8 +207,7 @@ def follow_and_score(trackers: Sequence[OceanTracker], record: RunRecord, benchm
                      on_frames: Callable[[int], object] = int) -> Iterator[tuple[int, list[Values]]]:
     """Return, after each chunk of videos, the number of videos done and each tracker's scores on them.
 
-    The trackers share the decoded images; the scores are those of result files, by the rules of the test set's kind.
-    `on_frames` is called with the number of frames just done, by all trackers together.
+    They share the decoded images, and are scored as result files are; `on_frames` gets the number of frames just done.
     """
     everyone = tuple(range(len(trackers)))
     done: list[Video] = []

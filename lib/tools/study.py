@@ -110,8 +110,7 @@ def _last(words: Words, kind: type[Config]) -> str:
 def table(study: Study, folder: Path, *, name: str) -> str:
     """Return a Markdown table for each test set: scores over the seeds, and the lead over the first arm.
 
-    The interval is the paired bootstrap's over sequences, of each sequence's mean over the seeds: it says what other
-    videos would change, the range over seeds what another start would.
+    The interval is the paired bootstrap's over sequences, for other videos; the range over seeds, for another start.
     """
     parts = []
     for dataset, place in study.TESTS.items():

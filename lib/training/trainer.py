@@ -149,8 +149,7 @@ class Trainer:
     def _average_weights(self) -> None:
         """Move the average of weights and statistics towards the model's; at first faster than EMA says.
 
-        The decay min(EMA, (1 + n) / (10 + n)) after n steps, by which the random beginning is soon forgotten, is that
-        of TensorFlow's ExponentialMovingAverage.
+        The decay min(EMA, (1 + n) / (10 + n)) after n steps is that of TensorFlow's ExponentialMovingAverage.
         """
         if not self.ema:
             return

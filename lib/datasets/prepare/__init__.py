@@ -101,8 +101,7 @@ def safe_name(name: str, *, place: str) -> str:
 def find_below(base: Path, *endings: str, whole: bool = False) -> list[Path]:
     """Return the files below a folder whose names end so (are so, if `whole`), sorted; links are followed.
 
-    A folder that holds such a whole name is not searched further: a video's folder has thousands of pictures. Hidden
-    files (macOS' `._a.xml`) are none.
+    A folder with such a whole name is searched no further: a video has thousands of pictures. Hidden files are none.
     """
     found: list[Path] = []
     for folder, below, names in os.walk(base, followlinks=True):

@@ -148,8 +148,7 @@ def _below(root: Path, path: Path) -> str:
 def trackingnet_tasks(root: Path, *, split: str = "") -> list[VideoTask]:
     """Return a task for each video of TrackingNet (`TRAIN_0` .. `TRAIN_11`, each with `anno` and `frames`).
 
-    `split` names some of the parts, comma separated; all that begin with TRAIN_ otherwise. Raises UserError if the
-    archives of the frames are not unpacked.
+    `split` names some of the parts, comma separated; else all TRAIN_*. UserError if the frames are not unpacked.
     """
     parts = split.split(",") if split else sorted(
         path.name for path in root.iterdir() if path.name.upper().startswith("TRAIN_") and (path / "anno").is_dir())

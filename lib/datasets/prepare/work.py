@@ -212,8 +212,7 @@ def encode(image: Image, *, quality: int) -> bytes:
 def _write_crop(path: Path, data: bytes) -> None:
     """Write a crop under a temporary name and rename it; raise UserError when the system refuses.
 
-    Not flushed to the disk one by one: a million flushes take hours. The journal's checksums find what a power cut
-    loses (`prepare check`).
+    Not flushed one by one: a million flushes take hours. The journal's checksums find what a power cut loses.
     """
     temporary = path.with_name(path.name + ".tmp")
     try:
