@@ -96,6 +96,12 @@ class RunLog:
         self._handlers.append(handler)
 
 
+def say(text: str) -> None:
+    """Log a line between the commands that a larger one is made of."""
+    with RunLog(main=True):
+        _log.info("%s", text)
+
+
 class _ConsoleHandler(logging.Handler):
     """Lines on standard error, above a progress bar if one is there."""
 

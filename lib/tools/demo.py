@@ -5,7 +5,6 @@ Each step is one of the commands that a researcher uses; a second start does onl
 
 from __future__ import annotations
 
-import logging
 import shutil
 from pathlib import Path
 from typing import Any
@@ -25,7 +24,7 @@ from lib.config_file import load_config
 from lib.datasets.synthetic import write_otb
 from lib.errors import UserError
 from lib.files import EXPERIMENTS
-from lib.log import RunLog
+from lib.log import say
 from lib.models.models import build_model
 from lib.options import DemoOptions, EvalOptions, SweepOptions, TestOptions, TrainOptions
 
@@ -35,7 +34,6 @@ DATASET = "SYNTHETIC"
 FRAMES, SEED = 60, 1  # length of the held-out sequences, and a seed that training does not use
 STILL, UNTRAINED = "NeverMoves", "Untrained"
 REAL, TRACKER = "Girl", "OceanDemo"  # the real sequence that the last checkpoint is run on, and its results' name
-log = logging.getLogger(__name__)
 
 
 def main(options: DemoOptions) -> int:
@@ -45,16 +43,16 @@ def main(options: DemoOptions) -> int:
     if options.fresh:
         _clear(cfg)
     dataset = Path("dataset") / DATASET
-    _say("1/5  rendering held-out test sequences", dataset)
+    say(f"1/5  rendering held-out test sequences ({dataset})")
     _render(dataset, cfg, sequences=options.sequences)
-    _say("2/5  training", cfg.CHECKPOINT_DIR)
+    say(f"2/5  training ({cfg.CHECKPOINT_DIR})")
     if code := lib.training.loop.main(TrainOptions(cfg=file, resume="auto", overrides=options.overrides)):
         return code  # interrupted: the same command goes on from there
-    _say("3/5  two trackers to compare with: one that never moves, and the network before training", "result")
+    say("3/5  two trackers to compare with: one that never moves, and the network before training (result)")
     _write_still(dataset)
     lib.testing.run.main(TestOptions(resume=_save_untrained(cfg), dataset=DATASET, dataset_dir=dataset,
                                      tracker_name=UNTRAINED))
-    _say("4/5  testing and scoring every checkpoint", Path("result") / DATASET)
+    say(f"4/5  testing and scoring every checkpoint ({Path('result') / DATASET})")
     lib.testing.sweep.main(SweepOptions(dataset=DATASET, dataset_dir=dataset, snapshot=Path(cfg.CHECKPOINT_DIR),
                                         workers=2))
     lib.eval_toolkit.cli.main(EvalOptions(dataset=DATASET, dataset_dir=dataset, vis=True,
@@ -62,17 +60,12 @@ def main(options: DemoOptions) -> int:
                                           trackers=(STILL, UNTRAINED, "Ocean_checkpoint_e*")))
     last = Path(cfg.CHECKPOINT_DIR) / checkpoint_name(cfg.TRAIN.END_EPOCH)
     real = _real_sequences(options.real)
-    _say("5/5  a real sequence", real or "none here: OTB2015 in dataset/ or beside the project would serve")
+    say(f"5/5  a real sequence ({real or 'none here: OTB2015 in dataset/ or beside the project would serve'})")
     if real is not None:
         lib.testing.run.main(TestOptions(resume=last, dataset="OTB2015", dataset_dir=real, tracker_name=TRACKER,
                                          video=REAL, vis=True))
     _tell_what_lies_where(cfg, last=last, real=real)
     return 0
-
-
-def _say(step: str, place: object) -> None:
-    with RunLog(main=True):
-        log.info("%s (%s)", step, place)
 
 
 def _clear(cfg: Config) -> None:

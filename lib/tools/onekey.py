@@ -7,7 +7,6 @@ at any moment, this goes on where it was. The test sets are looked for before th
 from __future__ import annotations
 
 import importlib.util
-import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,13 +25,12 @@ from lib.distributed import available_cpus
 from lib.errors import UserError
 from lib.eval_toolkit.protocols import check_scored_here, is_one_pass
 from lib.files import check_output, read_json, sha256_of
-from lib.log import RunLog
+from lib.log import say
 from lib.options import EvalOptions, OnekeyOptions, SweepOptions, TestOptions, TrainOptions, TuneOptions
 from lib.testing.run import params_for
 from lib.training.checkpoints import differences, newest_intact, place_of, read_resumable
 
 REPORT = "_onekey"  # folder of the report, below the data set's results
-_log = logging.getLogger(__name__)
 
 
 def main(options: OnekeyOptions) -> int:
@@ -47,7 +45,7 @@ def main(options: OnekeyOptions) -> int:
     if cfg.TRAIN.ISTRUE and (code := _train(cfg, options)):
         return code
     if cfg.TEST.ISTRUE:
-        _say("test", f"epochs {first_epoch(cfg)} to {_last_epoch(cfg)} on {cfg.TEST.DATA}")
+        say(f"one key: test: epochs {first_epoch(cfg)} to {_last_epoch(cfg)} on {cfg.TEST.DATA}")
         if code := lib.testing.sweep.main(sweep_options(cfg, options)):
             return code
     if cfg.TUNE.ISTRUE:
@@ -71,11 +69,6 @@ def _check(cfg: Config, options: OnekeyOptions) -> None:
             load_benchmark(part.DATA, options.dataset_dir, images=True)
 
 
-def _say(part: str, text: str) -> None:
-    with RunLog(main=True):
-        _log.info("one key: %s: %s", part, text)
-
-
 def first_epoch(cfg: Config) -> int:
     """Return the first epoch to test: TEST's, or 1 where that is a default behind the training's end."""
     behind = cfg.TRAIN.ISTRUE and cfg.TEST.START_EPOCH > cfg.TRAIN.END_EPOCH
@@ -93,9 +86,9 @@ def _train(cfg: Config, options: OnekeyOptions) -> int:
     if newest is not None:
         there = read_resumable(newest)
         if place_of(there) == (cfg.TRAIN.END_EPOCH, 0) and not differences(there["config"], cfg):
-            _say("train", f"done already: {newest}")
+            say(f"one key: train: done already: {newest}")
             return 0
-    _say("train", f"to epoch {cfg.TRAIN.END_EPOCH} in {cfg.CHECKPOINT_DIR}")
+    say(f"one key: train: to epoch {cfg.TRAIN.END_EPOCH} in {cfg.CHECKPOINT_DIR}")
     return lib.training.loop.main(train_options(cfg, options, resume=newest is not None))
 
 
@@ -143,7 +136,7 @@ def _tested(cfg: Config, options: OnekeyOptions) -> dict[str, Any]:
 def _tune(cfg: Config, options: OnekeyOptions) -> None:
     """Tune the best checkpoint, and test it with its own settings and with the tuned ones."""
     checkpoint = best_checkpoint(cfg, options)
-    _say("tune", f"{checkpoint} on {cfg.TUNE.DATA}, {options.trials} trials in all")
+    say(f"one key: tune: {checkpoint} on {cfg.TUNE.DATA}, {options.trials} trials in all")
     out = lib.tools.tune.default_folder(checkpoint, cfg.TUNE.DATA, digest=sha256_of(checkpoint))
     lib.tools.tune.main(TuneOptions(resume=checkpoint, arch=cfg.TRAIN.MODEL, dataset=cfg.TUNE.DATA,
                                     dataset_dir=options.dataset_dir, trials=options.trials, out=out))
@@ -185,9 +178,9 @@ def _report(dataset: str, cfg: Config, options: OnekeyOptions) -> None:
     out = results / REPORT
     last = out / ("report.html" if is_one_pass(dataset) else "scores.json")  # what a report writes last
     if last.is_file() and _is_reported(out / "scores.json", [results / name for name in names]):
-        _say("report", f"done already: {out}")
+        say(f"one key: report: done already: {out}")
         return
-    _say("report", str(out))
+    say(f"one key: report: {out}")
     missing = load_benchmark(dataset, options.dataset_dir, images=False).missing
     lib.eval_toolkit.cli.main(EvalOptions(
         dataset=dataset, dataset_dir=options.dataset_dir, tracker_result_dir=(options.result_dir,), vis=True, out=out,

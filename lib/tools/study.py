@@ -6,7 +6,6 @@ interrupted goes on from its last checkpoint.
 
 from __future__ import annotations
 
-import logging
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
@@ -26,12 +25,11 @@ from lib.eval_toolkit.bootstrap import paired_differences
 from lib.eval_toolkit.protocols import ScoreSummary, score_results
 from lib.eval_toolkit.tables import Table, markdown_table
 from lib.files import read_yaml, write_whole
-from lib.log import RunLog
+from lib.log import say
 from lib.models.models import build_model
 from lib.options import PretrainOptions, StudyOptions, TestOptions, TrainOptions
 from lib.tools.measure import commit, count_cost, machine
 
-_log = logging.getLogger(__name__)
 Words = list[str]  # a YAML file and KEY=VALUE overrides
 
 
@@ -72,8 +70,7 @@ def main(options: StudyOptions) -> int:
                 load_config(words[0], overrides=words[1:], kind=kind)
     for seed in study.SEEDS:
         for name, arm in study.RUNS.items():
-            with RunLog(main=True):
-                _log.info("study %s: %s, seed %d", options.cfg.stem, name, seed)
+            say(f"study {options.cfg.stem}: {name}, seed {seed}")
             first = next(key for key, other in study.RUNS.items() if other.PRETRAIN == arm.PRETRAIN)  # one base serves
             if code := _run(study, folder / f"{name}_s{seed}", arm, seed, base=folder / f"{first}_s{seed}" / "base",
                             tracker=f"{options.cfg.stem}_{name}_s{seed}"):
