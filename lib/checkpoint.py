@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lib.errors import UserError, did_you_mean
+from lib.errors import UserError, did_you_mean, package
 from lib.fetch import WEIGHTS_ROOT, fetched, known_names
 from lib.files import write_whole
 from lib.models import pretrained
@@ -136,10 +136,7 @@ def where_else(path: str | Path) -> str:
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    try:
-        from safetensors.torch import load_file  # type: ignore[import-not-found,unused-ignore]
-    except ImportError as error:
-        raise UserError(f"{path}: reading it needs a package: pip install safetensors") from error
+    load_file = package("safetensors.torch", needed_by=f"{path}: reading it").load_file
     try:
         return dict(load_file(path))
     except Exception as error:  # a malformed file makes the reader fail in several ways

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import importlib
 import sys
 from collections.abc import Callable, Iterable
-from typing import NoReturn
+from typing import Any, NoReturn
 
 EXIT_USER_ERROR = 2
 EXIT_INTERRUPTED = 130
@@ -36,6 +37,15 @@ def run(main: Callable[[], int | None]) -> NoReturn:
         sys.stderr.close()
         code = 1
     sys.exit(code)
+
+
+def package(name: str, *, needed_by: str, install: str = "") -> Any:
+    """Return a module of an optional package; raise UserError telling how it is installed (default: by its name)."""
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        top = name.partition(".")[0]
+        raise UserError(f"{needed_by} needs {top} ({error}): pip install {install or top}") from error
 
 
 def one_line(text: str) -> str:

@@ -80,16 +80,20 @@ def _check_replaceable(path: Path) -> None:
         raise OSError(errno.EINVAL, f"it is {'a folder' if path.is_dir() else 'a device or the like'}; expected a file")
 
 
+def read_bytes(path: str | Path, *, hint: str = "check the path") -> bytes:
+    """Return the bytes of a file; raise UserError with a hint where it cannot be read."""
+    try:
+        return Path(path).read_bytes()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({(error.strerror or str(error)).lower()}); {hint}") from error
+
+
 def read_text(path: str | Path) -> str:
     """Return the text of a UTF-8 file; raise UserError for anything else."""
     try:
-        return Path(path).read_bytes().decode("utf-8-sig")
-    except FileNotFoundError as error:
-        raise UserError(f"{path}: no such file; check the path") from error
+        return read_bytes(path).decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: not UTF-8 text (byte {error.start}); expected a text file") from error
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
 def read_json(path: str | Path, *, object_pairs_hook: Callable[[list[Any]], Any] | None = None) -> Any:

@@ -22,6 +22,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from lib.errors import UserError
+from lib.files import read_bytes
 
 if TYPE_CHECKING:
     from lib.crops import Image
@@ -41,7 +42,7 @@ _log = logging.getLogger(__name__)
 def read_image(path: Path) -> Image:
     """Return the image (H, W, 3) BGR uint8 in a file, as `decode` does; raise UserError naming the file."""
     try:
-        return decode(_data_of(path))
+        return decode(read_bytes(path, hint="is the data set whole?"))
     except ValueError as error:
         raise _unreadable(path, error) from error
 
@@ -90,7 +91,7 @@ def image_size(path: Path) -> tuple[int, int]:
     """Return (width, height) of `read_image(path)`, for a JPEG from its header alone; raise UserError naming it."""
     import simplejpeg
 
-    data = _data_of(path)
+    data = read_bytes(path, hint="is the data set whole?")
     try:
         turned = data[:3] != _JPEG_START or _may_be_turned(data)
         height, width, *_ = decode(data).shape if turned else simplejpeg.decode_jpeg_header(data)
@@ -117,13 +118,6 @@ def decode_ahead(paths: Sequence[Path], pool: ThreadPoolExecutor, *, ahead: int 
                 future.cancel()
 
     return images()
-
-
-def _data_of(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: the image cannot be read ({error.strerror}); is the data set whole?") from error
 
 
 def _unreadable(path: Path, error: ValueError) -> UserError:

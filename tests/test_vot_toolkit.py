@@ -126,7 +126,7 @@ def test_a_network_that_has_diverged_is_told_with_the_image(frame: Path) -> None
 
 def test_without_the_package_the_script_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "trax", None)
-    with pytest.raises(UserError, match=r"vot-trax is missing here .*pip install -e '\.\[vot\]'"):
+    with pytest.raises(UserError, match=r"vot-toolkit needs trax .*pip install -e '\.\[vot\]'"):
         call("vot", ["--resume", "none.pth"])
 
 

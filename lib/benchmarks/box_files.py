@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from lib.benchmarks.facts import alias_key, otb_name
 from lib.boxes import Boxes
 from lib.errors import UserError
-from lib.files import read_json, write_whole
+from lib.files import read_bytes, read_json, write_whole
 
 RUN_FILE = "run.json"  # of a tracker's folder that testing wrote: checkpoint, settings and data set of its results
 _SEPARATORS = re.compile(r"[,;\s]+")
@@ -31,7 +31,7 @@ one whose last four are NaN is a box."""
 
 def read_truth(path: Path) -> Rows:
     """Return the boxes and polygons of a text file, mixed or not, with , ; tab or blank between; else UserError."""
-    data = _read_bytes(path)
+    data = read_bytes(path)
     rows = _parse_clean(data)
     if rows is None:
         rows = as_rows(_parse_slowly(path, data, widths=(4, 8)))
@@ -40,7 +40,7 @@ def read_truth(path: Path) -> Rows:
 
 def read_rows(path: Path, *, widths: tuple[int, ...]) -> list[list[float]]:
     """Return the rows of finite numbers of a text file, each as long as one of `widths`; UserError with the line."""
-    rows = _parse_slowly(path, _read_bytes(path), widths=widths)
+    rows = _parse_slowly(path, read_bytes(path), widths=widths)
     for number, row in enumerate(rows, start=1):
         if not np.isfinite(row).all():
             raise UserError(f"{path} line {number}: {row}; expected finite numbers")
@@ -71,13 +71,6 @@ def write_boxes(path: Path, boxes_xywh: Boxes) -> None:
     assert boxes_xywh.shape == (len(boxes_xywh), 4), boxes_xywh.shape
     assert np.isfinite(boxes_xywh).all(), "a tracker's box must be finite"
     write_whole(path, "".join(f"{x:.4f},{y:.4f},{w:.4f},{h:.4f}\n" for x, y, w, h in boxes_xywh.tolist()))
-
-
-def _read_bytes(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error}); expected lines of x,y,w,h") from error
 
 
 def _parse_clean(data: bytes) -> Boxes | None:
@@ -138,7 +131,7 @@ def read_result_rows(path: str | Path) -> Boxes:
     file = Path(path)
     if file.suffix == ".mat":
         return _read_mat(file)
-    data = _read_bytes(file)
+    data = read_bytes(file)
     first, newline, rest = data.partition(b"\n")
     if first.strip() == b"1":
         data = b"nan,nan,nan,nan" + newline + rest

@@ -17,7 +17,7 @@ from torch.utils.data import Dataset
 from lib.config import ClassesConfig
 from lib.crops import Image
 from lib.datasets.mixing import generator, mix, shuffled
-from lib.errors import UserError, did_you_mean
+from lib.errors import UserError, did_you_mean, package
 from lib.files import read_text
 from lib.images import SUFFIXES, read_image
 
@@ -96,10 +96,7 @@ class ClassDataset(Dataset[Labelled]):
 
     def __init__(self, pictures: Pictures, settings: ClassesConfig, *, seed: int, train: bool) -> None:
         self.pictures, self.seed, self.train, self._side = pictures, seed, train, settings.SIZE
-        try:
-            create: Any = importlib.import_module("timm.data").create_transform
-        except ImportError as error:
-            raise UserError("training a classifier needs a package: pip install timm") from error
+        create = package("timm.data", needed_by="training a classifier").create_transform
         change = {"auto_augment": settings.AUGMENT or None, "re_prob": settings.ERASE, "color_jitter": settings.COLOR,
                   "scale": (settings.SCALE, 1.0)} if train else {"crop_pct": 0.9}
         self._transform = create(settings.SIZE, is_training=train, mean=(0, 0, 0), std=(1, 1, 1), **change)

@@ -23,7 +23,7 @@ from markupsafe import Markup
 from lib.benchmarks import Benchmark, Sequence as Target, load_benchmark, without_origin
 from lib.benchmarks.facts import attribute_code
 from lib.boxes import Boxes, iou_xywh
-from lib.errors import UserError, one_line
+from lib.errors import UserError, one_line, package
 from lib.eval_toolkit import report
 from lib.eval_toolkit.bootstrap import METRICS, paired_differences
 from lib.eval_toolkit.ope import THRESHOLDS
@@ -92,7 +92,7 @@ def worst_first(scores: Sequence[ScoreSummary]) -> Table:
 def _page(benchmark: Benchmark, scores: Sequence[ScoreSummary], worst: Table, data: Mapping[str, Any], *,
           speeds: Mapping[str, float] | None) -> str:
     """Return the whole HTML text."""
-    facts = scores[0].facts
+    facts, plotly = scores[0].facts, package("plotly.offline", needed_by="the HTML report")
     # A name in one line cannot forge another; every other text is escaped, Markup excepted.
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
                               finalize=lambda value: one_line(value) if type(value) is str else value)
@@ -108,7 +108,7 @@ def _page(benchmark: Benchmark, scores: Sequence[ScoreSummary], worst: Table, da
         summary=report.summary_table(scores, speeds=speeds),
         differences=[*report.difference_tables(scores), *report.presence_tables(scores, by_sequence=True)],
         attributes=report.attribute_tables(scores), videos=worst,
-        style=Markup(_asset("report.css")), script=Markup(_asset("report.js")), plotly=Markup(_plotly_script()),
+        style=Markup(_asset("report.css")), script=Markup(_asset("report.js")), plotly=Markup(plotly.get_plotlyjs()),
         # "<" would end the script element early wherever a name holds "</script"; in JSON its escape means the same.
         data=Markup(json.dumps(data, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")),
     )  # fmt: skip
@@ -116,14 +116,6 @@ def _page(benchmark: Benchmark, scores: Sequence[ScoreSummary], worst: Table, da
 
 def _asset(name: str) -> str:
     return (resources.files("lib.eval_toolkit") / "assets" / name).read_text(encoding="utf-8")
-
-
-def _plotly_script() -> str:
-    try:
-        from plotly.offline import get_plotlyjs
-    except ImportError as error:
-        raise UserError("the HTML report needs plotly; pip install plotly") from error
-    return str(get_plotlyjs())
 
 
 def page_data(benchmark: Benchmark, scores: Sequence[ScoreSummary], images: Mapping[str, Images]) -> dict[str, Any]:

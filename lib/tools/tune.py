@@ -27,7 +27,7 @@ from tqdm import tqdm
 from lib.benchmarks import Benchmark, Sequence as Video
 from lib.cli import as_argv
 from lib.config_file import load_config
-from lib.errors import UserError
+from lib.errors import UserError, package
 from lib.eval_toolkit.protocols import check_scored_here
 from lib.eval_toolkit.tables import Cell, Table, markdown_table
 from lib.files import MAIN, atomic_write, check_output, write_whole
@@ -178,10 +178,7 @@ def open_study(path: Path, options: TuneOptions, *, checkpoint: str, videos: Seq
 
 
 def _optuna() -> Any:
-    try:
-        import optuna
-    except ImportError as error:
-        raise UserError("tuning needs Optuna; pip install -e '.[tune]'") from error
+    optuna = package("optuna", needed_by="tuning", install="-e '.[tune]'")
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     # Heartbeats, without which a killed process leaves a trial that never ends, are called experimental.
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)

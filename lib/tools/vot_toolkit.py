@@ -28,7 +28,7 @@ from lib.boxes import Boxes, polygon_to_xywh
 from lib.checkpoint import find_weights, where_else
 from lib.cli import as_argv
 from lib.crops import Image
-from lib.errors import UserError, did_you_mean
+from lib.errors import UserError, did_you_mean, package
 from lib.files import MAIN, atomic_write, read_text, read_yaml, write_whole
 from lib.images import read_image
 from lib.log import RunLog
@@ -38,7 +38,7 @@ from lib.testing.run import open_with_params, params_for, tracker_name
 from lib.tracker import Tracker, TrackState, begin
 from lib.tracker.scoring import NonFiniteOutput
 
-INSTALL = "pip install -e '.[vot]' (or vot-trax alone, when the toolkit has an environment of its own)"
+INSTALL = "-e '.[vot]' (or vot-trax alone, when the toolkit has an environment of its own)"
 TIMEOUT = 300  # seconds the toolkit waits for an answer; the first one waits for the checkpoint to load
 DUMMY_FRAMES = 50
 _log = logging.getLogger(__name__)
@@ -112,10 +112,7 @@ def box_of(region: Any) -> Boxes:
 
 def main(options: VotTrackerOptions) -> int:
     """Serve the toolkit that started this process; return 0. Raises UserError."""
-    try:
-        import trax
-    except ImportError as error:
-        raise UserError(f"the package vot-trax is missing here ({error}): {INSTALL}") from error
+    trax = package("trax", needed_by="a tracker of the vot-toolkit", install=INSTALL)
     options = resolved(options)
     name = tracker_name(options.arch, None, epoch_test=False)
     # The handshake comes first: the toolkit waits for it, while a checkpoint may take its time.
@@ -168,7 +165,7 @@ def _checked(options: VotWorkspaceOptions) -> VotWorkspaceOptions:
         open_tracker(arch, weights, params)
     tracker = re.sub(r".*\.py(?=:)", lambda file: str(Path(file[0]).resolve()), options.tracker)
     if importlib.util.find_spec("trax") is None:
-        _log.warning("%s lacks vot-trax, without which the tracker cannot be started: %s", sys.executable, INSTALL)
+        _log.warning("%s lacks vot-trax, which the tracker needs to start: pip install %s", sys.executable, INSTALL)
     return replace(options, name=name, tracker=tracker, resume=weights and weights.resolve(),
                    stack=_checked_stack(options.stack), params=options.params and options.params.resolve())
 
@@ -180,7 +177,7 @@ def _checked_stack(stack: str) -> str:
             raise UserError(f"--stack {stack}: no such file; expected a stack of experiments")
         return str(Path(stack).resolve())
     if importlib.util.find_spec("vot") is None:
-        _log.warning("the toolkit is not installed here, so the stack's name is not checked: %s", INSTALL)
+        _log.warning("the toolkit is not installed here, so the stack's name is not checked: pip install %s", INSTALL)
         return stack
     from vot.stack import list_integrated_stacks
 
@@ -204,11 +201,8 @@ def _sequences(options: VotWorkspaceOptions) -> Path | None:
                             "of the videos; expected an official VOT folder")
         return Path(options.sequences.resolve())
     if options.dummy:
-        try:
-            from vot.dataset.dummy import generate_dummy
-        except ImportError as error:
-            raise UserError(f"--dummy: the toolkit is not installed here ({error}): {INSTALL}") from error
-        rendered = Path(generate_dummy(DUMMY_FRAMES).frame(0).filename()).parents[1]
+        toolkit = package("vot.dataset.dummy", needed_by="--dummy", install=INSTALL)
+        rendered = Path(toolkit.generate_dummy(DUMMY_FRAMES).frame(0).filename()).parents[1]
         shutil.copytree(rendered, options.folder / "sequences" / "dummy", dirs_exist_ok=True)
         write_whole(options.folder / "sequences" / "list.txt", "dummy\n")
     return None
