@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from lib.errors import UserError, did_you_mean, package
+from lib.errors import UserError, did_you_mean, listed, package
 from lib.fetch import WEIGHTS_ROOT, fetched, known_names
 from lib.files import write_whole
 from lib.models import pretrained
@@ -57,9 +57,9 @@ class LoadReport:
         if self.prefixes:
             parts.append(f"prefix {' and '.join(self.prefixes)} removed")
         if new := [name for name in self.missing if not name.endswith(_COUNTER)]:
-            parts.append(f"not in the file: {_few(new)}")
+            parts.append(f"not in the file: {listed(new)}")
         if self.skipped:
-            parts.append(f"not used: {_few(self.skipped)}")
+            parts.append(f"not used: {listed(self.skipped)}")
         if self.copied:
             parts.append(f"layeronline, which the file lacks, filled from {self.copied}")
         return "; ".join(parts)
@@ -174,13 +174,13 @@ def load_weights(model: nn.Module, state_dict: Mapping[str, Any], *, source: str
                              for name, tensor in weights.items() if name in own and tensor.shape != own[name].shape],
     }
     if any(problems.values()):
-        text = "; ".join(f"{what}: {_few(names)}" for what, names in problems.items() if names)
+        text = "; ".join(f"{what}: {listed(names)}" for what, names in problems.items() if names)
         fit = sum(name in weights and weights[name].shape == tensor.shape for name, tensor in own.items())
         raise UserError(f"{source}: weights of another architecture ({fit} of {len(own)} tensors fit); {text}")
     usable = {name: tensor for name, tensor in weights.items() if name in own}
     # A model with such values predicts nonsense without a word.
     if broken := [name for name, tensor in usable.items() if not bool(torch.isfinite(tensor).all())]:
-        raise UserError(f"{source}: values that are not finite in {_few(broken)}; the training that made it diverged, "
+        raise UserError(f"{source}: values that are not finite in {listed(broken)}; the training that made it diverged, "
                         f"take an earlier checkpoint")
     model.load_state_dict(usable, strict=False)
     return LoadReport(source, len(usable) - len(copies), missing, skipped, prefixes,
@@ -301,7 +301,7 @@ def _strip(state_dict: Any, *, source: str) -> tuple[dict[str, Tensor], tuple[st
         raise UserError(f"{source}: its state_dict is a {type(state_dict).__name__}; expected names and tensors")
     others = [name for name, value in state_dict.items() if not isinstance(value, Tensor)]
     if others or not state_dict:
-        raise UserError(f"{source}: not a state dict ({_few(others) or 'it is empty'}); expected names and tensors")
+        raise UserError(f"{source}: not a state dict ({listed(others) or 'it is empty'}); expected names and tensors")
     found: dict[str, None] = {}
     weights = {}
     for name, tensor in state_dict.items():
@@ -314,11 +314,6 @@ def _strip(state_dict: Any, *, source: str) -> tuple[dict[str, Tensor], tuple[st
                         name): tensor for name, tensor in weights.items()}
         found |= dict.fromkeys(_SOTS)
     return weights, tuple(found)
-
-
-def _few(names: Sequence[str]) -> str:
-    rest = f" ... ({len(names)} in all)" if len(names) > 3 else ""
-    return ", ".join(names[:3]) + rest
 
 
 def _shape(tensor: Tensor) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
 EXIT_USER_ERROR = 2
@@ -51,6 +51,12 @@ def package(name: str, *, needed_by: str, install: str = "") -> Any:
 def one_line(text: str) -> str:
     """Return `text` with line breaks and control characters replaced, so that a hostile name cannot forge output."""
     return "".join(c if c.isprintable() else " " for c in " ".join(text.split()))
+
+
+def listed(names: Sequence[str], *, shown: int = 5) -> str:
+    """Return names as text, the first few in full and how many more there are."""
+    more = len(names) - shown
+    return ", ".join(names[:shown]) + (f" and {more} more" if more > 0 else "")
 
 
 def did_you_mean(key: str, valid: Iterable[str], *, prefix: str = "") -> str:

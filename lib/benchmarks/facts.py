@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lib.boxes import Boxes
-from lib.errors import UserError
+from lib.errors import UserError, listed
 
 _LONGEST_NAME = 200  # bytes: endings are added, and a file name may have 255
 
@@ -93,8 +93,7 @@ class Benchmark:
 
     def missing_text(self, *, shown: int = 3) -> str:
         """Return how many sequences are missing and the first few by name, "" where none is."""
-        count, more = self.expected - len(self.sequences), len(self.missing) - shown
-        names = ", ".join(self.missing[:shown]) + (f" and {more} more" if more > 0 else "")
+        count, names = self.expected - len(self.sequences), listed(self.missing, shown=shown)
         return f"{count} of {self.expected} missing{f': {names}' if names else ''}" if count else ""
 
 

@@ -14,11 +14,11 @@ import numpy as np
 from lib.benchmarks import Benchmark, Sequence, VOTSequence, layout_of, read_stamp
 from lib.benchmarks.facts import EAO_INTERVALS
 from lib.benchmarks.vot import find_trajectories
-from lib.errors import UserError
+from lib.errors import UserError, listed
 from lib.eval_toolkit import ope, vot
 from lib.eval_toolkit.ope import PRECISION_AT, THRESHOLDS, Convention, Flags, Floats, LengthRule
 from lib.eval_toolkit.presence import Frames, presence_by_sequence
-from lib.eval_toolkit.results import Mismatch, Rows, check_complete, first_box_notes, listed, read_rows
+from lib.eval_toolkit.results import Mismatch, Rows, check_complete, first_box_notes, read_rows
 
 LESS_IS_BETTER = {"robustness": 3, "lost_number": 1}  # scores that are no shares of 1, with their digits shown
 _OVERLAPS = {"counted": "counted in pixels, as the pysot toolkit and TraX do", "exact": "exact areas (shapely)"}

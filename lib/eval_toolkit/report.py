@@ -9,10 +9,10 @@ from typing import Any
 
 from lib.benchmarks import Benchmark
 from lib.benchmarks.facts import attribute_code
+from lib.errors import listed
 from lib.eval_toolkit.bootstrap import METRICS, paired_differences
 from lib.eval_toolkit.presence import BINS, LOST_BELOW, THRESHOLD, joined, judge, presence_scores, reliability
 from lib.eval_toolkit.protocols import LESS_IS_BETTER, Part, ScoreSummary, ranked
-from lib.eval_toolkit.results import listed
 from lib.eval_toolkit.tables import Cell, Table, as_csv, as_latex, as_markdown, as_text
 
 FORMATS = {"text": "txt", "markdown": "md", "csv": "csv", "json": "json", "latex": "tex"}

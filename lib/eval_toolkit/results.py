@@ -15,11 +15,10 @@ import numpy as np
 from lib.benchmarks import Benchmark, Sequence, layout_of, read_presence, read_result, result_folder, with_origin
 from lib.benchmarks.box_files import find_results, flat_trackers, read_result_rows
 from lib.boxes import Boxes
-from lib.errors import UserError
+from lib.errors import UserError, listed
 from lib.eval_toolkit.ope import Convention, Flags, Floats, broken_rows, invalid_rows, repair_boxes
 from lib.files import atomic_write, read_json
 
-SHOWN_NAMES = 5  # how many names a message lists before it says how many more there are
 ALIGNED = "aligned by leaving out the frames before the first tracked one"
 """What is done where result and ground truth differ by Tiger1's first five frames."""
 _EPOCH = (1980, 1, 1, 0, 0, 0)  # date of every entry of an archive, so that the same results give the same archive
@@ -214,12 +213,6 @@ def first_box_notes(tracker: str, rows: Items[Rows]) -> tuple[str, ...]:
         return ()
     return (f"first boxes lie 1 px left and above the ground truth in {share:.0%} of the sequences; "
             f"if its files are 0-based, pass --origin {tracker}=0",)
-
-
-def listed(names: Items[str]) -> str:
-    """Return names as text, the first few in full and how many more there are."""
-    more = len(names) - SHOWN_NAMES
-    return ", ".join(names[:SHOWN_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
 def pack_submission(

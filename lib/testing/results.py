@@ -25,7 +25,7 @@ from lib.benchmarks import RUN_FILE, Sequence, VOTSequence, layout_of, presence_
 from lib.benchmarks.box_files import read_stamp
 from lib.benchmarks.vot import trajectory_file, write_trajectory
 from lib.boxes import Boxes
-from lib.errors import UserError
+from lib.errors import UserError, listed
 from lib.files import atomic_write, read_json, sha256_of, write_whole
 from lib.tracker.params import TrackerParams
 
@@ -231,8 +231,7 @@ def changes(old: Mapping[str, Any], new: Mapping[str, Any]) -> str:
         for tree in (old, new)
     )
     names = [name for name in {**flat_old, **flat_new} if flat_old.get(name) != flat_new.get(name)]
-    parts = [f"{name} {flat_old.get(name)} instead of {flat_new.get(name)}" for name in names[:3]]
-    return ", ".join(parts) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+    return listed([f"{name} {flat_old.get(name)} instead of {flat_new.get(name)}" for name in names], shown=3)
 
 
 def _digest(value: Any) -> str:
