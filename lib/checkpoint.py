@@ -180,8 +180,8 @@ def load_weights(model: nn.Module, state_dict: Mapping[str, Any], *, source: str
     usable = {name: tensor for name, tensor in weights.items() if name in own}
     # A model with such values predicts nonsense without a word.
     if broken := [name for name, tensor in usable.items() if not bool(torch.isfinite(tensor).all())]:
-        raise UserError(f"{source}: values that are not finite in {listed(broken)}; the training that made it diverged, "
-                        f"take an earlier checkpoint")
+        raise UserError(f"{source}: values that are not finite in {listed(broken)}; the training that made it "
+                        f"diverged, take an earlier checkpoint")
     model.load_state_dict(usable, strict=False)
     return LoadReport(source, len(usable) - len(copies), missing, skipped, prefixes,
                       f"{source_of} ({len(copies)} tensors)" if copies else "")

@@ -79,7 +79,7 @@ def judged(sequence: Sequence, answer: Answer) -> tuple[float, float]:
     """Return success and precision, by pysot's rules."""
     rules = CONVENTIONS["pysot"]
     found = curves(frame_errors(sequence.file_xywh, answer.boxes_xywh + np.array([1, 1, 0, 0]), rules), [len(sequence)])
-    return float(found.success.mean()), float(found.precision[0, PRECISION_AT])
+    return float(found["success"].mean()), float(found["precision"][0, PRECISION_AT])
 
 
 Way = tuple[Callable[[], OceanTracker], int]  # makes the tracker; how many sequences advance together

@@ -17,7 +17,6 @@ from lib.eval_toolkit.ope import (
     NORM_DISTANCE_THRESHOLDS,
     OVERLAP_THRESHOLDS,
     Convention,
-    Curves,
     curves,
     frame_errors,
     mean_curve,
@@ -31,10 +30,10 @@ NAN = math.nan
 
 
 def success_of(truth: list[list[float]], boxes: list[list[float]], convention: str = "pysot") -> list[float]:
-    return score_rows(truth, boxes, convention).success[0].tolist()
+    return score_rows(truth, boxes, convention)["success"][0].tolist()
 
 
-def score_rows(truth: list[list[float]], boxes: list[list[float]], convention: str = "pysot") -> Curves:
+def score_rows(truth: list[list[float]], boxes: list[list[float]], convention: str = "pysot") -> dict[str, np.ndarray]:
     errors = frame_errors(np.array(truth, float), np.array(boxes, float), CONVENTIONS[convention])
     return curves(errors, [len(truth)])
 
@@ -51,7 +50,7 @@ def test_thresholds() -> None:
 def test_a_perfect_result_scores_20_of_21() -> None:
     # IoU 1 exceeds every threshold but the last, since the comparison is strict.
     assert success_of([TARGET] * 3, [TARGET] * 3) == [1.0] * 20 + [0.0]
-    assert score_rows([TARGET], [TARGET]).precision[0].tolist() == [1.0] * 51
+    assert score_rows([TARGET], [TARGET])["precision"][0].tolist() == [1.0] * 51
 
 
 def test_success_by_hand() -> None:
@@ -63,22 +62,22 @@ def test_success_by_hand() -> None:
 def test_precision_by_hand() -> None:
     # Centres 5 px apart (3, 4) pass from 5 px on, the threshold included; 51 px never.
     moved = [[103, 104, 20, 10], [151, 100, 20, 10]]
-    curve = score_rows([TARGET] * 2, moved).precision[0]
+    curve = score_rows([TARGET] * 2, moved)["precision"][0]
     assert curve.tolist() == [0.0] * 5 + [0.5] * 46
     # A box of another size about the same centre is no miss.
-    assert score_rows([TARGET], [[95, 95, 30, 20]]).precision[0, 0] == 1
+    assert score_rows([TARGET], [[95, 95, 30, 20]])["precision"][0, 0] == 1
 
 
 def test_normalised_precision_by_hand() -> None:
     # 3 px of a width of 20 and 2 px of a height of 10: (0.15, 0.2) is 0.25 away. 30 px of 20 is out of range.
-    curve = score_rows([TARGET] * 2, [[103, 102, 20, 10], [130, 100, 20, 10]]).norm_precision[0]
+    curve = score_rows([TARGET] * 2, [[103, 102, 20, 10], [130, 100, 20, 10]])["norm_precision"][0]
     assert curve.tolist() == [0.0] * 25 + [0.5] * 26
 
 
 def test_sequences_count_alike_however_long() -> None:
     errors = frame_errors(np.array([TARGET] * 4, float), np.array([TARGET] + [[0, 0, 1, 1]] * 3, float),
                           CONVENTIONS["pysot"])
-    each = curves(errors, [1, 3]).success
+    each = curves(errors, [1, 3])["success"]
     assert each[:, 0].tolist() == [1, 0]
     assert mean_curve(each, CONVENTIONS["pysot"])[0] == 0.5  # pooled frames would say 0.25
 
@@ -119,8 +118,8 @@ def test_the_vectorised_curves_are_those_of_a_plain_loop(convention: Convention,
     for index, start in enumerate(np.cumsum([0, *lengths[:-1]])):
         part = slice(start, start + lengths[index])
         success, precision = plain_curves(truth[part], boxes[part], convention)
-        assert found.success[index].tolist() == success
-        assert found.precision[index].tolist() == precision
+        assert found["success"][index].tolist() == success
+        assert found["precision"][index].tolist() == precision
 
 
 # Conventions by hand: what an invalid row of the ground truth does
@@ -143,8 +142,8 @@ def test_an_invalid_row(row: str, convention: str, success: int, precision: int)
     # One good frame, then the invalid one with the prediction on it (far away for a box without size).
     prediction = [300, 300, 9, 9] if row == "no size" else INVALID[row]
     found = score_rows([TARGET, INVALID[row]], [TARGET, prediction], convention)
-    assert found.success[0, 0] == (1 + success) / 2
-    assert found.precision[0, 20] == (1 + precision) / 2
+    assert found["success"][0, 0] == (1 + success) / 2
+    assert found["precision"][0, 20] == (1 + precision) / 2
 
 
 def test_validity_is_judged_on_1_based_values(tmp_path: Path) -> None:

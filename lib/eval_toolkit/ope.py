@@ -9,7 +9,7 @@ a row is invalid.
 
 from __future__ import annotations
 
-from collections.abc import Sequence as Items
+from collections.abc import Callable, Sequence as Items
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
@@ -75,14 +75,6 @@ CONVENTIONS: dict[str, Convention] = {convention.name: convention for convention
 )}  # fmt: skip
 
 
-class Curves(NamedTuple):
-    """Curves of S sequences, each value the share of a sequence's frames in 0..1."""
-
-    success: Floats  # (S, 21) over OVERLAP_THRESHOLDS
-    precision: Floats  # (S, 51) over DISTANCE_THRESHOLDS
-    norm_precision: Floats  # (S, 51) over NORM_DISTANCE_THRESHOLDS
-
-
 class FrameErrors(NamedTuple):
     """What each of N frames is judged by; an invalid frame has the value that makes it count as the convention says."""
 
@@ -144,16 +136,21 @@ def leave_out(errors: FrameErrors, frames: Flags) -> FrameErrors:
                        np.where(frames, np.inf, errors.norm_distance))
 
 
-def curves(errors: FrameErrors, lengths: Items[int]) -> Curves:
-    """Return the curves of S sequences whose frames lie one after the other in `errors`, `lengths` frames each."""
+def curves(errors: FrameErrors, lengths: Items[int]) -> dict[str, Floats]:
+    """Return the curves (S, T) by score, over `THRESHOLDS`, of S sequences that lie one after the other in `errors`.
+
+    Each value is the share of a sequence's frames, 0..1; `lengths`: frames of each.
+    """
     assert sum(lengths) == len(errors.overlap), "every frame belongs to one sequence"
     assert min(lengths) > 0, "a sequence without frames has no curve"
     ends = np.cumsum(lengths)[:-1]
-    return Curves(
-        np.stack([(part[:, None] > OVERLAP_THRESHOLDS).mean(axis=0) for part in np.split(errors.overlap, ends)]),
-        *(np.stack([(part[:, None] <= thresholds).mean(axis=0) for part in np.split(distance, ends)])
-          for distance, thresholds in ((errors.distance, DISTANCE_THRESHOLDS),
-                                       (errors.norm_distance, NORM_DISTANCE_THRESHOLDS))))
+
+    def curve(values: Floats, is_hit: Callable[[Floats], Flags]) -> Floats:
+        return np.stack([is_hit(part[:, None]).mean(axis=0) for part in np.split(values, ends)])
+
+    return {"success": curve(errors.overlap, lambda overlap: overlap > OVERLAP_THRESHOLDS),
+            "precision": curve(errors.distance, lambda distance: distance <= DISTANCE_THRESHOLDS),
+            "norm_precision": curve(errors.norm_distance, lambda distance: distance <= NORM_DISTANCE_THRESHOLDS)}
 
 
 def mean_curve(per_sequence: Floats, convention: Convention) -> Floats:

@@ -179,7 +179,7 @@ def one_pass_fields(scored: Items[Sequence], own: Items[Rows], rules: Convention
     odd = {name: {s.name: row.odd[name] for s, row in zip(scored, own, strict=True)} for name in own[0].odd}
     mismatches = tuple(row.mismatch for row in own if row.mismatch is not None)
     return {
-        **curve_fields(ope.curves(errors, lengths)._asdict(), rules, lengths, [s.attributes for s in scored]),
+        **curve_fields(ope.curves(errors, lengths), rules, lengths, [s.attributes for s in scored]),
         "odd": odd, "mismatches": mismatches, "notes": first_box_notes(tracker, own),
         "counts": {**{name: sum(each.values()) for name, each in odd.items()}, "length_mismatches": len(mismatches)},
         "conditions": (f"convention {rules.name} ({rules.toolkit}); results of another length: {rules.length}",),
