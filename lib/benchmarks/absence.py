@@ -44,7 +44,8 @@ def _either(*paths: Path) -> Flags | None:
     """Return the frames that one of the files of flags names, as far as they are there."""
     known = [part for path in paths if (part := frame_flags(path)) is not None]
     if len({len(part) for part in known}) > 1:
-        raise UserError(f"{paths[0].parent}: {paths[0].name} and {paths[1].name} are not of one length")
+        raise UserError(f"{paths[0].parent}: {paths[0].name} and {paths[1].name} differ in length; expected one value "
+                        "per frame in each")
     return np.any([part > 0 for part in known], axis=0) if known else None
 
 
