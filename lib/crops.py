@@ -66,7 +66,7 @@ def subwindow(
 
 
 def crop_square(box_xyxy: ArrayLike) -> Boxes:
-    """Return the square (4,), image px, that a box's training crop shows around its centre: side s_z 511 / 127."""
+    """Return the square (4,), image px, that a box's training crop shows: side s_z 511 / 127 (OCEAN section 4)."""
     box = np.asarray(box_xyxy, np.float64)
     centre = (box[:2] + box[2:]) / 2
     half = context_side(box[2:] - box[:2]) * (1 + (CROP_SIZE - TEMPLATE_SIZE) / TEMPLATE_SIZE) / 2

@@ -61,7 +61,7 @@ def write_presence(path: str | Path, presence: NDArray[np.float64]) -> None:
 
 
 def read_presence(folder: str | Path, sequence_name: str, *, frames: int) -> NDArray[np.float64] | None:
-    """Return the presence (N,) of a sequence's frames, None where there is none; UserError for what is no such file."""
+    """Return the presence (N,) of a sequence's frames, None without a file; UserError for another number or range."""
     path = presence_file(folder, sequence_name)
     values = frame_flags(path)
     if values is None:

@@ -31,7 +31,7 @@ def ocean_loss(output: OceanOutput, *, cls_target: Tensor, ltrb_target: Tensor, 
 
 
 def balanced_bce(logit: Tensor, target: Tensor) -> Tensor:
-    """Return half the mean BCE of cells with a target of at least 0.5 plus half that of the others; one shape."""
+    """Return half the mean BCE of the cells with a target of at least 0.5, plus half that of the others."""
     positive = (target >= 0.5).float()
     bce = F.binary_cross_entropy_with_logits(logit, target, reduction="none")
     return 0.5 * _masked_mean(bce, positive) + 0.5 * _masked_mean(bce, 1 - positive)

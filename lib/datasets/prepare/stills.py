@@ -270,7 +270,7 @@ class YoutubeTask:
 
 
 def youtube_tasks(root: Path, *, split: str = "") -> list[YoutubeTask]:
-    """Return a task for each video and class of `<split>.csv`; UserError if it is missing, packed, or no such file."""
+    """Return a task for each video and class of `<split>.csv`; UserError if it is missing, packed, or another form."""
     split = split or "yt_bb_detection_train"
     path = root / f"{split}.csv"
     if not path.is_file():
