@@ -85,7 +85,8 @@ def read_bytes(path: str | Path, *, hint: str = "check the path") -> bytes:
     try:
         return Path(path).read_bytes()
     except OSError as error:
-        raise UserError(f"{path}: cannot be read ({(error.strerror or str(error)).lower()}); {hint}") from error
+        why = "no such file" if isinstance(error, FileNotFoundError) else f"cannot be read ({error.strerror or error})"
+        raise UserError(f"{path}: {why}; {hint}") from error
 
 
 def read_text(path: str | Path) -> str:

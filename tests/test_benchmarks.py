@@ -343,7 +343,7 @@ def test_nan_is_kept_and_anything_else_is_refused(tmp_path: Path) -> None:
     path.write_bytes(b"1,2,3,4\n\xff\xfe\n")
     with pytest.raises(UserError, match=r"a.txt line 2: not text"):
         read_result(path, dataset="OTB2015")
-    with pytest.raises(UserError, match="No such file"):
+    with pytest.raises(UserError, match="no such file"):
         read_result(tmp_path / "b.txt", dataset="OTB2015")
 
 

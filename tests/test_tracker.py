@@ -324,7 +324,7 @@ def test_unreadable_images_are_named(tmp_path: Path) -> None:
     (tmp_path / "cut.jpg").write_bytes(data[: len(data) * 2 // 3])
     (tmp_path / "empty.jpg").touch()
     (tmp_path / "text.jpg").write_text("no image", encoding="utf-8")
-    reasons = {"cut": "cut short", "empty": r"\(0 bytes\)", "text": "not an image", "gone": "cannot be read"}
+    reasons = {"cut": "cut short", "empty": r"\(0 bytes\)", "text": "not an image", "gone": "no such file"}
     for name, why in reasons.items():
         with pytest.raises(UserError, match=rf"{name}\.jpg: .*{why}"):
             read_image(tmp_path / f"{name}.jpg")
