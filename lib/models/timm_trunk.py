@@ -13,7 +13,6 @@ the crop's middle, in the template and in the search alike.
 from __future__ import annotations
 
 import copy
-import importlib
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
@@ -22,7 +21,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lib.errors import UserError, did_you_mean
+from lib.errors import UserError, did_you_mean, package
 from lib.models.pretrained import Pixels
 
 # (pixels before and behind the crop, sides of the maps of stride 8 and 16 at 255 px): of "same" padding, of patches.
@@ -190,10 +189,7 @@ def _tell_size(attention: Any, inputs: tuple[Tensor, ...]) -> None:
 
 def create_net(name: str, **options: Any) -> Any:
     """Return a net of timm; raise ValueError for a name that it does not have, UserError where it is missing."""
-    try:
-        timm: Any = importlib.import_module("timm")
-    except ImportError as error:
-        raise UserError("BACKBONE timm needs a package: pip install timm") from error
+    timm = package("timm", needed_by="BACKBONE timm")
     if not timm.is_model(name.split(".")[0]):
         raise ValueError(f"timm has no net {name!r}{did_you_mean(name, timm.list_models())}")
     return timm.create_model(name, **options)

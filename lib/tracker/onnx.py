@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lib.errors import UserError
+from lib.errors import UserError, package
 from lib.files import read_json, sha256_of
 from lib.models.ocean import Ocean_, OceanOutput, TemplateFeatures
 
@@ -175,8 +175,4 @@ def _session(path: Path, providers: list[Any]) -> Any:
 
 
 def _runtime() -> Any:
-    try:
-        import onnxruntime
-    except ImportError as error:
-        raise UserError("ONNX Runtime is not installed; pip install -e '.[export]' (or onnxruntime-gpu)") from error
-    return onnxruntime
+    return package("onnxruntime", needed_by="an exported model", install="-e '.[export]' (on a GPU onnxruntime-gpu)")

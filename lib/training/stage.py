@@ -5,7 +5,6 @@ wrapping, and the learning rate as a pure function of the configuration and the 
 from __future__ import annotations
 
 import contextlib
-import importlib
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from lib.config import Config, ScheduleKwargs, TrainConfig
 from lib.distributed import World
-from lib.errors import UserError, did_you_mean
+from lib.errors import UserError, did_you_mean, package
 from lib.models.modules import LowRank
 from lib.training.monitor import check_layers
 
@@ -173,10 +172,7 @@ def _optimizer(groups: list[dict[str, Any]], train: TrainConfig) -> torch.optim.
 
 def _timm_optimizer(name: str, groups: list[dict[str, Any]], train: TrainConfig) -> torch.optim.Optimizer:
     """Return an optimizer of timm by its name; MOMENTUM goes to those that take one."""
-    try:
-        timm: Any = importlib.import_module("timm.optim")
-    except ImportError as error:
-        raise UserError(f"TRAIN.OPTIMIZER {TIMM}{name} needs a package: pip install timm") from error
+    timm = package("timm.optim", needed_by=f"TRAIN.OPTIMIZER {TIMM}{name}")
     known = [other for other in timm.list_optimizers() if not other.startswith(_UNSEEN)]
     if name not in known:
         raise UserError(f"TRAIN.OPTIMIZER: {name!r} is no optimizer of timm that can be resumed exactly"
