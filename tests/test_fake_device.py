@@ -29,9 +29,8 @@ from lib.datasets.classes import Labelled
 from lib.datasets.dataset import Sample
 from lib.device import Link, number_format
 from lib.distributed import World
-from lib.models.classifier import Classifier
 from lib.models.losses import ocean_loss
-from lib.models.models import build_model
+from lib.models.models import Classifier, build_model
 from lib.models.ocean import Ocean_
 from lib.tracker.ocean import OceanTracker, search_crop
 from lib.tracker.params import TrackerParams

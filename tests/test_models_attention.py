@@ -17,8 +17,7 @@ from lib import commands
 from lib.checkpoint import import_pretrained, load_model
 from lib.errors import UserError
 from lib.models.backbones import BACKBONES
-from lib.models.classifier import BoTNet50
-from lib.models.models import Ocean, build_model
+from lib.models.models import BoTNet50, Ocean, build_model
 from lib.models.modules import MHSA, Bottleneck_MHSA, resize_table
 from lib.models.ocean import TemplateFeatures
 from lib.models.pretrained import IMAGENET

@@ -18,8 +18,7 @@ from lib.checkpoint import import_pretrained, pixels_of, read_checkpoint
 from lib.config import ClassesConfig
 from lib.datasets.classes import CifarPictures, ClassDataset, FolderPictures, open_pictures
 from lib.errors import UserError
-from lib.models.classifier import BoTNet50, Classifier
-from lib.models.models import build_model
+from lib.models.models import BoTNet50, Classifier, build_model
 from lib.models.pretrained import IMAGENET, OURS, Pixels, fold_stem
 
 pytest.importorskip("timm", reason="the package timm is not here")

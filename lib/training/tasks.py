@@ -26,9 +26,8 @@ from lib.datasets.dataset import ClipSample, Sample, build_dataset
 from lib.distributed import World, gather, gather_texts
 from lib.errors import UserError
 from lib.log import training_picture
-from lib.models.classifier import Classifier
 from lib.models.losses import ocean_loss, online_loss
-from lib.models.models import build_model
+from lib.models.models import Classifier, build_model
 from lib.models.ocean import OceanOutput
 from lib.models.pretrained import OURS
 
