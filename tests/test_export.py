@@ -112,6 +112,20 @@ def test_the_same_tracker_runs_it_one_target_or_several(exported: Exported) -> N
     np.testing.assert_allclose(both[1].box_xywh, theirs.track(states[1], frames[2][0]).box_xywh, atol=1e-6)
 
 
+def test_a_lost_target_is_looked_for_as_by_pytorch_without_features(exported: Exported) -> None:
+    params = TrackerParams(lost_below=0.999)  # which nothing reaches
+    ours = OceanTracker(exported.model, params)
+    ours._track = lambda x, template: exported.model.track(x, template)._replace(search=None)
+    theirs = open_tracker("OceanONNX", exported.folder, params, device="cpu")
+    frames = list(square_frames(5))
+    states = [tracker.init(*frames[0]) for tracker in (ours, theirs)]
+    for number, (image, _) in enumerate(frames[1:], start=1):
+        states = [tracker.track(state, image) for tracker, state in zip((ours, theirs), states, strict=True)]
+        assert [state.away for state in states] == [number, number]
+        assert states[1].box_xywh.tolist() == states[0].box_xywh.tolist() == frames[0][1].tolist()  # it rests
+        assert states[1].presence == pytest.approx(states[0].presence, abs=1e-4)
+
+
 def test_the_branch_is_left_out_on_request_and_required_in_one_line(exported: Exported, tmp_path: Path) -> None:
     z, x = as_input(exported.pairs[0].template), as_input(exported.pairs[0].search)
     without = load_onnx(exported.folder, align=False)
