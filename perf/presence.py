@@ -35,15 +35,15 @@ from lib.tracker.presence import Trace, seen
 
 L2 = 0.01  # of weights of standardised evidence
 STEPS = 50  # of Newton's method; it needs some ten
-Video = dict[str, Any]  # score, similarity, colour, overlap, absent: a list each, NaN as None
+SEEN = ("score", "similarity", "colour", "suspicion", "overlap", "absent")
+Video = dict[str, Any]  # a list of each, NaN as None
 
 
 def follow(name: str, dataset: str, folder: Path) -> dict[str, Video]:
     """Return by video what a checkpoint saw of each frame after the first."""
     benchmark = load_benchmark(dataset, folder, images=True)
     params, _ = params_for(None, dataset, arch="Ocean", checkpoint=find_weights(Path(name)))
-    videos: dict[str, Video] = {s.name: {key: [] for key in ("score", "similarity", "colour", "overlap", "absent")}
-                                for s in benchmark.sequences}
+    videos: dict[str, Video] = {s.name: {key: [] for key in SEEN} for s in benchmark.sequences}
     truths = {s.name: s for s in benchmark.sequences}
 
     def note(job: Job, index: int, _image: Any, states: dict[int, Any]) -> None:
@@ -56,6 +56,7 @@ def follow(name: str, dataset: str, folder: Path) -> dict[str, Video]:
         video["score"].append(state.score)
         video["similarity"].append(similarity if np.isfinite(similarity) else None)
         video["colour"].append(state.trace.colour)
+        video["suspicion"].append(state.trace.suspicion)
         video["overlap"].append(float(iou_xywh(state.box_xywh[None], box[None])[0]) if known else None)
         video["absent"].append(truth.absent is not None and bool(truth.absent[index]))
 
@@ -68,8 +69,9 @@ def follow(name: str, dataset: str, folder: Path) -> dict[str, Video]:
 def traces_of(video: Video) -> list[Trace]:
     """Return the traces that a video leaves behind."""
     traces: list[Trace] = []
-    for score, similarity, colour in zip(video["score"], video["similarity"], video["colour"], strict=True):
-        traces.append(seen(score, np.nan if similarity is None else similarity, colour, traces[-1] if traces else None))
+    for score, similarity, *others in zip(*(video[key] for key in SEEN[:4]), strict=True):
+        traces.append(seen(score, np.nan if similarity is None else similarity, *others,
+                           traces[-1] if traces else None))
     return traces
 
 

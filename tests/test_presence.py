@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
@@ -26,7 +27,32 @@ from lib.tools.run_video import run
 from lib.tools.video_source import Source
 from lib.tracker.ocean import OceanTracker
 from lib.tracker.params import TrackerParams, load_tracker_params
-from lib.tracker.presence import COEFFICIENTS, WITHOUT_SIMILARITY, colours_of, seen, similarity_map, views
+from lib.tracker.presence import (
+    COEFFICIENTS,
+    WITHOUT_SIMILARITY,
+    Rival,
+    Trace,
+    colours_of,
+    rival_of,
+    seen,
+    settled,
+    similarity_map,
+    taken_over,
+    views,
+)
+from lib.tracker.scoring import Peak, Prediction
+
+
+@dataclass(frozen=True, eq=False)
+class State:
+    """What `settled` looks at."""
+
+    centre_xy: np.ndarray
+    score: float
+    trace: Trace | None
+    presence: float
+    away: int = 0
+
 
 LOST = replace(PLAIN, lost_below=0.3)
 
@@ -163,22 +189,61 @@ def test_colours_of_a_box() -> None:
     assert inside.sum() == pytest.approx(1)
     assert (inside * beside).sum() == 0
     assert colours_of(image, np.array([-50.0, 500.0]), np.array([8.0, 8.0])).sum() == pytest.approx(1)  # outside
+    lit = [colours_of(np.full((9, 9, 3), gain * np.array([60, 100, 20]), np.uint8), np.full(2, 4.0), np.full(2, 8.0))
+           for gain in (1, 2)]
+    assert np.sqrt(lit[0] * lit[1]).sum() == pytest.approx(1)  # brighter, but of the same colour
 
 
 def test_presence_by_hand() -> None:
-    first = seen(0.5, 0.8, 1.0, None)
-    trace = seen(0.5, 0.6, 0.8, first)
+    first = seen(0.5, 0.8, 1.0, 0.0, None)
+    trace = seen(0.5, 0.6, 0.8, 0.7, first)
     # Scores have logit 0. The levels are the means of two frames, 0.7 and 0.9; the slow similarity is 0.8 - 0.02.
-    bias, _, _, colour, similarity, similarities = COEFFICIENTS
-    logit = bias - 0.1 * colour - 0.1 * similarity + 0.08 * similarities
+    bias, _, _, colour, suspicion, similarity, similarities = COEFFICIENTS
+    logit = bias - 0.1 * colour + 0.7 * suspicion - 0.1 * similarity + 0.08 * similarities
     assert trace.presence == pytest.approx(1 / (1 + math.exp(-logit)))
-    unknown = seen(0.5, math.nan, 0.8, seen(0.5, math.nan, 1.0, None))
+    assert trace.plain == pytest.approx(1 / (1 + math.exp(-logit - 0.1 * colour + 0.18 * similarities)))
+    unknown = seen(0.5, math.nan, 0.8, 0.0, seen(0.5, math.nan, 1.0, 0.0, None))
     assert unknown.presence == pytest.approx(
         1 / (1 + math.exp(-WITHOUT_SIMILARITY[0] + 0.1 * WITHOUT_SIMILARITY[3])))
-    assert all(weight > 0 for weight in (*COEFFICIENTS[1:], *WITHOUT_SIMILARITY[1:]))
+    for weights in (COEFFICIENTS, WITHOUT_SIMILARITY):
+        assert [weight < 0 for weight in weights[1:]] == [index == 3 for index in range(len(weights) - 1)]
     for _ in range(10):
-        trace = seen(0.9, 0.9, 1.0, trace)
+        trace = seen(0.9, 0.9, 1.0, 0.2, trace)
     assert trace.similarity_level == pytest.approx((0.8 + 0.6 + 3 * 0.9) / 5)  # of the first five alone
+    assert trace.suspicion == 0.7
+
+
+def test_a_box_that_goes_to_where_a_rival_was_is_suspect() -> None:
+    """In a map of 5 x 5 cells boxes of 16 px score 0.9 in the middle, 0.8 one cell beside and 0.6 two cells above."""
+    score = np.zeros((1, 5, 5), np.float32)
+    score[0, 2, 2], score[0, 2, 3], score[0, 0, 2] = 0.9, 0.8, 0.6
+    prediction = Prediction(score, np.full((1, 4, 5, 5), 8, np.float32))
+    peak = Peak(np.zeros((1, 2)), np.full((1, 2), 16.0), np.ones(1), np.full(1, 0.9))
+    found, offset_xy = rival_of(prediction, peak, row=0)
+    assert (found, offset_xy.tolist()) == (pytest.approx(0.6), [0, -16])  # the nearer one is the target itself
+    alone = prediction._replace(ltrb=np.full((1, 4, 5, 5), 80, np.float32))
+    assert rival_of(alone, peak._replace(box_wh=np.full((1, 2), 160.0)), row=0)[0] == 0
+    there = Rival(0.6, np.array([0, -16]))
+    before = SimpleNamespace(centre_xy=np.zeros(2), size_wh=np.full(2, 16.0), away=0, rival=there)
+    at = {xy: taken_over(before, np.array(xy)) for xy in ((0, -15), (0, -9), (0, -7), (0, 15), (14, -2))}
+    assert at == {(0, -15): 0.6, (0, -9): 0.6, (0, -7): 0, (0, 15): 0, (14, -2): 0}
+
+
+def test_where_only_colours_speak_against_it_the_box_goes_on_and_elsewhere_must_be_better_without_them() -> None:
+    def found(x: float, *, colour: float, similarity: float) -> State:
+        trace = seen(0.9, similarity, colour, 0.0, seen(0.9, 0.8, 1.0, 0.0, None), alone=True)
+        return State(centre_xy=np.array([x, 0.0]), score=0.9, trace=trace, presence=trace.presence)
+
+    before = State(centre_xy=np.zeros(2), score=0.9, trace=None, presence=1.0)
+    relit, gone = found(5, colour=0.0, similarity=0.8), found(5, colour=0.0, similarity=-0.5)
+    assert relit.presence < 0.5
+    after = settled(before, [relit], lost_below=0.5)
+    assert (after.centre_xy[0], after.away, after.presence) == (5, 1, relit.presence)
+    assert settled(before, [gone], lost_below=0.5).centre_xy[0] == 0
+    alike, target = found(300, colour=0.9, similarity=0.75), found(300, colour=0.9, similarity=0.8)
+    assert alike.presence > 0.75
+    assert settled(after, [relit, alike], lost_below=0.5).centre_xy[0] == 5
+    assert settled(after, [gone, alike, target], lost_below=0.5) .trace == target.trace
 
 
 def test_a_network_with_features_tells_similarity() -> None:

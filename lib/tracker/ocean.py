@@ -30,7 +30,7 @@ from lib.errors import UserError
 from lib.models.ocean import Ocean_, TemplateFeatures
 from lib.options import Amp
 from lib.tracker.params import TrackerParams, load_tracker_params
-from lib.tracker.presence import Trace, colours_of, judged, settled, similarity_map, views
+from lib.tracker.presence import Rival, Trace, colours_of, judged, settled, similarity_map, views
 from lib.tracker.scoring import Floats, NonFiniteOutput, Peak, Prediction, find_peak
 
 SMALL_TARGET = 0.004  # share of the image below which a target gets the larger search crop
@@ -51,6 +51,7 @@ class TrackerState:
     presence: float = 1.0  # 0..1, that the box shows the target
     colours: Floats | None = None  # histogram of the first box; None: the next one's will do
     trace: Trace | None = None  # what presence is made of; None on the first frame
+    rival: Rival | None = None  # what else looked like the target; None on the first frame
     away: int = 0  # frames since the target was lost; 0 while it is held, and always where `lost_below` is 0
 
     @property
@@ -271,7 +272,7 @@ class OceanTracker:
         target_wh = np.stack([state.size_wh * crop.scale for state, crop in pairs])
         peak = find_peak(prediction, target_wh, search_size=states[0].search_size, params=self.params,
                          blend=self.blend(states, crops))
-        return [judged(state, advance(state, crop, peak, row=row), crop.pixels, prediction, peak, row=row)
+        return [judged(state, advance(state, crop, peak, row=row), crop, prediction, peak, row=row)
                 for row, (state, crop) in enumerate(pairs)]
 
     def blend(self, states: Sequence[TrackerState], crops: Sequence[SearchCrop]) -> tuple[Floats, float] | None:

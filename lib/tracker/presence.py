@@ -3,8 +3,9 @@
 A score map is high wherever something looks like a target, on the wrong runner too. Better witnesses are how much the
 features around the found box resemble the template's (cosine over the neck's 7 x 7 map, one extra correlation), and how
 much the colours in the box resemble those of the first box (Bhattacharyya's coefficient of two histograms), both beside
-what they were in the first frames. A logistic model of these, fitted by perf/presence.py on videos with lost and absent
-targets, makes the probability.
+what they were in the first frames; and whether the box once went to where another thing, which also looked like the
+target, had just been. A logistic model of these, fitted by perf/presence.py on videos with lost and absent targets,
+makes the probability.
 """
 
 from __future__ import annotations
@@ -14,25 +15,27 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-import cv2
 import numpy as np
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lib.boxes import iou_xywh
 from lib.crops import STRIDE, TEMPLATE_SIZE, Image, context_side
 from lib.tracker.scoring import Floats, Peak, Prediction
 
-TrackerState = Any  # that of lib.tracker.ocean, which builds on this file
+TrackerState = SearchCrop = Any  # those of lib.tracker.ocean, which builds on this file
 SLOW = 0.1  # share of a new frame in what is remembered of score and similarity
 LEVEL_FRAMES = 5  # first frames, whose means are the levels that later frames are compared with
 TRUSTED = 0.999  # the score's logit is cut at this score and at 1 minus it
 VIEWS, GRID = 3, 0.6  # further places looked at in a frame while lost, and their distance in sides of a search crop
-COEFFICIENTS = (3.5095, 0.1861, 0.2195, 4.6021, 3.8227, 3.2359)
+COEFFICIENTS = (3.4464, 0.1340, 0.0905, 4.3768, -2.7006, 3.2993, 2.4671)
 """Bias, and weights of `Trace.evidence`; docs/EXPERIMENTS.md has the command that made them."""
-WITHOUT_SIMILARITY = (0.5385, 0.2555, 0.3585, 5.3477)
+WITHOUT_SIMILARITY = (1.2320, 0.1979, 0.1833, 5.0245, -3.1119)
 """The same without similarity, for a network whose features are out of reach: an exported or a joint one."""
-COLOURS, INNER = 8, 0.9  # steps of each channel in a histogram of colours, and the share of the box's sides it is of
+COLOURS, INNER = 16, 0.9  # steps of each share in a histogram of colours, and the part of the box's sides it is of
+APART = 0.1  # overlap below which two boxes show different things
+SHARES, DARK = (0.1, 0.6), 16  # range of a share; added to each channel, as the colour of dark px is noise
 
 
 class Trace(NamedTuple):
@@ -46,11 +49,12 @@ class Trace(NamedTuple):
     colour: float  # Bhattacharyya's coefficient of the box's colours and those of the first box, 0..1
     colour_level: float  # its mean over the first frames
     frames: int  # so many of them
+    suspicion: float = 0.0  # score of the rival whose place the box took, the highest so far
 
     @property
     def evidence(self) -> tuple[float, ...]:
-        """Return what the logistic model weighs: scores, and colour and known similarities above their level."""
-        told = (self.score, self.scores, self.colour - self.colour_level)
+        """Return what the logistic model weighs: scores, suspicion, colour and known similarities above their level."""
+        told = (self.score, self.scores, self.colour - self.colour_level, self.suspicion)
         level = self.similarity_level
         return (*told, self.similarity - level, self.similarities - level) if math.isfinite(level) else told
 
@@ -58,14 +62,28 @@ class Trace(NamedTuple):
     def presence(self) -> float:
         """Return the probability that the box shows the target, 0..1."""
         told = self.evidence
-        bias, *weights = COEFFICIENTS if len(told) == 5 else WITHOUT_SIMILARITY
+        bias, *weights = COEFFICIENTS if len(told) == 6 else WITHOUT_SIMILARITY
         return 1 / (1 + math.exp(-bias - sum(weight * value for weight, value in zip(weights, told, strict=True))))
 
+    @property
+    def plain(self) -> float:
+        """Return the presence as it would be if colours were as usual and all frames like this one."""
+        return self._replace(colour=self.colour_level, scores=self.score, similarities=self.similarity).presence
 
-def seen(score: float, similarity: float, colour: float, before: Trace | None, *, alone: bool = False) -> Trace:
+
+class Rival(NamedTuple):
+    """What looked most like the target in a frame, but for what was taken for it."""
+
+    score: float  # 0..1
+    centre_xy: Floats  # (2,) px of the image
+
+
+def seen(score: float, similarity: float, colour: float, taken: float, before: Trace | None, *, alone: bool = False
+         ) -> Trace:
     """Return the trace after a frame with this score, 0..1, and so on; before: None on the first tracked frame.
 
-    alone: judge the frame by itself, as if all before it had been like it.
+    taken: score of the rival whose place the box took in this frame, 0 where it took none. alone: judge the frame by
+    itself, as if all before it had been like it, but for the suspicion.
     """
     score = min(max(score, 1 - TRUSTED), TRUSTED)
     logit = math.log(score / (1 - score))
@@ -78,7 +96,8 @@ def seen(score: float, similarity: float, colour: float, before: Trace | None, *
         logit, before.scores + SLOW * (logit - before.scores),
         similarity, before.similarities + SLOW * (similarity - before.similarities),
         before.similarity_level + rate * (similarity - before.similarity_level),
-        colour, before.colour_level + rate * (colour - before.colour_level), before.frames + 1)
+        colour, before.colour_level + rate * (colour - before.colour_level), before.frames + 1,
+        max(before.suspicion, taken))
 
 
 def similarity_map(search: Tensor, template: Tensor) -> Tensor:
@@ -101,27 +120,56 @@ def at_offset(values: NDArray[np.float32], offset_xy: Floats) -> float:
 
 
 def colours_of(pixels: Image, centre_xy: Floats, size_wh: Floats) -> Floats:
-    """Return the histogram (COLOURS ** 3,), sum 1, of the colours in a box, of its inner part; at least of one px."""
+    """Return the histogram (COLOURS ** 2,), sum 1, of the colours in a box, of its inner part; at least of one px.
+
+    Of each px the shares of red and green in its sum count, not how bright it is: a light that goes on changes little.
+    """
     last = np.array(pixels.shape[1::-1]) - 1
     low, high = (np.clip(np.rint(centre_xy + sign * INNER / 2 * size_wh), 0, last).astype(int) for sign in (-1, 1))
-    inside = pixels[low[1] : high[1] + 1, low[0] : high[0] + 1]
-    counts = cv2.calcHist([inside], [0, 1, 2], None, [COLOURS] * 3, [0, 256] * 3).ravel()
+    inside = pixels[low[1] : high[1] + 1, low[0] : high[0] + 1].reshape(-1, 3).astype(np.float32) + DARK
+    step = (inside[:, :0:-1] / inside.sum(1, keepdims=True) - SHARES[0]) / (SHARES[1] - SHARES[0]) * COLOURS
+    counts = np.bincount(np.clip(step, 0, COLOURS - 1).astype(int) @ (COLOURS, 1), minlength=COLOURS**2)
     return np.asarray(counts / counts.sum(), np.float64)
 
 
-def judged(before: TrackerState, after: TrackerState, pixels: Image, prediction: Prediction, peak: Peak, *, row: int
+def rival_of(prediction: Prediction, peak: Peak, *, row: int) -> tuple[float, Floats]:
+    """Return the highest score of a box apart from the chosen one, 0 if there is none, and its offset as Peak's."""
+    score, (left, top, right, bottom) = prediction.score[row], prediction.ltrb[row].astype(np.float64)
+    at = (np.arange(len(score)) - len(score) // 2) * float(STRIDE)
+    boxes_xywh = np.stack([at - left, at[:, None] - top, left + right, top + bottom], axis=-1).reshape(-1, 4)
+    wh = peak.box_wh[row]
+    apart = iou_xywh(boxes_xywh, np.concatenate([peak.offset_xy[row] - wh / 2, wh])[None]) < APART
+    cell = int(np.where(apart, score.ravel(), 0.0).argmax())
+    return float(apart[cell] * score.ravel()[cell]), boxes_xywh[cell, :2] + boxes_xywh[cell, 2:] / 2
+
+
+def taken_over(before: TrackerState, centre_xy: Floats) -> float:
+    """Return the score of the rival in whose place a box is now, 0 where it is none's.
+
+    It is a rival's when the box has moved by more than half its side and is nearer to where that was than to its own.
+    """
+    moved = math.dist(centre_xy, before.centre_xy)
+    if before.rival is None or before.away or moved < math.sqrt(before.size_wh.prod()) / 2:
+        return 0.0
+    return before.rival.score if math.dist(centre_xy, before.rival.centre_xy) < moved else 0.0
+
+
+def judged(before: TrackerState, after: TrackerState, crop: SearchCrop, prediction: Prediction, peak: Peak, *, row: int
            ) -> TrackerState:
     """Return the state after a frame with its presence, from its search crop and row `row` of a batch's answer.
 
     While the target is lost each frame is judged by itself.
     """
-    middle = np.array(pixels.shape[1::-1]) // 2
-    colours = colours_of(pixels, peak.offset_xy[row] + middle, peak.box_wh[row])
+    middle = np.array(crop.pixels.shape[1::-1]) // 2
+    colours = colours_of(crop.pixels, peak.offset_xy[row] + middle, peak.box_wh[row])
     first = colours if before.colours is None else before.colours
     similarity = (math.nan if prediction.similarity is None
                   else at_offset(prediction.similarity[row], peak.offset_xy[row]))
-    trace = seen(after.score, similarity, float(np.sqrt(first * colours).sum()), before.trace, alone=before.away > 0)
-    return replace(after, trace=trace, presence=trace.presence, colours=first)
+    trace = seen(after.score, similarity, float(np.sqrt(first * colours).sum()), taken_over(before, after.centre_xy),
+                 before.trace, alone=before.away > 0)
+    score, offset_xy = rival_of(prediction, peak, row=row)
+    rival = Rival(score, before.centre_xy + offset_xy / crop.scale)
+    return replace(after, trace=trace, presence=trace.presence, colours=first, rival=rival)
 
 
 def views(state: TrackerState, image: Image) -> list[TrackerState]:
@@ -144,13 +192,17 @@ def views(state: TrackerState, image: Image) -> list[TrackerState]:
 def settled(before: TrackerState, found: Sequence[TrackerState], *, lost_below: float) -> TrackerState:
     """Return the state after a frame, given what was found in each of `views`: the most likely one, or none of them.
 
-    While presence is below `lost_below` the box rests. A lost target counts as found elsewhere when presence is above
-    the middle between `lost_below` and 1.
+    While presence is below `lost_below` the box rests, unless only colours speak against it: a light may have gone on.
+    A lost target counts as found elsewhere when presence is above the middle between `lost_below` and 1 there, and
+    higher than where the target was without the colours, too. Suspicion ends with that.
     """
     here = found[0]
-    best = max(found, key=lambda state: state.presence)
+    sure = (1 + lost_below) / 2
     if here.presence >= lost_below:
         return replace(here, away=0)
-    if before.away and best.presence >= (1 + lost_below) / 2:
-        return replace(best, away=0)
-    return replace(before, score=here.score, presence=here.presence, trace=here.trace, away=before.away + 1)
+    elsewhere = [state for state in found[1:] if state.presence >= sure and state.trace.plain > here.trace.plain]
+    if elsewhere:
+        best = max(elsewhere, key=lambda state: state.presence)
+        return replace(best, trace=best.trace._replace(suspicion=0.0), away=0)
+    kept = here if here.trace.plain >= sure else replace(before, trace=here.trace, score=here.score)
+    return replace(kept, presence=here.presence, away=before.away + 1)
