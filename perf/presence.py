@@ -69,8 +69,8 @@ def follow(name: str, dataset: str, folder: Path) -> dict[str, Video]:
 def traces_of(video: Video) -> list[Trace]:
     """Return the traces that a video leaves behind."""
     traces: list[Trace] = []
-    for score, similarity, *others in zip(*(video[key] for key in SEEN[:4]), strict=True):
-        traces.append(seen(score, np.nan if similarity is None else similarity, *others,
+    for score, similarity, colour, suspicion in zip(*(video[key] for key in SEEN[:4]), strict=True):
+        traces.append(seen(score, np.nan if similarity is None else similarity, colour, suspicion,
                            traces[-1] if traces else None))
     return traces
 

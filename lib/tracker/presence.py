@@ -24,7 +24,8 @@ from lib.boxes import iou_xywh
 from lib.crops import STRIDE, TEMPLATE_SIZE, Image, context_side
 from lib.tracker.scoring import Floats, Peak, Prediction
 
-TrackerState = SearchCrop = Any  # those of lib.tracker.ocean, which builds on this file
+TrackerState = Any  # this and the next are those of lib.tracker.ocean, which builds on this file
+SearchCrop = Any
 SLOW = 0.1  # share of a new frame in what is remembered of score and similarity
 LEVEL_FRAMES = 5  # first frames, whose means are the levels that later frames are compared with
 TRUSTED = 0.999  # the score's logit is cut at this score and at 1 minus it
