@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from tracker_stubs import PLAIN, Oracle, small_model, square_frames, write_squares
+from tracker_stubs import PLAIN, Oracle, Scripted, answer, small_model, square_frames, write_squares
 from vot_trees import make_video, square
 
 from lib.benchmarks import Sequence, load_benchmark, read_presence
@@ -227,6 +227,26 @@ def test_a_box_that_goes_to_where_a_rival_was_is_suspect() -> None:
     before = SimpleNamespace(centre_xy=np.zeros(2), size_wh=np.full(2, 16.0), away=0, rival=there)
     at = {xy: taken_over(before, np.array(xy)) for xy in ((0, -15), (0, -9), (0, -7), (0, 15), (14, -2))}
     assert at == {(0, -15): 0.6, (0, -9): 0.6, (0, -7): 0, (0, 15): 0, (14, -2): 0}
+
+
+def test_a_tracker_that_goes_over_to_a_rival_doubts_it_from_then_on() -> None:
+    def map_with(**logits: float) -> OceanOutput:
+        output = answer(ltrb=(15, 15, 15, 15))
+        output.cls.fill_(-20)
+        for name, logit in logits.items():
+            output.cls[0, 0, 12, {"target": 12, "rival": 18}[name]] = logit  # 48 px to the right in the crop
+        return output
+
+    network = Scripted([map_with(target=3, rival=1), map_with(rival=3), map_with(target=3), map_with(target=3)])
+    tracker = OceanTracker(network, PLAIN)
+    image = np.full((300, 300, 3), 90, np.uint8)
+    states = [tracker.init(image, [135, 135, 30, 30])]
+    for _ in range(4):
+        states.append(tracker.track(states[-1], image))
+    rival = 1 / (1 + math.exp(-1))
+    assert [state.trace.suspicion for state in states[1:]] == pytest.approx([0, rival, rival, rival])
+    assert states[2].presence < states[1].presence - 0.1
+    assert tracker.init(image, [135, 135, 30, 30]).trace is None  # a new start knows of no rival
 
 
 def test_where_only_colours_speak_against_it_the_box_goes_on_and_elsewhere_must_be_better_without_them() -> None:
