@@ -44,12 +44,11 @@ def follow(name: str, dataset: str, folder: Path) -> dict[str, Video]:
     benchmark = load_benchmark(dataset, folder, images=True)
     params, _ = params_for(None, dataset, arch="Ocean", checkpoint=find_weights(Path(name)))
     videos: dict[str, Video] = {s.name: {key: [] for key in SEEN} for s in benchmark.sequences}
-    truths = {s.name: s for s in benchmark.sequences}
 
     def note(job: Job, index: int, _image: Any, states: dict[int, Any]) -> None:
         if not index:
             return
-        state, truth, video = states[0], truths[job.sequence.name], videos[job.sequence.name]
+        state, truth, video = states[0], job.sequence, videos[job.sequence.name]
         box = truth.boxes_xywh[index]
         known = np.isfinite(box).all() and (box[2:] > 0).all()
         similarity = state.trace.similarity

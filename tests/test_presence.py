@@ -22,7 +22,7 @@ from lib.models.ocean import OceanOutput, TemplateFeatures
 from lib.options import VideoOptions
 from lib.testing.batched import Job, Lockstep
 from lib.testing.results import ResultFolder, record_of
-from lib.testing.run import Candidate, job_of, run_candidate
+from lib.testing.run import Candidate, run_candidate
 from lib.tools.run_video import run
 from lib.tools.video_source import Source
 from lib.tracker.ocean import OceanTracker
@@ -135,7 +135,7 @@ def test_under_the_restart_protocol_a_new_start_forgets_that_it_was_lost(tmp_pat
     benchmark = load_benchmark("VOT2018", tmp_path, images=True)
     states: list = []
     loop = Lockstep([OceanTracker(Honest(), LOST)], watcher=lambda _job, _index, _image, now: states.append(now.get(0)))
-    track, = loop.follow(map(job_of, benchmark.sequences))
+    track, = loop.follow(map(Job, benchmark.sequences))
     # While the target is gone the box rests on its region; it comes back too far away for the first look around.
     assert track.codes is not None
     assert track.codes.tolist() == [INIT, *[REGION] * 9, FAILURE, *[UNKNOWN] * 4, INIT, *[REGION] * 4]
