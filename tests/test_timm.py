@@ -47,17 +47,20 @@ def test_cells_lie_on_the_trackers_grid(name: str) -> None:
     assert difference(first, slice(10, 24), sixteen) < 0.35 * wrong  # what a stride of 16 sees reaches to the border
 
 
-def test_it_computes_what_timm_computes() -> None:
-    """The map of stride 8 is that of timm's whole net for the same picture, normalised and padded by hand."""
-    net = trunk(name="resnet18", strides=[8])
-    whole = timm.create_model("resnet18").eval()
+@pytest.mark.parametrize("name", ["resnet18", "tf_efficientnet_lite0"])
+def test_it_computes_what_timm_computes(name: str) -> None:
+    """The map of stride 8 is that of timm's whole net for the same picture, normalised and padded by hand.
+
+    TensorFlow's padding depends on the size of the picture in timm's own convolutions.
+    """
+    net, whole = trunk(name=name, strides=[8]), timm.create_model(name).eval()
     whole.load_state_dict(net.features.state_dict(), strict=False)
-    rgb = (picture(255).flip(1) / 255 - torch.tensor([0.485, 0.456, 0.406]).view(1, 3, 1, 1)) / torch.tensor(
-        [0.229, 0.224, 0.225]).view(1, 3, 1, 1)
+    mean, std = (torch.tensor(whole.pretrained_cfg[key]).view(1, 3, 1, 1) for key in ("mean", "std"))
     with torch.no_grad():
-        expected = whole.forward_intermediates(torch.nn.functional.pad(rgb, (1, 1, 1, 1)), indices=[2],
-                                               intermediates_only=True)[0]
-        torch.testing.assert_close(net(picture(255))[1], expected[..., 1:-1, 1:-1], rtol=1e-4, atol=1e-4)
+        for side in (127, 255, 271):
+            padded = torch.nn.functional.pad((picture(side).flip(1) / 255 - mean) / std, (1, 1, 1, 1))
+            expected = whole.forward_intermediates(padded, indices=net.stages, intermediates_only=True)[0]
+            torch.testing.assert_close(net(picture(side))[1], expected[..., 1:-1, 1:-1], rtol=1e-4, atol=1e-4)
 
 
 def test_dilated_the_map_of_stride_16_lies_on_the_grid_of_stride_8() -> None:

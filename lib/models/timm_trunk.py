@@ -59,6 +59,10 @@ class TimmTrunk(nn.Module):
         self.stages = sorted(stages[stride] for stride in strides)
         net.prune_intermediate_layers(self.stages, prune_norm=True, prune_head=True)
         for module in net.modules():
+            if type(module).__name__ == "Conv2dSame":  # TensorFlow's padding, worked out anew for each crop
+                module.__class__ = nn.Conv2d  # on odd sizes it is this one, which exports in seconds, not minutes
+                module.padding = tuple((k - 1) * d // 2 for k, d in
+                                       zip(module.kernel_size, module.dilation, strict=True))
             if hasattr(module, "pos_embed") and hasattr(module.pos_embed, "height_rel"):
                 module.pos_embed = _Relative(module.pos_embed, step=0.5 if dilated else 1.0)
                 module.register_forward_pre_hook(_tell_size)
