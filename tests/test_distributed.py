@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from train_helpers import (
 from lib import distributed
 from lib.config_file import load_config
 from lib.datasets.dataset import Sample
+from lib.datasets.mixing import StreamSampler
 from lib.distributed import EXIT_STOPPED, World, worker_exit_code
 from lib.errors import UserError
 from lib.models.models import build_model
@@ -44,31 +46,33 @@ from lib.training.trainer import Trainer
 
 AUTO = ("--resume", "auto")
 TWO = ("TRAIN.BATCH=2",)  # two ranks of two pairs
+THREE = ("TRAIN.BATCH=3", "TRAIN.END_EPOCH=8")  # eight steps of nine pairs: an epoch of twelve is no multiple of it
 
 
 @pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A training of two ranks without interruption."""
-    folder = tmp_path_factory.mktemp("pair")
-    assert train_processes(["--cfg", str(tiny_yaml(folder)), *TWO], ranks=2) == [(0, ""), (0, "")]
+def three(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A training of three ranks without interruption."""
+    folder = tmp_path_factory.mktemp("three")
+    assert train_processes(["--cfg", str(tiny_yaml(folder)), *THREE], ranks=3) == [(0, "")] * 3
     return folder
 
 
-def test_both_ranks_end_with_the_same_weights_and_one_of_them_writes(pair: Path) -> None:
-    first, second = (torch.load(pair / "snapshot" / f"rank{rank}.pth", weights_only=True) for rank in (0, 1))
+def test_three_ranks_end_with_the_same_weights_and_one_of_them_writes(three: Path) -> None:
+    first, *others = (torch.load(three / "snapshot" / f"rank{rank}.pth", weights_only=True) for rank in range(3))
     parameters = [name for name in first if "running_" not in name]
-    assert all(torch.equal(first[name], second[name]) for name in parameters)
-    assert same(snapshot(pair)["state_dict"], first)
-    assert len([path for path in (pair / "logs" / "Ocean").iterdir() if path.is_dir()]) == 1
+    assert all(torch.equal(first[name], other[name]) for name in parameters for other in others)
+    assert same(snapshot(three, "checkpoint_e8.pth")["state_dict"], first)
+    assert len([path for path in (three / "logs" / "Ocean").iterdir() if path.is_dir()]) == 1
 
 
-def test_a_signal_to_one_rank_stops_both_at_the_same_step_and_resume_is_exact(pair: Path, tmp_path: Path) -> None:
-    arguments = ["--cfg", str(tiny_yaml(tmp_path)), *TWO, *AUTO]
-    stopped = train_processes(arguments, ranks=2, signals=[{}, {4: signal.SIGTERM}])
-    assert stopped == [(EXIT_STOPPED, ""), (EXIT_STOPPED, "")]
+def test_a_signal_to_one_of_three_stops_all_at_the_same_step_and_resume_is_exact(three: Path, tmp_path: Path) -> None:
+    arguments = ["--cfg", str(tiny_yaml(tmp_path)), *THREE, *AUTO]
+    stopped = train_processes(arguments, ranks=3, signals=[{}, {4: signal.SIGTERM}])
+    assert stopped == [(EXIT_STOPPED, "")] * 3
     assert 4 < resume.read_resumable(resume.newest_intact(tmp_path / "snapshot"))["step"] <= 6
-    assert train_processes(arguments, ranks=2) == [(0, ""), (0, "")]
-    assert same(snapshot(pair)["state_dict"], snapshot(tmp_path)["state_dict"])
+    assert train_processes(arguments, ranks=3) == [(0, "")] * 3
+    ends = [snapshot(folder, "checkpoint_e8.pth") for folder in (three, tmp_path)]
+    assert same(ends[0]["state_dict"], ends[1]["state_dict"])
 
 
 def test_accumulating_in_two_ranks_ends_in_the_same_weights_in_both(tmp_path: Path) -> None:
@@ -79,21 +83,22 @@ def test_accumulating_in_two_ranks_ends_in_the_same_weights_in_both(tmp_path: Pa
     assert same(snapshot(tmp_path, "checkpoint_e1.pth")["raw_state_dict"], first)
 
 
-def test_a_killed_rank_ends_the_other_with_one_line(tmp_path: Path) -> None:
-    arguments = ["--cfg", str(tiny_yaml(tmp_path)), *TWO]
-    (left, (killed, _)) = train_processes(arguments, ranks=2, signals=[{}, {4: signal.SIGKILL}])
+def test_a_killed_rank_ends_the_two_others_with_one_line(tmp_path: Path) -> None:
+    arguments = ["--cfg", str(tiny_yaml(tmp_path)), *THREE]
+    *left, (killed, _) = train_processes(arguments, ranks=3, signals=[{}, {}, {4: signal.SIGKILL}])
     assert killed == -signal.SIGKILL
-    assert left[0] == 2
-    assert "a process of the job is gone" in left[1]
-    assert "\n" not in left[1]
+    told = [text for _, text in left if text]
+    assert told, "one of them at least; both where the first to tell took the shared store along"
+    assert {(code, bool(text)) for code, text in left} <= {(2, True), (distributed.EXIT_FAILED, False)}
+    assert all("a process of the job is gone" in text and "\n" not in text for text in told)
 
 
 def test_an_error_of_one_rank_is_told_once_and_ends_all(tmp_path: Path) -> None:
-    # Samples 4 .. 7 are step 1; rank 1 takes the odd ones.
-    arguments = ["--cfg", str(tiny_yaml(tmp_path)), *TWO]
-    results = train_processes(arguments, ranks=2, pairs={"failing": [5]})
+    # Samples 9 .. 17 are step 1; rank 1 takes 10, 13 and 16.
+    arguments = ["--cfg", str(tiny_yaml(tmp_path)), *THREE]
+    results = train_processes(arguments, ranks=3, pairs={"failing": [13]})
     assert [code for code, _ in results if code == 0] == []
-    assert [text for _, text in results if text] == ["sample 5: fails as the test wishes"]
+    assert [text for _, text in results if text] == ["sample 13: fails as the test wishes"]
 
 
 # What ranks do together against one process with the whole batch. A check is a function of the rank's World; all share
@@ -112,6 +117,7 @@ def _steps(world: World, name: str, *, parts: int, batches: list[list[Sample]], 
         cfg = load_config(tiny_yaml(Path(folder), **{**TRAIN, **spec, "ACCUMULATE": parts, **keys}))
         torch.manual_seed(0)
         task = Tracking(cfg, dataset=CheapPairs())
+        ReferenceSyncBN.ranks = world.size
         model = calibrate_bn(task.build())
         trainer = Trainer(cfg, world, task, model, folder=Path(folder), progress=Progress(9, 4))
         trainer.begin_epoch()
@@ -135,58 +141,72 @@ def _furthest(one: dict[str, Any], other: dict[str, Any]) -> float:
     return max(float((one[key].double() - other[key].double()).abs().max()) for key in one)
 
 
-def _as_one_process(world: World) -> dict[str, float]:
-    """Return, by check, how far this rank ends from one process that had all of the pairs."""
-    found = {}
-    own = [[_batch([2 * world.rank + 4 * step, 2 * world.rank + 4 * step + 1])] for step in range(2)]
-    whole = [[_batch(range(4 * step, 4 * step + 4))] for step in range(2)]
-    for name in SLIM_MODELS:
-        if name != "timm":
-            ranks, alone = (_steps(w, name, parts=1, batches=b)[1] for w, b in ((world, own), (World(), whole)))
-            found[name] = _furthest(ranks, alone)
-    _, ranks = _steps(world, "Ocean", parts=2, batches=[[own[0][0], own[1][0]]])
-    _, alone = _steps(World(), "Ocean", parts=2, batches=[[whole[0][0], whole[1][0]]])
-    found["accumulated"] = _furthest(ranks, alone)
-    broken = _batch([2 * world.rank, 2 * world.rank + 1], broken=[3])  # in rank 1's half
-    trainer, ranks = _steps(world, "Ocean", parts=1, batches=[[broken], own[1]], NONFINITE="skip")
-    _, alone = _steps(World(), "Ocean", parts=1, batches=[whole[1]])
+def _as_one_process(world: World, names: Sequence[str]) -> dict[str, float]:
+    """Return, by check, how far this rank ends from one process that had all of the pairs.
+
+    What one process does rank 0 computes, with the very batches of the sampler.
+    """
+    pairs = 2 * world.size
+
+    def batches(rank: int, ranks: int, **broken: Any) -> list[list[Sample]]:
+        sampler = StreamSampler(pairs // ranks, rank=rank, world=ranks)
+        sampler.set_position(0, 2)
+        return [[_batch(numbers, **broken)] for numbers in sampler]
+
+    def alone(name: str, *, parts: int, batches: list[list[Sample]], **keys: Any) -> Any:
+        return distributed.on_main(lambda: _steps(World(), name, parts=parts, batches=batches, **keys)[1], world)
+
+    found, own, whole = {}, batches(world.rank, world.size), batches(0, 1)
+    for name in names:
+        _, ranks = _steps(world, name, parts=1, batches=own)
+        found[name] = _furthest(ranks, alone(name, parts=1, batches=whole))
+    _, ranks = _steps(world, "Ocean", parts=2, batches=[own[0] + own[1]])
+    found["accumulated"] = _furthest(ranks, alone("Ocean", parts=2, batches=[whole[0] + whole[1]]))
+    broken = batches(world.rank, world.size, broken=[pairs - 1])  # in the last rank's part of the first step
+    trainer, ranks = _steps(world, "Ocean", parts=1, batches=[broken[0], own[1]], NONFINITE="skip")
     assert trainer.skipped == 1
-    found["skipped"] = _furthest({key: value for key, value in ranks.items() if "average" not in key}, alone)
+    after = alone("Ocean", parts=1, batches=[whole[1]])
+    found["skipped"] = _furthest({key: value for key, value in ranks.items() if "average" not in key}, after)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(nn, "BatchNorm2d", ReferenceSyncBN)
         _, ranks = _steps(world, "Ocean", parts=1, batches=own)
-        _, alone = _steps(World(), "Ocean", parts=1, batches=whole)
-        found["synchronized BatchNorm"] = _furthest(ranks, alone)
-        _, half = _steps(World(), "Ocean", parts=1, batches=own)
-    assert _furthest(half, alone) > 1e-4, "half of the pairs must make a difference, or nothing was shown"
+        after = alone("Ocean", parts=1, batches=whole)
+        found["synchronized BatchNorm"] = _furthest(ranks, after)
+        part = alone("Ocean", parts=1, batches=own)
+    assert _furthest(part, after) > 1e-4, "a part of the pairs must make a difference, or nothing was shown"
     return found
 
 
 class ReferenceSyncBN(nn.BatchNorm2d):
     """SyncBatchNorm's arithmetic where torch's own does not run: the statistics of all ranks' rows together.
 
-    In one process it is the plain layer, so that two ranks with it must do what one process does.
+    In one process it is the plain layer, so that ranks with it must do what one process does.
     """
+
+    ranks = 1
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if not self.training or self.weight.requires_grad is False:
             return super().forward(x)
         moments = torch.stack([x.mean((0, 2, 3)), (x * x).mean((0, 2, 3))])
-        if torch.distributed.is_initialized() and x.shape[0] < 4:
-            moments = all_reduce(moments) / torch.distributed.get_world_size()
+        if self.ranks > 1:
+            moments = all_reduce(moments) / self.ranks
         mean, var = moments[0], moments[1] - moments[0] ** 2
         weight, bias = self.weight / (var + self.eps).sqrt(), self.bias
         return (x - mean[:, None, None]) * weight[:, None, None] + bias[:, None, None]
 
 
-def test_ranks_end_where_one_process_with_all_pairs_ends() -> None:
+@pytest.mark.parametrize(("ranks", "names"), [(2, ["align"]), (3, [name for name in SLIM_MODELS if name != "timm"])])
+def test_ranks_end_where_one_process_with_all_pairs_ends(ranks: int, names: Sequence[str]) -> None:
     """Every model, accumulated gradients, averaged weights, a step that all ranks skip, synchronized BatchNorm.
 
     In the second step DistributedDataParallel would tell of parameters that the first one left without a gradient.
     """
-    first, second = call_in_ranks(_as_one_process, ranks=2, timeout=600)
-    assert first.keys() >= {"joint ViT", "accumulated", "skipped", "synchronized BatchNorm"}
-    assert {name: gap for name, gap in {**first, **second}.items() if gap > 1e-5} == {}
+    found = call_in_ranks(partial(_as_one_process, names=names), ranks=ranks, timeout=600)
+    assert len(found) == ranks
+    for gaps in found:
+        assert gaps.keys() == {*names, "accumulated", "skipped", "synchronized BatchNorm"}
+        assert {name: gap for name, gap in gaps.items() if gap > 1e-5} == {}
 
 
 def test_torchs_synchronized_layers_take_the_place_of_all_others() -> None:

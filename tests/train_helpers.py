@@ -164,7 +164,7 @@ def _child(arguments: list[str], environment: dict[str, str], signals: dict[int,
 
 
 def train_processes(arguments: Sequence[str], *, ranks: int = 1, signals: Sequence[dict[int, int]] = (),
-                    pairs: dict[str, Any] | None = None, real: bool = False, timeout: float = 60,
+                    pairs: dict[str, Any] | None = None, real: bool = False, timeout: float = 300,
                     ) -> list[tuple[int, str]]:
     """Return (exit code, error text) of each rank of a training in processes of their own; -9 for a killed one.
 
