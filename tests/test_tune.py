@@ -189,7 +189,7 @@ def test_every_published_setting_lies_in_the_ranges() -> None:
 
 
 def test_chunks_are_scored_as_the_written_results_are(tmp_path: Path) -> None:
-    write_squares(tmp_path / "MINE", {"A": 5, "B": 7})
+    write_squares(tmp_path / "MINE", {"A": 5, "B_1": 7})  # ends as the second tracker's number does
     benchmark = load_videos("MINE", tmp_path)
     tracker = OceanTracker(Oracle(), PLAIN)
     record = RunRecord(checkpoint=Path("c.pth"), sha256="0", dataset="MINE", data_source=benchmark.source)

@@ -216,7 +216,7 @@ def follow_and_score(trackers: Sequence[OceanTracker], record: RunRecord, benchm
         on_frames(len(states))
 
     with tempfile.TemporaryDirectory() as scratch:
-        candidates = [Candidate(tracker, ResultFolder(Path(scratch) / str(row), record))
+        candidates = [Candidate(tracker, ResultFolder(Path(scratch) / f"candidate{row}", record))
                       for row, tracker in enumerate(trackers)]
         for chunk in chunks:
             for _ in run_jobs(candidates, [Job(video, everyone) for video in chunk], batch=batch, watcher=watch):
