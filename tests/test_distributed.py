@@ -156,7 +156,8 @@ def _as_one_process(world: World, names: Sequence[str]) -> dict[str, float]:
     def alone(name: str, *, parts: int, batches: list[list[Sample]], **keys: Any) -> Any:
         return distributed.on_main(lambda: _steps(World(), name, parts=parts, batches=batches, **keys)[1], world)
 
-    found, own, whole = {}, batches(world.rank, world.size), batches(0, 1)
+    found: dict[str, float] = {}
+    own, whole = batches(world.rank, world.size), batches(0, 1)
     for name in names:
         _, ranks = _steps(world, name, parts=1, batches=own)
         found[name] = _furthest(ranks, alone(name, parts=1, batches=whole))
