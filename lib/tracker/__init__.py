@@ -90,7 +90,8 @@ class PlainTracker:
         box, score = found if isinstance(found, tuple) and len(found) == 2 else (found, 1.0)
         box_xywh = np.asarray(box, np.float64)
         if box_xywh.shape != (4,):
-            raise UserError(f"{type(tracker).__name__} gave {found!r:.60}; expected x, y, w, h, or (box, score)")
+            raise UserError(f"{type(tracker).__name__} gave {found!r:.60}; expected a box x, y, width, height, or "
+                            f"(box, score)")
         return PlainState(box_xywh, tracker, float(score))
 
 
