@@ -94,8 +94,8 @@ def test_a_killed_rank_ends_the_two_others_with_one_line(tmp_path: Path) -> None
 
 
 def test_an_error_of_one_rank_is_told_once_and_ends_all(tmp_path: Path) -> None:
-    # Samples 4 .. 7 are step 1; rank 1 takes the odd ones. Rank 0 holds the store in which they agree who tells: a third
-    # rank could come to ask when it is gone, and tell too.
+    # Samples 4 .. 7 are step 1; rank 1 takes the odd ones. Rank 0 holds the store in which they agree who tells, so a
+    # third rank could come to ask when it is gone, and tell too.
     arguments = ["--cfg", str(tiny_yaml(tmp_path)), *TWO]
     results = train_processes(arguments, ranks=2, pairs={"failing": [5]})
     assert [code for code, _ in results if code == 0] == []
