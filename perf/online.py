@@ -1,9 +1,9 @@
 """Cost of the online branch: the first frame, the search of a frame, and an update by number of samples; JSON lines.
 
-    python perf/online.py [--repeat 5] [--small] [--device cuda]
+    python perf/online.py [--repeat 5] [--resume OceanLite_online] [--device cuda]
 
-CPU seconds of this process (on a GPU: of the clock), so that other work on the machine counts less. Noise and random
-weights: neither changes the work.
+CPU seconds of this process (on a GPU: of the clock), so that other work on the machine counts less. Noise, and without
+a checkpoint the full size with random weights: neither changes the work.
 """
 
 from __future__ import annotations
@@ -24,13 +24,11 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from lib.checkpoint import load_model
 from lib.models.models import build_model
 from lib.tracker.ocean import OceanTracker
 from lib.tracker.online import Memory, OnlineTracker
-from lib.tracker.params import OnlineParams
-
-_SMALL: dict[str, Any] = {"backbone": "ResNetSmall", "backbone_options": {"width": 16, "expansion": 2}, "channels": 48,
-                          "towernum": 2}
+from lib.tracker.params import load_tracker_params
 
 
 def grown(memory: Memory, samples: int) -> Memory:
@@ -46,11 +44,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Cost of the online branch.")
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--small", action="store_true", help="OceanSmall's size instead of the full Ocean")
+    parser.add_argument("--resume", help="a checkpoint with the branch, or a name, instead of the full Ocean")
     args = parser.parse_args()
-    tracker = OnlineTracker(build_model(**(_SMALL if args.small else {}), online=True), OnlineParams(),
-                            device=args.device)
-    plain = OceanTracker(tracker.model, tracker.params, device=args.device)
+    model = load_model(args.resume, online=True) if args.resume else build_model(online=True)
+    params = load_tracker_params(model.params_file, online=True)
+    tracker = OnlineTracker(model, params, device=args.device)
+    plain = OceanTracker(model, params, device=args.device)
     image, box = np.random.default_rng(0).integers(0, 255, (480, 640, 3), dtype=np.uint8), [100, 120, 60, 80]
     state = tracker.init(image, box)
     clock = time.process_time if args.device == "cpu" else time.perf_counter
@@ -64,7 +63,7 @@ def main() -> None:
             if args.device != "cpu":
                 torch.cuda.synchronize()
             taken.append(1e3 * (clock() - start))
-        print(json.dumps({"part": part, "ms": round(statistics.median(taken), 1), **facts, "small": args.small,
+        print(json.dumps({"part": part, "ms": round(statistics.median(taken), 1), **facts, "of": args.resume or "Ocean",
                           "threads": torch.get_num_threads(), "torch": torch.__version__}))
 
     say("a frame without the branch", lambda: plain.track(state, image))

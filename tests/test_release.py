@@ -68,10 +68,10 @@ def test_weights_too_large_for_a_repository_are_refused(tmp_path: Path, shelf: P
     assert not list(shelf.glob("*"))
 
 
-@pytest.fixture(params=["OceanSmall", "OceanLite"])
+@pytest.fixture(params=["OceanSmall", "OceanLite", "OceanSmall_online", "OceanLite_online"])
 def shipped(request: pytest.FixtureRequest) -> str:
     """The name of weights that come along."""
-    if request.param == "OceanLite":
+    if "Lite" in request.param:
         pytest.importorskip("timm", reason="OceanLite's trunk needs the package timm")
     return str(request.param)
 
@@ -88,7 +88,8 @@ def test_the_weights_that_come_along_are_small_described_and_made_by_their_recip
     made, told = content["config"]["OCEAN"], recipe.as_dict()["OCEAN"]
     assert all(key in card for key in words if "RESUME" not in key)
     made["TRAIN"]["PRETRAIN"] = made["TRAIN"]["PRETRAIN"].replace("F1", "OceanSmall")  # the folder's name at the time
-    made["TRAIN"]["AMP"] = {"bf16": "auto"}[made["TRAIN"]["AMP"]]  # what auto is on the machine that trained them
+    if made["TRAIN"]["AMP"] == "bf16":
+        made["TRAIN"]["AMP"] = "auto"  # what auto is on the machine that trained them
     made["DATASET"].pop("MAX_UNREADABLE", None)  # no crop was unreadable, and its default has changed since
     for part in ("TRAIN", "DATASET"):  # a key added since then has no part in them
         assert made[part] == {key: told[part][key] for key in made[part]}
@@ -98,10 +99,21 @@ def test_the_weights_that_come_along_are_small_described_and_made_by_their_recip
     assert "OTB" not in params.tuned_on, "what is reported on OTB was not tuned on it"
 
 
+@pytest.mark.parametrize("name", ["OceanSmall", "OceanLite"])
+def test_weights_with_the_online_branch_hold_the_tracker_to_the_bit(name: str) -> None:
+    with_branch = read_checkpoint(f"{name}_online")["state_dict"]
+    plain = read_checkpoint(name)["state_dict"]
+    assert all(torch.equal(with_branch[key], tensor) for key, tensor in plain.items())
+    added = with_branch.keys() - plain.keys()
+    assert added
+    assert all(key.startswith(("classifier.", "features.features.layeronline.")) for key in added)
+
+
 def test_the_weights_that_come_along_follow_a_rendered_target(shipped: str) -> None:
     """A weight file that was written wrongly, or settings that do not fit it, would lose a target that hardly moves."""
-    params, _ = params_for(None, "", arch="Ocean", checkpoint=Path(shipped))
-    tracker = open_tracker("Ocean", Path(shipped), params, device="cpu")
+    online = shipped.endswith("_online")
+    params, _ = params_for(None, "", arch="Ocean", checkpoint=Path(shipped), online=online)
+    tracker = open_tracker("Ocean", Path(shipped), params, device="cpu", online=online)
     scene = held_out_scene(1, 1, length=60, difficulty=0.2)
     state = tracker.init(scene.frame(0), scene.box_xywh(0))
     overlaps = []
