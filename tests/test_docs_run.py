@@ -42,7 +42,7 @@ STAND_IN = {"CKPT": "snapshot/checkpoint_e20.pth", "CKPT_ONLINE": "online.pth",
             "../shared/data/OTB_sample": "dataset/OTB2015",
             "../shared/data/raw_results/OTB2015": "raw_results/OTB2015", "MY_VIDEOS": "dataset/OTB2015"}
 # What names something that is not here.
-ELSEWHERE = re.compile(r"rtsp:|--show|train_sample|int8|Skiing|NAME|[{$]|held_out|Nano|snapshot/OceanLite|"
+ELSEWHERE = re.compile(r"rtsp:|--show|train_sample|int8|Skiing|NAME|[{$]|held_out|Nano|data/syn|snapshot/OceanLite|"
                        r"snapshot/pretrain|^VIDEO")
 NAMES = ("Deer", "Man")
 
