@@ -7,6 +7,7 @@ once the command line is understood.
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple, NoReturn
@@ -92,6 +93,8 @@ def parse(name: str, argv: Sequence[str], *, prog: str = "") -> Any:
 def call(name: str, argv: Sequence[str], *, prog: str = "") -> int:
     """Return the exit code of a command: parse its words, import what does it, and call that with the options."""
     given = parse(name, argv, prog=prog)
+    # Before torch is loaded: threads that spin while they wait take the cores from others on a shared machine.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     module, _, function = COMMANDS[name].entry.partition(":")
     return getattr(importlib.import_module(module), function)(given) or 0
 

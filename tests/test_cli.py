@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -102,3 +103,20 @@ def test_a_mistake_is_one_line_with_the_flag(text: str, words: str) -> None:
     assert "\n" not in str(caught.value)
     assert "--help lists all flags" in str(caught.value)
     assert text.split()[0].split("=")[0] in str(caught.value)
+
+
+def test_threads_are_told_to_sleep_while_they_wait_before_torch_is_loaded() -> None:
+    code = """
+import os, sys, types
+from lib import commands
+probe = types.ModuleType("probe")
+probe.main = lambda given: print("torch" in sys.modules, os.environ["OMP_WAIT_POLICY"])
+sys.modules["probe"] = probe
+commands.COMMANDS["demo"] = commands.COMMANDS["demo"]._replace(entry="probe:main")
+commands.call("demo", [])
+"""
+    bare = {name: value for name, value in os.environ.items() if name != "OMP_WAIT_POLICY"}
+    for environment, expected in ((bare, "False PASSIVE"), ({**bare, "OMP_WAIT_POLICY": "ACTIVE"}, "False ACTIVE")):
+        done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, text=True,
+                              check=True)
+        assert done.stdout.strip() == expected, "what the user set stays"
