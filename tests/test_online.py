@@ -318,9 +318,26 @@ def test_published_settings_and_what_stands_in_for_them() -> None:
         TrackerParams)}) == OnlineParams()
 
 
+def test_a_lost_target_teaches_the_filter_nothing_and_is_found_without_it(tracker: OnlineTracker) -> None:
+    frames = list(square_frames(5))
+    wary = OnlineTracker(tracker.model, dataclasses.replace(QUICK, lost_below=1.0))  # which no presence reaches
+    states = follow(wary, frames)
+    assert [state.away for state in states] == [0, 1, 2, 3, 4]
+    first, last = states[0].memory, states[-1].memory
+    assert (last.number, len(last.samples)) == (5, len(first.samples))
+    assert last.filters is first.filters
+    assert last.centre_xy is states[-1].centre_xy, "the filter goes on looking where the box rests"
+    crops = [ocean.search_crop(state, frames[-1][0]) for state in states[1:3]]
+    held = dataclasses.replace(states[1], away=0)
+    assert wary.blend([held, states[2]], crops)[1].ravel().tolist() == [QUICK.online_ratio, 0.0]
+    elsewhere = dataclasses.replace(held, centre_xy=np.array([90.0, 70.0]))
+    found = wary.learn(last, states[-1].look, elsewhere, lost=True)
+    assert (len(found.samples), found.centre_xy.tolist()) == (len(first.samples), [90, 70])
+    assert len(wary.learn(last, states[-1].look, elsewhere).samples) == len(first.samples) + 1, "once it is held"
+
+
 @pytest.mark.parametrize(("line", "message"), [
     ("sample_memory_size: 0", "greater than or equal to 30"), ("train_skipping: 0", "greater than or equal to 1"),
-    ("lost_below: 0.3", "lost_below.* equal to 0"),
     ("sample_memory_size: 14 * 16", "'14 \\* 16'; .*valid integer.*nothing in it is evaluated"),
     ("learning_rate: torch.ones(1)", "valid number.*nothing in it is evaluated"), ("online_ratio: 1.5", "equal to 1"),
     ("hn_iter: 3", "unknown key"), ("learning_rate: 1", "less than 1"), ("net_opt_iter: -1", "equal to 0"),

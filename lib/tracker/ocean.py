@@ -275,7 +275,7 @@ class OceanTracker:
         return [judged(state, advance(state, crop, peak, row=row), crop, prediction, peak, row=row)
                 for row, (state, crop) in enumerate(pairs)]
 
-    def blend(self, states: Sequence[TrackerState], crops: Sequence[SearchCrop]) -> tuple[Floats, float] | None:
+    def blend(self, states: Sequence[TrackerState], crops: Sequence[SearchCrop]) -> tuple[Floats, Floats] | None:
         """Return what `find_peak` mixes in: nothing here, see `lib.tracker.online`."""
         return None
 

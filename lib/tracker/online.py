@@ -217,15 +217,19 @@ class OnlineTracker(OceanTracker):
         looks = self._look([state.memory for state in states], shown)
         seen = [replace(state, look=look) for state, look in zip(states, looks, strict=True)]
         answer: Callable[[], list[Any]] = super().begin(seen, shown)
-        return lambda: [replace(state, memory=self.learn(state.memory, state.look, state)) for state in answer()]
+        return lambda: [replace(after, memory=self.learn(after.memory, after.look, after, lost=before.away > 0))
+                        for before, after in zip(states, answer(), strict=True)]
 
-    def blend(self, states: Sequence[Any], crops: Sequence[SearchCrop]) -> tuple[Floats, float] | None:
-        """Return the online maps on Ocean's cells, and their share; NonFiniteOutput where one is not finite."""
+    def blend(self, states: Sequence[Any], crops: Sequence[SearchCrop]) -> tuple[Floats, Floats] | None:
+        """Return the online maps on Ocean's cells, and the share of each; NonFiniteOutput where one is not finite.
+
+        While a target is lost, places are looked at that the filter does not see: it has no share then.
+        """
         pairs = list(zip(states, crops, strict=True))
         maps = np.stack([_on_cells(state, crop, registered=self.params.online_registered) for state, crop in pairs])
         if not (finite := np.isfinite(maps).all((1, 2))).all():
             raise NonFiniteOutput(np.flatnonzero(~finite).tolist())
-        return maps, self.params.online_ratio
+        return maps, np.array([0.0 if state.away else self.params.online_ratio for state in states])[:, None, None]
 
     def _look(self, memories: Sequence[Memory], images: Sequence[Image]) -> list[Look]:
         """Return what each target's filter sees around where it was last found."""
@@ -250,9 +254,14 @@ class OnlineTracker(OceanTracker):
             looks.append(Look(row, seen.contiguous(), crop.middle_xy, scale, flag))  # not a view of the others
         return looks
 
-    def learn(self, memory: Memory, look: Look, state: TrackerState) -> Memory:
-        """Return the memory after a frame whose result is `state`: one more sample, perhaps a better filter."""
+    def learn(self, memory: Memory, look: Look, state: TrackerState, *, lost: bool = False) -> Memory:
+        """Return the memory after a frame whose result is `state`: one more sample, perhaps a better filter.
+
+        lost: before that frame. A target that was or is lost teaches nothing: the crop need not show it.
+        """
         number, params = memory.number + 1, self.params
+        if lost or state.away:
+            return replace(memory, number=number, iterations=0, centre_xy=state.centre_xy, size_wh=state.size_wh)
         if look.flag == "not_found":
             return replace(memory, number=number, iterations=0)
         hard = look.flag == "hard_negative"

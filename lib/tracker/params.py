@@ -56,7 +56,6 @@ class TrackerParams:
 class OnlineParams(TrackerParams):
     """Hyper-parameters of tracking with the online branch: DiMP-50's names and values, as Ocean's VOT2018 has them."""
 
-    lost_below: Annotated[float, Field(ge=0, le=0)] = 0.0  # the filter would learn while the box rests
     online_ratio: Probability = 0.5  # share of the online map in what the best cell is chosen by
     online_registered: bool = False  # True lays that map over Ocean's cell by cell; False: as the reference, see MODELS
     net_opt_iter: Annotated[int, Field(ge=0)] = 25  # iterations on the first frame

@@ -77,10 +77,11 @@ def shape_penalty(box_wh: Floats, target_wh: Floats, *, penalty_k: float) -> Flo
 
 
 def find_peak(prediction: Prediction, target_wh: Floats, *, search_size: int, params: TrackerParams,
-              blend: tuple[Floats, float] | None = None) -> Peak:
+              blend: tuple[Floats, Floats] | None = None) -> Peak:
     """Return the best cell of each map (section 5, steps 3 to 5). `target_wh` (B, 2) in search-crop px.
 
-    blend: maps (B, S, S) of the online branch, and their share in what the cell is chosen by; the rate is without them.
+    blend: maps (B, S, S) of the online branch, and their shares (B, 1, 1) in what the cell is chosen by; the rate is
+    without them.
     The first in row-major order among equals. Raises NonFiniteOutput, as a NaN would win every argmax.
     """
     score, ltrb = prediction.score.astype(np.float64), prediction.ltrb.astype(np.float64)
