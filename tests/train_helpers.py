@@ -219,7 +219,8 @@ def run_processes(function: Callable[..., None], arguments: list[tuple[Any, ...]
     for process, queue in started:
         process.join(timeout)
         if process.is_alive():
-            process.kill()
+            for other, _ in started:
+                other.kill()
             process.join()
             raise AssertionError(f"the training did not end within {timeout} s")
         killed = process.exitcode == -signal.SIGKILL
