@@ -194,6 +194,7 @@ class DatasetConfig(_Section):
     MAX_UNREADABLE: Probability = 0.001
     PAIRS: Count = 0
     JITTER: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    PARTS: Probability = 0.0
     NEGATIVE: Probability = 0.0
     NEGATIVE_FROM: Literal["any", "source", "video"] = "any"
     SOURCES: dict[str, SourceConfig] = _SOURCES  # in YAML each source is a child of DATASET

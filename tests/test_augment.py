@@ -6,13 +6,14 @@ import pytest
 
 from lib.config import DatasetConfig
 from lib.crops import CROP_SIZE, box_in_crop511, crop511, crop_square, mean_colour, view_matrix
-from lib.datasets import Crop
+from lib.datasets import Crop, FramePair
 from lib.datasets.augment import (
     CropAugmentation,
     Rendered,
     augmentation_matrix,
     colour_matrix,
     draw_augmentation,
+    draw_part,
     render as render_read,
     shown_part,
     warp,
@@ -145,6 +146,44 @@ def test_a_view_of_the_picture_itself_is_the_view_of_its_crop():
         difference = np.abs(a.pixels.astype(int) - b.pixels)
         assert difference.mean() < 1.0
         assert np.percentile(difference, 99) <= 6
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_a_part_is_shown_as_an_object_of_its_own(whole):
+    rng = np.random.default_rng(3)
+    picture = cv2.GaussianBlur(rng.integers(0, 256, (300, 400, 3), dtype=np.uint8), (0, 0), 6)
+    box = np.array([150.0, 100.0, 230.0, 180.0])
+    size = box[2:] - box[:2]
+    to_crop = view_matrix(crop_square(box), out_size=CROP_SIZE)
+    crop = Crop(crop511(picture, box, fill=mean_colour(picture)), box_in_crop511(size))
+    if whole:
+        crop = Crop(picture, box_in_crop511(size), cv2.invertAffineTransform(to_crop), tuple(cv2.mean(picture)[:3]))
+    for look in looks(8, color=0):
+        pair = draw_part(DatasetConfig(PARTS=1.0), FramePair(lambda _view=None: crop, None), rng)
+        part = pair.search()
+        middle = np.array([CROP_SIZE // 2] * 2)
+        assert part.box_xyxy.reshape(2, 2).mean(0) == pytest.approx(middle)
+        corners = cv2.transform(part.box_xyxy.reshape(1, 2, 2), part.to_image)[0]  # where it is in the image held
+        if not whole:
+            corners = cv2.transform(corners[None], cv2.invertAffineTransform(to_crop))[0]
+        assert (corners[0] >= box[:2] - 1e-6).all()
+        assert (corners[1] <= box[2:] + 1e-6).all()
+        shares = (corners[1] - corners[0]) / size
+        assert ((shares > 0.4) & (shares < 0.9)).all()
+        alone = Crop(crop511(picture, corners.ravel(), fill=mean_colour(picture)), part.box_xyxy)
+        shown, expected = (render(each, look.template, out_size=127) for each in (part, alone))
+        assert np.array_equal(shown.box_xyxy, expected.box_xyxy)
+        assert np.abs(shown.pixels.astype(int) - expected.pixels).mean() < 2.0
+        assert np.array_equal(pair.template().box_xyxy, part.box_xyxy), "both show the same part of one picture"
+
+
+def test_parts_are_a_share_of_the_pairs():
+    pair, rng = FramePair(None, None), np.random.default_rng(4)
+    parts = [draw_part(DatasetConfig(PARTS=0.3), pair, rng) is not pair for _ in range(400)]
+    assert np.mean(parts) == pytest.approx(0.3, abs=0.07)
+    state = rng.bit_generator.state
+    assert draw_part(DatasetConfig(), pair, rng) is pair
+    assert rng.bit_generator.state == state, "a share of 0 leaves the numbers of all other draws"
 
 
 def test_colours_by_hand():

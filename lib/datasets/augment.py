@@ -6,6 +6,7 @@ Each switch (COLOR, FLIP, ...) is a probability per sample. A flip or rotation o
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from math import cos, pi, sin
 from typing import Any, NamedTuple
 
@@ -21,11 +22,13 @@ from lib.crops import (
     CROP_SIZE,
     TEMPLATE_SIZE,
     Image,
+    box_in_crop511,
     compose,
+    context_side,
     transform_box,
     view_matrix,
 )
-from lib.datasets import Crop, CropReader
+from lib.datasets import Crop, CropReader, FramePair
 
 Matrix = NDArray[Any]
 
@@ -33,6 +36,7 @@ HUE = 0.05  # turns, whatever JITTER: light changes in brightness, hardly in hue
 MAX_ANGLE = 10.0  # degrees
 BLUR_SIGMA = 1.0  # px
 CUTOUT_SIDE = 16  # px
+PART_SIDES = (0.4, 0.9)  # range of a part's sides, as shares of the object's
 CLIP_TRAIN = 3  # frames of a clip that the target is learned from; it is found in the rest
 
 _LUMA = np.array([0.114, 0.587, 0.299])  # ITU-R BT.601 weights of B, G, R: what every gray conversion here uses
@@ -97,6 +101,31 @@ def draw_augmentation(settings: DatasetConfig, rng: np.random.Generator, *, sear
         for k, view in enumerate(views)
     )
     return PairAugmentation(template, search)
+
+
+def draw_part(settings: DatasetConfig, pair: FramePair, rng: np.random.Generator) -> FramePair:
+    """Return the pair, or in a share PARTS of them the template's picture twice, a part of the object being the target.
+
+    A target may be a face, where data sets label persons: where it ends is to be learned from the template, not from
+    what objects are. With a share of 0 nothing is drawn from `rng`.
+    """
+    if not settings.PARTS or rng.random() >= settings.PARTS:
+        return pair
+    size = rng.uniform(*PART_SIDES, 2)
+    corner = rng.random(2) * (1 - size)
+    return FramePair(*[partial(_read_part, pair.template, np.stack([corner, corner + size]))] * 2)
+
+
+def _read_part(read: CropReader, part: Matrix, view_xyxy: Boxes | None = None, /) -> Crop:
+    """Return the crop of a part of an object, its corners (2, 2) in 0..1 of the object's box; all of it is read."""
+    crop = read()
+    start, end = crop.box_xyxy.reshape(2, 2)
+    box = start + part * (end - start)
+    size = box[1] - box[0]
+    step = context_side(size) / TEMPLATE_SIZE  # px of the object's crop to one of the part's
+    to_crop = np.column_stack([step * np.eye(2), box.mean(0) - step * (CROP_SIZE // 2)])
+    to_image = to_crop if crop.to_image is None else compose(crop.to_image, to_crop)
+    return crop._replace(box_xyxy=box_in_crop511(size), to_image=to_image)
 
 
 def draw_clip_augmentation(settings: DatasetConfig, rng: np.random.Generator,

@@ -17,7 +17,7 @@ from lib.boxes import xyxy_to_xywh
 from lib.config import Config, DatasetConfig, SourceConfig
 from lib.crops import CLIP_SIZE, TEMPLATE_SIZE
 from lib.datasets import TrainingSource, UnreadableCrop
-from lib.datasets.augment import CLIP_TRAIN, draw_augmentation, draw_clip_augmentation, render
+from lib.datasets.augment import CLIP_TRAIN, draw_augmentation, draw_clip_augmentation, draw_part, render
 from lib.datasets.index import TrackIndex, load_index
 from lib.datasets.mixing import Mixture, draw_negative, generator, shares
 from lib.datasets.stores import CropFiles, CropStore, IndexedSource, PackedCrops, load_pictures
@@ -105,7 +105,7 @@ class OceanDataset(Dataset[Any]):
 
     def _draw(self, source: int, track: int, rng: np.random.Generator) -> tuple[np.ndarray[Any, Any], ...]:
         """Return the arrays of a Sample, drawn with `rng`; raise UnreadableCrop."""
-        pair = self.sources[source].pair(track, rng)
+        pair = draw_part(self.settings, self.sources[source].pair(track, rng), rng)
         change = draw_augmentation(self.settings, rng, search_size=self.search_size)
         other = draw_negative(self.settings, self.sources, self.mixture.use, source, track, rng)
         template = render(pair.template, change.template, out_size=TEMPLATE_SIZE)
