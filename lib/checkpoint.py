@@ -32,9 +32,10 @@ PREFIXES = ("module.", "_orig_mod.", "feature_extractor.")
 _SOTS = {"backbone.": "features.features.", "head.": "connect_model."}  # what its Ocean calls ours
 ALIGN_PREFIX = "align_head."
 ONLINE_PREFIX, LAYERONLINE = "classifier.", "features.features.layeronline."  # the two parts of the online branch
+PRESENCE_PREFIX = "presence."
 EXPORTED_PARAMS = "tracker.yaml"
 _COUNTER = "num_batches_tracked"  # of a BatchNorm: no weight, only old checkpoints and ours for use lack it
-NEW_PARTS = (ALIGN_PREFIX, ONLINE_PREFIX, "features_mhsa.", "features_mhsa_z.")  # what may be added to a trained Ocean
+NEW_PARTS = (ALIGN_PREFIX, ONLINE_PREFIX, PRESENCE_PREFIX, "features_mhsa.", "features_mhsa_z.")  # what may be added to a trained Ocean
 # What makes plain numpy numbers, as numpy 1 and 2 call it: the reference's optimizer keeps its rates as np.float64.
 _SCALAR = np.float64(0).__reduce__()[0]
 _NUMBERS: list[Any] = [*((_SCALAR, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")), np.dtype,
@@ -187,12 +188,13 @@ def load_weights(model: nn.Module, state_dict: Mapping[str, Any], *, source: str
                       f"{source_of} ({len(copies)} tensors)" if copies else "")
 
 
-def load_model(path: str | Path, *, align: bool | None = None, online: bool | None = None) -> Ocean:
+def load_model(path: str | Path, *, align: bool | None = None, online: bool | None = None,
+               presence: bool = True) -> Ocean:
     """Return the model of a checkpoint, or of the weights of that name, in eval mode on the CPU.
 
     The architecture is what the checkpoint says (`model`); one of the reference code is Ocean on ResNet-50, with the
     object-aware and the online branch where their weights are there. align, online: True requires the branch, False
-    leaves it out, None takes what the file has. `model.load_report` says what was skipped or missing,
+    leaves it out, None takes what the file has. presence: False leaves the presence branch out, where there is one. `model.load_report` says what was skipped or missing,
     `model.params_file` names the tracking hyper-parameters that belong to the weights, None if they have none.
     """
     checkpoint = read_checkpoint(path)
@@ -209,12 +211,14 @@ def load_model(path: str | Path, *, align: bool | None = None, online: bool | No
     if not isinstance(spec, dict) or not all(isinstance(key, str) for key in spec):
         raise UserError(f"{path}: its 'model' is {spec!r}; expected the keywords of a model")
     options = {**spec, "align": has_branch if align is None else align,
-               "online": has_online if online is None else online}
+               "online": has_online if online is None else online,
+               "presence": presence and any(name.startswith(PRESENCE_PREFIX) for name in weights)}
     try:
         model = build_model(**options)
     except (UserError, TypeError, ValueError, RuntimeError) as error:
         raise UserError(f"{path}: {error}") from error
     unwanted = [ALIGN_PREFIX] * (model.align_head is None) + [ONLINE_PREFIX, LAYERONLINE] * (model.classifier is None)
+    unwanted += [PRESENCE_PREFIX] * (model.presence is None)
     model.load_report = load_weights(model, checkpoint["state_dict"], source=str(path), ignore=unwanted)
     model.params_file = params_beside(path)
     return model.eval()
@@ -237,7 +241,8 @@ def import_pretrained(model: Ocean, state_dict: Mapping[str, Any], *, source: st
         whole, low_rank = pretrained.beside_low_rank(whole, model.state_dict())
         new = tuple(part for part in NEW_PARTS if not any(name.startswith(part) for name in whole))
         unwanted = {ALIGN_PREFIX: model.align_head is None, pretrained.LAST_BLOCK: model.features_mhsa is not None,
-                    ONLINE_PREFIX: model.classifier is None, LAYERONLINE: model.classifier is None}
+                    ONLINE_PREFIX: model.classifier is None, LAYERONLINE: model.classifier is None,
+                    PRESENCE_PREFIX: model.presence is None}
         report = load_weights(model, whole, source=source, ignore=[part for part in unwanted if unwanted[part]],
                               optional=(*new, *low_rank))
         return replace(report, prefixes=prefixes)

@@ -110,6 +110,7 @@ class TrainConfig(_Section):
     DETECT_ANOMALY: bool = False
     DATA_TIMEOUT: Count = 300
     ONLINE: Literal[False, "raw", "imagenet"] = False
+    PRESENCE: bool = False
 
     @field_validator("OPTIMIZER")
     @classmethod
@@ -136,6 +137,8 @@ class TrainConfig(_Section):
     def _epochs(self) -> TrainConfig:
         if self.START_EPOCH >= self.END_EPOCH:
             raise ValueError(f"START_EPOCH {self.START_EPOCH} is not below END_EPOCH {self.END_EPOCH}")
+        if self.ONLINE and self.PRESENCE:
+            raise ValueError("ONLINE and PRESENCE train one branch each beside a resting tracker; set one of them")
         return self
 
 
@@ -250,7 +253,8 @@ class Config(_Section):
         return {"arch": train.MODEL, "backbone": train.BACKBONE, "backbone_options": train.BACKBONE_OPTIONS,
                 "head": train.HEAD, "head_options": train.HEAD_OPTIONS, "channels": train.CHANNELS,
                 "towernum": train.TOWERNUM, "align": train.ALIGN, "box_bias": train.BOX_BIAS,
-                **({"online": True, "online_pixels": train.ONLINE} if train.ONLINE else {})}
+                **({"online": True, "online_pixels": train.ONLINE} if train.ONLINE else {}),
+                **({"presence": True} if train.PRESENCE else {})}
 
     def summary(self) -> dict[str, int | float | str | bool]:
         """Return what sets one training apart from another, by the names of the keys, for a table of runs."""

@@ -64,6 +64,28 @@ def online_loss(scores: Sequence[Tensor], label: Tensor) -> dict[str, Tensor]:
     return losses | {"total": 100 * losses["last"] + 100 * losses["initial"] + 400 * losses["between"]}
 
 
+def presence_loss(output: OceanOutput, logit: Tensor, *, ltrb_target: Tensor) -> dict[str, Tensor]:
+    """Return the losses "held", "alike", "others" of the presence branch, and "total", scalars.
+
+    The examples are the tracker's own answers: its best box of those that overlap the target by half, and its best box
+    apart from the target (overlap below 0.1; in a negative pair any). logit (B, B, S, S): of search j for template i,
+    so that each template is compared with what all other searches of the batch show, too. ltrb_target (B, 4, S, S):
+    in every cell, negative outside the box; all 0 in a negative pair.
+    """
+    ltrb, target, score = output.ltrb.float(), ltrb_target.float(), output.cls.float().sigmoid().squeeze(1)
+    left, top, right, bottom = torch.minimum(ltrb, target).unbind(1)
+    shared = (left + right).clamp(min=0) * (top + bottom).clamp(min=0)
+    overlap = shared / (_area(ltrb) + _area(target) - shared).clamp(min=1e-6)
+    held, other = ((score * chosen).flatten(1).max(1) for chosen in (overlap >= 0.5, overlap < 0.1))
+    there, own = (held.values > 0).float(), torch.eye(len(score), device=score.device)
+    at_held, at_other = (logit.float().flatten(2).gather(2, best.indices[None, :, None].expand(len(score), -1, 1))[..., 0]
+                         for best in (held, other))
+    losses = {"held": _masked_mean(F.softplus(-at_held), own * there),
+              "alike": _masked_mean(F.softplus(at_other), own),
+              "others": _masked_mean(F.softplus(at_held), (1 - own) * there) + _masked_mean(F.softplus(at_other), 1 - own)}
+    return losses | {"total": losses["held"] + losses["alike"] / 2 + losses["others"] / 4}
+
+
 def _iou_plus_one(ltrb: Tensor, ltrb_target: Tensor, weight: Tensor) -> Tensor:
     """Return (intersection + 1) / (union + 1) per cell, (B, S, S), in (0, 1]; 1 in cells without weight.
 

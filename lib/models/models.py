@@ -16,6 +16,7 @@ from lib.models.connect import AdjustLayer, AlignHead, Head, box_tower
 from lib.models.modules import EXPANSION, Bottleneck, Bottleneck_MHSA, init_convs
 from lib.models.ocean import Ocean_
 from lib.models.online import OnlineClassifier
+from lib.models.presence import PresenceBranch
 from lib.models.timm_trunk import TimmTrunk
 
 
@@ -25,12 +26,12 @@ class Ocean(Ocean_):
     channels: width of neck and head. align: with the object-aware branch. towernum (convolutions per tower) and
     box_bias (where the learned bias of the boxes begins) go to the heads that take them. online: with the online
     branch, `layeronline` and `classifier`; online_pixels: what it sees, "imagenet" for normalised RGB as in the
-    reference, "raw" for BGR 0..255 as the rest of the trunk.
+    reference, "raw" for BGR 0..255 as the rest of the trunk. presence: with the presence branch.
     """
 
     def __init__(self, *, backbone: str, backbone_options: Mapping[str, Any], head: str,
                  head_options: Mapping[str, Any], channels: int, towernum: int, align: bool, box_bias: float,
-                 online: bool = False, online_pixels: str = "imagenet") -> None:
+                 online: bool = False, online_pixels: str = "imagenet", presence: bool = False) -> None:
         super().__init__()
         self.spec: dict[str, Any] = {"arch": "Ocean", "backbone": backbone, "backbone_options": dict(backbone_options),
                                      "channels": channels, "towernum": towernum, "align": align}
@@ -49,6 +50,11 @@ class Ocean(Ocean_):
         self.classifier: OnlineClassifier | None = None
         if online:
             self._add_online(online_pixels)
+        if presence and self.joint:
+            raise UserError(f"backbone {backbone} with joint: has no presence branch, as its template is not known "
+                            f"before the search; expected one without joint")
+        self.presence = PresenceBranch(parts.channels) if presence else None
+        self.spec |= {"presence": True} if presence else {}
 
     def _add_online(self, pixels: str) -> None:
         if not isinstance(self.features, ResNet50 | TimmTrunk):

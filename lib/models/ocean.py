@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from lib.models.backbones import ResNet_MHSA, ResNet_single
 from lib.models.connect import AdjustLayer, AlignHead, Head
 from lib.models.online import OnlineClassifier
+from lib.models.presence import PresenceBranch
 from lib.models.pretrained import IMAGENET
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ class TemplateFeatures(NamedTuple):
     cls: tuple[Tensor, ...]  # what the head's `template` gave: with box_tower the template side of the
     reg: tuple[Tensor, ...]  # classification's and the regression's matrix, (B, C, 5, 5), (B, C, 3, 5), (B, C, 5, 3)
     raw: Tensor | None = None  # (B, c, 15, 15): the map before the tail (templ attention) or the tokens (joint ViT)
+    vector: Tensor | None = None  # (B, D, 1, 1) of the presence branch
 
     def select(self, rows: Sequence[int] | Tensor) -> TemplateFeatures:
         """Return the features of the given batch rows, in that order."""
@@ -56,6 +58,7 @@ class OceanOutput(NamedTuple):
     cls: Tensor  # (B, 1, S, S) logit
     cls_aligned: Tensor | None  # (B, 1, S, S) logit of the object-aware branch, None without it
     search: Tensor | None = None  # (B, C, S + 6, S + 6) the neck's map, which presence compares with the template's
+    vectors: Tensor | None = None  # (B, D, S, S) of the presence branch
 
 
 class Ocean_(nn.Module):  # the reference's name
@@ -76,6 +79,7 @@ class Ocean_(nn.Module):  # the reference's name
     connect_model: Head
     align_head: AlignHead | None
     classifier: OnlineClassifier | None  # of the online branch
+    presence: PresenceBranch | None
     online_pixels: str  # what the online branch sees: "imagenet" or "raw"
 
     def template(self, z: Tensor) -> TemplateFeatures:
@@ -88,7 +92,10 @@ class Ocean_(nn.Module):  # the reference's name
 
     def _encode_template(self, deep: Tensor, *, raw: Tensor | None) -> TemplateFeatures:
         zf = self.neck(deep, crop=True)
-        return TemplateFeatures(zf, *self.connect_model.template(zf), raw=raw)
+        vector = None
+        if self.presence is not None:
+            vector = self.presence(deep[..., self.neck.CROP:-self.neck.CROP, self.neck.CROP:-self.neck.CROP])
+        return TemplateFeatures(zf, *self.connect_model.template(zf), raw=raw, vector=vector)
 
     def track(self, x: Tensor, template: TemplateFeatures) -> OceanOutput:
         """Return the predictions for search crops (B, 3, H, H), float32 BGR 0..255, H = 255, 271 or 287.
@@ -111,7 +118,8 @@ class Ocean_(nn.Module):  # the reference's name
         if self.align_head is not None:
             assert tower_reg is not None, "this head gives the object-aware branch nothing to build on"
             aligned = self.align_head(tower_reg, ltrb, search_size=x.shape[-1])
-        return OceanOutput(ltrb, cls, aligned, search)
+        vectors = None if self.presence is None else self.presence(deep)
+        return OceanOutput(ltrb, cls, aligned, search, vectors)
 
     def online_features(self, x: Tensor) -> Tensor:
         """Return the online branch's features (B, C, h, h), float32, of crops (B, 3, H, H), float32 BGR 0..255.
@@ -137,6 +145,16 @@ class Ocean_(nn.Module):  # the reference's name
         train_features, test_features = self.online_features(torch.cat([train, test])).chunk(2)
         with torch.autocast(train.device.type, enabled=False):
             return self.classifier.learn(train_features, test_features, boxes_xywh)
+
+    def learn_presence(self, z: Tensor, x: Tensor) -> tuple[OceanOutput, Tensor]:
+        """Return the predictions for B pairs, and the logit (B, B, S, S) of each place of search j for template i.
+
+        The call that training of the presence branch makes.
+        """
+        assert self.presence is not None, "a model without the presence branch"
+        template = self.template(z)
+        output = self.track(x, template)
+        return output, self.presence.logit(torch.einsum("idxy,jdhw->ijhw", template.vector, output.vectors))
 
     def forward(self, z: Tensor, x: Tensor) -> OceanOutput:
         """Return the predictions for pairs of template and search crops; the call that training makes."""

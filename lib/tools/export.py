@@ -81,7 +81,7 @@ def main(options: ExportOptions) -> int:
     check_scored_here(options.dataset)
     check_output(options.out, flag="--out")
     with RunLog(main=True):
-        model = load_model(options.checkpoint, align=options.align, online=False)
+        model = load_model(options.checkpoint, align=options.align, online=False, presence=False)
         _log.info("%s", model.load_report)
         benchmark = measure.load_videos(options.dataset, options.dataset_dir, only=options.videos)
         say_what_is_there(benchmark)

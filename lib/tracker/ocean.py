@@ -155,6 +155,9 @@ class OceanTracker:
         self._link = Link(self.device)
         nhwc = self.device.type == "cuda" if channels_last is None else channels_last
         self.memory_format = torch.channels_last if nhwc else torch.contiguous_format
+        if params.presence == "learned" and getattr(model, "presence", None) is None:
+            raise UserError(f"{getattr(model, 'load_report', None) or 'this model'}; it has no presence branch, which "
+                            f"TEST.presence learned asks for: use auto, or a checkpoint trained with TRAIN.PRESENCE")
         self.model = model.eval()
         self.model.to(device=self.device)
         self.model.to(memory_format=self.memory_format)
@@ -249,12 +252,12 @@ class OceanTracker:
 
         def answer() -> Prediction:
             on_host = fetched().numpy()
-            return Prediction(on_host[:, 0], on_host[:, 1:5], on_host[:, 5] if on_host.shape[1] > 5 else None)
+            return Prediction(on_host[:, 0], on_host[:, 1:5], *on_host[:, 5:].swapaxes(0, 1))
 
         return answer
 
     def _maps(self, pixels: torch.Tensor, template: TemplateFeatures) -> torch.Tensor:
-        """Return score, ltrb and, where there are features, similarity (B, 5 or 6, S, S), float32: one copy for all."""
+        """Return score, ltrb and, where the model has them, similarity and likeness (B, 5 to 7, S, S): one copy."""
         output = self._track(self._as_float(pixels), template)
         score = torch.sigmoid(output.cls.float())
         if output.cls_aligned is not None:
@@ -262,6 +265,10 @@ class OceanTracker:
             score = self.params.ratio * score + (1 - self.params.ratio) * aligned
         zf, search = template.zf, output.search
         similar = [] if zf is None or search is None else [similarity_map(search, zf)]
+        if output.vectors is not None and self.params.presence != "map":
+            assert self.model.presence is not None
+            assert template.vector is not None
+            similar.append(self.model.presence.logit((output.vectors * template.vector).sum(1, keepdim=True)))
         return torch.cat([score, output.ltrb.float(), *similar], dim=1)
 
     def update(

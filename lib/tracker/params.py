@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, ConfigDict, Field, ValidationError
 from pydantic.dataclasses import dataclass
@@ -43,13 +43,14 @@ class TrackerParams:
     big_sz: SearchSize = 255  # the same for targets below 0.004 of the image
     ratio: Probability = 0.94  # share of the first score beside the aligned one
     lost_below: Probability = 0.0  # presence below which the box rests and the target is looked for elsewhere; 0: never
+    presence: Literal["auto", "map", "learned"] = "auto"  # what it is made of: the learned branch where there is one
     tuned_on: str = ""  # the benchmark these were tuned on; said beside every score made with them
 
     @property
     def identity(self) -> dict[str, Any]:
         """Return what decides on boxes; a later key that is off is left out, as in records made before it."""
-        return {key: value for key, value in asdict(self).items()
-                if key != "tuned_on" and (key != "lost_below" or value)}
+        off = {"lost_below": 0.0, "presence": "auto"}
+        return {key: value for key, value in asdict(self).items() if key != "tuned_on" and value != off.get(key)}
 
 
 @dataclass(frozen=True, config=ConfigDict(extra="forbid", strict=True))

@@ -10,6 +10,7 @@ makes the probability.
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Sequence
 from dataclasses import replace
@@ -34,9 +35,15 @@ COEFFICIENTS = (3.4464, 0.1340, 0.0905, 4.3768, -2.7006, 3.2993, 2.4671)
 """Bias, and weights of `Trace.evidence`; docs/EXPERIMENTS.md has the command that made them."""
 WITHOUT_SIMILARITY = (1.2320, 0.1979, 0.1833, 5.0245, -3.1119)
 """The same without similarity, for a network whose features are out of reach: an exported or a joint one."""
+WITH_BRANCH = (3.4464, 0.1340, 0.0905, 4.3768, -2.7006, 3.2993, 2.4671, 0.0, 0.0)
+"""The same as the first with the presence branch."""
+MODELS = (COEFFICIENTS, WITHOUT_SIMILARITY, WITH_BRANCH)
 COLOURS, INNER = 16, 0.9  # steps of each share in a histogram of colours, and the part of the box's sides it is of
 APART = 0.1  # overlap below which two boxes show different things
 SHARES, DARK = (0.1, 0.6), 16  # range of a share; added to each channel, as the colour of dark px is noise
+FINGERPRINT = hashlib.sha256(repr((MODELS, SLOW, LEVEL_FRAMES, TRUSTED, VIEWS, GRID, COLOURS, INNER, APART, SHARES, DARK)
+                                  ).encode()).hexdigest()[:12]
+"""Of all these numbers: results made with others are told apart by it."""
 
 
 class Trace(NamedTuple):
@@ -51,25 +58,33 @@ class Trace(NamedTuple):
     colour_level: float  # its mean over the first frames
     frames: int  # so many of them
     suspicion: float = 0.0  # score of the rival whose place the box took, the highest so far
+    likeness: float = math.nan  # logit of the presence branch at the found box, NaN where the network has none
+    likenesses: float = math.nan  # its slow mean
 
     @property
     def evidence(self) -> tuple[float, ...]:
-        """Return what the logistic model weighs: scores, suspicion, colour and known similarities above their level."""
+        """Return what the logistic model weighs: scores, suspicion, colour and known similarities above their level.
+
+        With the presence branch its likeness, too.
+        """
         told = (self.score, self.scores, self.colour - self.colour_level, self.suspicion)
         level = self.similarity_level
-        return (*told, self.similarity - level, self.similarities - level) if math.isfinite(level) else told
+        if math.isfinite(level):
+            told += (self.similarity - level, self.similarities - level)
+        return (*told, self.likeness, self.likenesses) if math.isfinite(self.likeness) else told
 
     @property
     def presence(self) -> float:
         """Return the probability that the box shows the target, 0..1."""
         told = self.evidence
-        bias, *weights = COEFFICIENTS if len(told) == 6 else WITHOUT_SIMILARITY
+        bias, *weights = {len(model): model for model in MODELS}[1 + len(told)]
         return 1 / (1 + math.exp(-bias - sum(weight * value for weight, value in zip(weights, told, strict=True))))
 
     @property
     def plain(self) -> float:
         """Return the presence as it would be if colours were as usual and all frames like this one."""
-        return self._replace(colour=self.colour_level, scores=self.score, similarities=self.similarity).presence
+        return self._replace(colour=self.colour_level, scores=self.score, similarities=self.similarity,
+                             likenesses=self.likeness).presence
 
 
 class Rival(NamedTuple):
@@ -79,8 +94,8 @@ class Rival(NamedTuple):
     centre_xy: Floats  # (2,) px of the image
 
 
-def seen(score: float, similarity: float, colour: float, taken: float, before: Trace | None, *, alone: bool = False
-         ) -> Trace:
+def seen(score: float, similarity: float, colour: float, taken: float, before: Trace | None, *,
+         likeness: float = math.nan, alone: bool = False) -> Trace:
     """Return the trace after a frame with this score, 0..1, and so on; before: None on the first tracked frame.
 
     taken: score of the rival whose place the box took in this frame, 0 where it took none. alone: judge the frame by
@@ -89,16 +104,17 @@ def seen(score: float, similarity: float, colour: float, taken: float, before: T
     score = min(max(score, 1 - TRUSTED), TRUSTED)
     logit = math.log(score / (1 - score))
     if before is None:
-        return Trace(logit, logit, similarity, similarity, similarity, colour, colour, 1)
+        return Trace(logit, logit, similarity, similarity, similarity, colour, colour, 1, 0.0, likeness, likeness)
     if alone:
-        return before._replace(score=logit, scores=logit, similarity=similarity, similarities=similarity, colour=colour)
+        return before._replace(score=logit, scores=logit, similarity=similarity, similarities=similarity, colour=colour,
+                               likeness=likeness, likenesses=likeness)
     rate = 1 / (before.frames + 1) if before.frames < LEVEL_FRAMES else 0.0
     return Trace(
         logit, before.scores + SLOW * (logit - before.scores),
         similarity, before.similarities + SLOW * (similarity - before.similarities),
         before.similarity_level + rate * (similarity - before.similarity_level),
         colour, before.colour_level + rate * (colour - before.colour_level), before.frames + 1,
-        max(before.suspicion, taken))
+        max(before.suspicion, taken), likeness, before.likenesses + SLOW * (likeness - before.likenesses))
 
 
 def similarity_map(search: Tensor, template: Tensor) -> Tensor:
@@ -164,10 +180,10 @@ def judged(before: TrackerState, after: TrackerState, crop: SearchCrop, predicti
     middle = np.array(crop.pixels.shape[1::-1]) // 2
     colours = colours_of(crop.pixels, peak.offset_xy[row] + middle, peak.box_wh[row])
     first = colours if before.colours is None else before.colours
-    similarity = (math.nan if prediction.similarity is None
-                  else at_offset(prediction.similarity[row], peak.offset_xy[row]))
+    similarity, likeness = (math.nan if values is None else at_offset(values[row], peak.offset_xy[row])
+                            for values in (prediction.similarity, prediction.likeness))
     trace = seen(after.score, similarity, float(np.sqrt(first * colours).sum()), taken_over(before, after.centre_xy),
-                 before.trace, alone=before.away > 0)
+                 before.trace, likeness=likeness, alone=before.away > 0)
     score, offset_xy = rival_of(prediction, peak, row=row)
     rival = Rival(score, before.centre_xy + offset_xy / crop.scale)
     return replace(after, trace=trace, presence=trace.presence, colours=first, rival=rival)

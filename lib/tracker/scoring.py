@@ -32,6 +32,7 @@ class Prediction(NamedTuple):
     score: NDArray[np.float32]  # (B, S, S) in 0..1, the object-aware score mixed in
     ltrb: NDArray[np.float32]  # (B, 4, S, S) distances in crop px from a cell's point to the box's sides
     similarity: NDArray[np.float32] | None = None  # (B, S, S) cosine with the template, where the network tells
+    likeness: NDArray[np.float32] | None = None  # (B, S, S) logit of the presence branch, where there is one
 
 
 class Peak(NamedTuple):

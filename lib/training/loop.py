@@ -30,8 +30,8 @@ from lib.models.timm_trunk import fetch_weights
 from lib.options import TrainOptions
 from lib.training import checkpoints
 from lib.training.checkpoints import Progress
-from lib.training.stage import check_schedule
-from lib.training.tasks import Classification, OnlineTracking, Task, Tracking
+from lib.training.stage import branch_of, check_schedule
+from lib.training.tasks import BRANCHES, Classification, Task, Tracking
 from lib.training.trainer import Trainer
 
 log = logging.getLogger(__name__)
@@ -92,7 +92,7 @@ def train(cfg: Config, world: World, task: Any = Tracking) -> int:
     with RunLog(main=world.is_main) as run_log, ExitStack() as stack:
         _log_devices(cfg, world)
         _set_determinism(cfg)
-        work: Task = (OnlineTracking if cfg.TRAIN.ONLINE else task)(cfg)
+        work: Task = BRANCHES.get(branch_of(cfg.TRAIN), task)(cfg)
         torch.manual_seed(cfg.TRAIN.SEED)
         model = work.build()
         snapshot = Path(cfg.CHECKPOINT_DIR)
@@ -141,8 +141,8 @@ def _load_start(model: Any, cfg: Config, checkpoint: dict[str, Any] | None, *, p
         else:
             source = str(_pretrained_path(source))
             content = read_checkpoint(source)
-        if train.ONLINE and not any("connect_model." in name for name in content["state_dict"]):
-            raise UserError(f"TRAIN.PRETRAIN: {source} is no tracker; TRAIN.ONLINE needs the checkpoint of one")
+        if (branch := branch_of(train)) and not any("connect_model." in name for name in content["state_dict"]):
+            raise UserError(f"TRAIN.PRETRAIN: {source} is no tracker; TRAIN.{branch} needs the checkpoint of one")
         pixels = Pixels(given.ORDER, given.MEAN, given.STD) if given else pixels_of(content, source=source)
         log.info("%s", import_pretrained(model, content["state_dict"], source=source, pixels=pixels))
     return progress
@@ -170,8 +170,8 @@ def _check_start(cfg: Config, *, place: str, frozen_start: bool = True) -> None:
     elif train.PRETRAIN:
         if not str(train.PRETRAIN).startswith(TIMM):
             _pretrained_path(str(train.PRETRAIN))
-    elif train.ONLINE and not train.RANDOM_TRUNK:
-        raise UserError(f"{place}: TRAIN.ONLINE trains beside a trained tracker; name its checkpoint in TRAIN.PRETRAIN")
+    elif (branch := branch_of(train)) and not train.RANDOM_TRUNK:
+        raise UserError(f"{place}: TRAIN.{branch} trains beside a trained tracker; name its checkpoint in TRAIN.PRETRAIN")
     elif frozen_start and frozen and not train.RANDOM_TRUNK:
         name = TORCHVISION.get(train.BACKBONE)
         remedy = "name pretrained weights in TRAIN.PRETRAIN" if name is None else (

@@ -99,9 +99,9 @@ def build_stage(model: Any, train: TrainConfig, *, epoch: int, world: World, bef
     Changes the model's requires_grad. Raises UserError when TRAINABLE_LAYER names no layer of the backbone.
     """
     thawed = epoch >= train.UNFIX_EPOCH
-    if before is not None and (train.ONLINE or before.thawed == thawed):
+    if before is not None and (branch_of(train) or before.thawed == thawed):
         return before
-    group_of = online_groups(model) if train.ONLINE else _groups(model, train, thawed)
+    group_of = branch_groups(model) if branch_of(train) else _groups(model, train, thawed)
     for name, parameter in model.named_parameters():
         parameter.requires_grad_(name in group_of)
     bases = {"backbone": train.BASE_LR * train.LAYERS_LR, "head": train.BASE_LR, "solver": train.BASE_LR * SOLVER_LR}
@@ -109,7 +109,7 @@ def build_stage(model: Any, train: TrainConfig, *, epoch: int, world: World, bef
     groups = [{"name": part, "factor": rate_factor(train, bases[part]), "params": [parameter for _, parameter in items]}
               for part, items in parts.items() if items]
     names = tuple(name for items in parts.values() for name, _ in items)
-    resting = "; the tracker rests" if train.ONLINE else "" if parts["backbone"] else "; the backbone's trunk is frozen"
+    resting = "; the tracker rests" if branch_of(train) else "" if parts["backbone"] else "; the backbone's trunk is frozen"
     stage = Stage(_wrap(model, train, world), _optimizer(groups, train), names, thawed, resting,
                   _frozen_batchnorm(model, train))
     if before is not None:
@@ -124,12 +124,17 @@ def _groups(model: Any, train: TrainConfig, thawed: bool) -> dict[str, str]:
             if trunk.get(name, True)}
 
 
-def online_groups(model: Any) -> dict[str, str]:
-    """Return the group of each parameter of the online branch, by name; all of the tracker rests.
+def branch_of(train: TrainConfig) -> str:
+    """Return the key by which a branch trains beside a tracker that rests, "" where the tracker itself trains."""
+    return "ONLINE" if train.ONLINE else "PRESENCE" if train.PRESENCE else ""
 
-    "backbone" is `layeronline`, "head" the classifier's convolutions, "solver" what its optimiser has learned.
+
+def branch_groups(model: Any) -> dict[str, str]:
+    """Return the group of each parameter of the online or the presence branch, by name; all of the tracker rests.
+
+    "backbone" is `layeronline`, "solver" what the online classifier's optimiser has learned, "head" the rest.
     """
-    groups = {"classifier.filter_optimizer.": "solver", "classifier.": "head",
+    groups = {"classifier.filter_optimizer.": "solver", "classifier.": "head", "presence.": "head",
               "features.features.layeronline.": "backbone"}
     return {name: next(group for start, group in groups.items() if name.startswith(start))
             for name, _ in model.named_parameters() if name.startswith(tuple(groups))}
@@ -153,10 +158,10 @@ def trunk_parameters(model: Any, layers: list[str], *, trainable: bool) -> dict[
 
 
 def _frozen_batchnorm(model: Any, train: TrainConfig) -> tuple[nn.Module, ...]:
-    """Return the BatchNorm layers, of the trunk or beside the online branch of all, none of whose parameters train."""
+    """Return the BatchNorm layers, of the trunk or beside a branch of all, none of whose parameters train."""
     if not train.FROZEN_BN_EVAL:
         return ()
-    return tuple(layer for module in ([model] if train.ONLINE else model.trunk_layers().values())
+    return tuple(layer for module in ([model] if branch_of(train) else model.trunk_layers().values())
                  for layer in module.modules()
                  if isinstance(layer, nn.modules.batchnorm._BatchNorm)
                  and not any(parameter.requires_grad for parameter in layer.parameters()))

@@ -26,7 +26,7 @@ from lib.datasets.dataset import ClipSample, Sample, build_dataset
 from lib.distributed import World, gather, gather_texts
 from lib.errors import UserError
 from lib.log import training_picture
-from lib.models.losses import ocean_loss, online_loss
+from lib.models.losses import ocean_loss, online_loss, presence_loss
 from lib.models.models import Classifier, build_model
 from lib.models.ocean import OceanOutput
 from lib.models.pretrained import OURS
@@ -128,6 +128,28 @@ class OnlineTracking(Tracking):
         score, train, test, box = (t[:PICTURED, 0].detach().cpu().numpy()
                                    for t in (output[-1], batch.train, batch.test, batch.test_box))
         return training_picture(train, test, xywh_to_xyxy(box), np.full_like(box, np.nan), score)
+
+
+class PresenceTracking(Tracking):
+    """The presence branch beside a resting tracker, on what the tracker takes for its target in pairs."""
+
+    def build(self) -> nn.Module:
+        """Return the model that TRAIN describes, its forward pass that of the presence branch."""
+        model = build_model(**self.cfg.model_options())
+        model.forward = model.learn_presence  # type: ignore[assignment,method-assign]  # as in `OnlineTracking`
+        return model
+
+    def losses(self, output: tuple[OceanOutput, Tensor], batch: Sample) -> dict[str, Tensor]:  # type: ignore[override]
+        """Return the losses of the branch."""
+        return presence_loss(*output, ltrb_target=batch.ltrb_target)
+
+    def picture(self, batch: Sample, output: tuple[OceanOutput, Tensor]) -> NDArray[Any]:  # type: ignore[override]
+        """Return the first pairs of a batch with boxes and the map of the branch in place of the score's."""
+        return super().picture(batch, output[0]._replace(cls=output[1].diagonal().permute(2, 0, 1)[:, None]))
+
+
+# What trains beside a tracker, by the key of TRAIN that says so.
+BRANCHES: dict[str, type[Tracking]] = {"ONLINE": OnlineTracking, "PRESENCE": PresenceTracking}
 
 
 class Classification:
