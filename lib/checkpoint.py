@@ -35,7 +35,8 @@ ONLINE_PREFIX, LAYERONLINE = "classifier.", "features.features.layeronline."  # 
 PRESENCE_PREFIX = "presence."
 EXPORTED_PARAMS = "tracker.yaml"
 _COUNTER = "num_batches_tracked"  # of a BatchNorm: no weight, only old checkpoints and ours for use lack it
-NEW_PARTS = (ALIGN_PREFIX, ONLINE_PREFIX, PRESENCE_PREFIX, "features_mhsa.", "features_mhsa_z.")  # what may be added to a trained Ocean
+# What may be added to a trained Ocean.
+NEW_PARTS = (ALIGN_PREFIX, ONLINE_PREFIX, PRESENCE_PREFIX, "features_mhsa.", "features_mhsa_z.")
 # What makes plain numpy numbers, as numpy 1 and 2 call it: the reference's optimizer keeps its rates as np.float64.
 _SCALAR = np.float64(0).__reduce__()[0]
 _NUMBERS: list[Any] = [*((_SCALAR, f"numpy.{core}.multiarray.scalar") for core in ("core", "_core")), np.dtype,
@@ -194,8 +195,9 @@ def load_model(path: str | Path, *, align: bool | None = None, online: bool | No
 
     The architecture is what the checkpoint says (`model`); one of the reference code is Ocean on ResNet-50, with the
     object-aware and the online branch where their weights are there. align, online: True requires the branch, False
-    leaves it out, None takes what the file has. presence: False leaves the presence branch out, where there is one. `model.load_report` says what was skipped or missing,
-    `model.params_file` names the tracking hyper-parameters that belong to the weights, None if they have none.
+    leaves it out, None takes what the file has. presence: False leaves the presence branch out, where there is one.
+    `model.load_report` says what was skipped or missing, `model.params_file` names the tracking hyper-parameters that
+    belong to the weights, None if they have none.
     """
     checkpoint = read_checkpoint(path)
     weights, _ = _strip(checkpoint["state_dict"], source=str(path))

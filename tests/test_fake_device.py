@@ -144,7 +144,8 @@ def test_a_frame_of_tracking_stays_on_the_device_until_one_copy(name: str, monke
         with NoWaiting():
             states = [tracker.init(image, [10 * row, 20, 30, 40]) for row in range(2)]
             crops = [search_crop(state, image) for state in states]
-            maps = tracker._maps(tracker._pixels([crop.pixels for crop in crops]), tracker._templates(states))
+            pixels = tracker._pixels([crop.pixels for crop in crops])
+            maps, _ = tracker._maps(pixels, tracker._templates(states), states)
             assert (maps.device.type, len(maps), maps.shape[2:]) == ("cuda", 2, (25, 25))
             with pytest.raises(AssertionError, match=r"copy_.default copies between \['cpu', 'cuda'\]"):
                 tracker.predict(states, crops)

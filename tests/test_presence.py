@@ -29,11 +29,17 @@ from lib.tracker.ocean import OceanTracker
 from lib.tracker.params import TrackerParams, load_tracker_params
 from lib.tracker.presence import (
     COEFFICIENTS,
+    FADES,
+    MODELS,
+    SECOND,
+    WITH_BRANCH,
     WITHOUT_SIMILARITY,
     Rival,
     Trace,
     colours_of,
+    judged,
     rival_of,
+    second_template,
     seen,
     settled,
     similarity_map,
@@ -182,6 +188,31 @@ def test_similarity_is_the_cosine_at_each_place() -> None:
     assert found[1, 0, 10, 3] == pytest.approx(float(torch.cosine_similarity(patch, z[1].flatten(), dim=0)), abs=1e-5)
 
 
+def test_the_second_template_is_of_confident_frames_that_resemble_the_first() -> None:
+    """In a search of 9 x 9 cells the found window is that two cells right of the middle; the template is 7 x 7."""
+    torch.manual_seed(0)
+    features, zf = torch.randn(1, 2, 9, 9), torch.randn(1, 2, 7, 7)
+    peak = Peak(np.array([[8.0, -8.0]]), np.full((1, 2), 16.0), np.ones(1), np.ones(1))
+    template = SimpleNamespace(zf=zf)
+    before = OceanTracker(Oracle(), PLAIN).init(np.full((99, 99, 3), 90, np.uint8), [40, 40, 20, 20])
+    before = replace(before, template=template)
+    crop = SimpleNamespace(pixels=np.full((127, 127, 3), 90, np.uint8), scale=1.0)
+
+    def after(first: float, second: float) -> torch.Tensor | None:
+        maps = [np.full((1, 3, 3), value, np.float32) for value in (first, second)]
+        prediction = Prediction(np.full((1, 3, 3), 0.99, np.float32), np.full((1, 4, 3, 3), 8, np.float32), *maps,
+                                features=features)
+        return judged(before, before, crop, prediction, peak, row=0).second
+
+    shown = features[:, :, 0:7, 2:9]
+    torch.testing.assert_close(after(1.0, 1.0), (1 - SECOND) * zf / zf.norm() + SECOND * shown / shown.norm())
+    assert after(0.2, 1.0) is None  # it resembles the second, not the first
+    assert after(0.4, -1.0) is None  # not confident
+    prediction = Prediction(np.zeros((1, 3, 3), np.float32), np.zeros((1, 4, 3, 3), np.float32), features=features)
+    later = second_template(replace(before, second=torch.zeros(1, 2, 7, 7)), prediction, (0, 2), row=0)
+    torch.testing.assert_close(later, SECOND * shown / shown.norm())
+
+
 def test_colours_of_a_box() -> None:
     image = np.zeros((40, 40, 3), np.uint8)
     image[10:20, 10:20] = (255, 0, 0)
@@ -197,20 +228,23 @@ def test_colours_of_a_box() -> None:
 def test_presence_by_hand() -> None:
     first = seen(0.5, 0.8, 1.0, 0.0, None)
     trace = seen(0.5, 0.6, 0.8, 0.7, first)
-    # Scores have logit 0. The levels are the means of two frames, 0.7 and 0.9; the slow similarity is 0.8 - 0.02.
+    # Scores have logit 0. The colours' level is the mean of two frames, 0.9; the slow similarity is 0.8 - 0.02.
     bias, _, _, colour, suspicion, similarity, similarities = COEFFICIENTS
-    logit = bias - 0.1 * colour + 0.7 * suspicion - 0.1 * similarity + 0.08 * similarities
+    logit = bias - 0.1 * colour + 0.7 * suspicion + 0.6 * similarity + 0.78 * similarities
     assert trace.presence == pytest.approx(1 / (1 + math.exp(-logit)))
     assert trace.plain == pytest.approx(1 / (1 + math.exp(-logit - 0.1 * colour + 0.18 * similarities)))
+    branch = trace._replace(likeness=1.5, likenesses=-0.5)
+    logit = WITH_BRANCH[0] + np.dot(WITH_BRANCH[1:], [0, 0, -0.1, 0.7, 0.6, 0.78, 1.5, -0.5])
+    assert branch.presence == pytest.approx(1 / (1 + math.exp(-logit)))
     unknown = seen(0.5, math.nan, 0.8, 0.0, seen(0.5, math.nan, 1.0, 0.0, None))
     assert unknown.presence == pytest.approx(
         1 / (1 + math.exp(-WITHOUT_SIMILARITY[0] + 0.1 * WITHOUT_SIMILARITY[3])))
-    for weights in (COEFFICIENTS, WITHOUT_SIMILARITY):
+    for weights in MODELS:
         assert [weight < 0 for weight in weights[1:]] == [index == 3 for index in range(len(weights) - 1)]
     for _ in range(10):
         trace = seen(0.9, 0.9, 1.0, 0.2, trace)
-    assert trace.similarity_level == pytest.approx((0.8 + 0.6 + 3 * 0.9) / 5)  # of the first five alone
-    assert trace.suspicion == 0.7
+    assert trace.colour_level == pytest.approx((1 + 0.8 + 3 * 1) / 5)  # of the first five alone
+    assert trace.suspicion == pytest.approx(0.7 * FADES**10)
 
 
 def test_a_box_that_goes_to_where_a_rival_was_is_suspect() -> None:
@@ -244,7 +278,7 @@ def test_a_tracker_that_goes_over_to_a_rival_doubts_it_from_then_on() -> None:
     for _ in range(4):
         states.append(tracker.track(states[-1], image))
     rival = 1 / (1 + math.exp(-1))
-    assert [state.trace.suspicion for state in states[1:]] == pytest.approx([0, rival, rival, rival])
+    assert [state.trace.suspicion for state in states[1:]] == pytest.approx([0, rival, FADES * rival, FADES**2 * rival])
     assert states[2].presence < states[1].presence - 0.1
     assert tracker.init(image, [135, 135, 30, 30]).trace is None  # a new start knows of no rival
 
@@ -255,12 +289,12 @@ def test_where_only_colours_speak_against_it_the_box_goes_on_and_elsewhere_must_
         return State(centre_xy=np.array([x, 0.0]), score=0.9, trace=trace, presence=trace.presence)
 
     before = State(centre_xy=np.zeros(2), score=0.9, trace=None, presence=1.0)
-    relit, gone = found(5, colour=0.0, similarity=0.8), found(5, colour=0.0, similarity=-0.5)
+    relit, gone = found(5, colour=0.0, similarity=0.5), found(5, colour=0.0, similarity=-0.5)
     assert relit.presence < 0.5
     after = settled(before, [relit], lost_below=0.5)
     assert (after.centre_xy[0], after.away, after.presence) == (5, 1, relit.presence)
     assert settled(before, [gone], lost_below=0.5).centre_xy[0] == 0
-    alike, target = found(300, colour=0.9, similarity=0.75), found(300, colour=0.9, similarity=0.8)
+    alike, target = found(300, colour=0.9, similarity=0.45), found(300, colour=0.9, similarity=0.8)
     assert alike.presence > 0.75
     assert settled(after, [relit, alike], lost_below=0.5).centre_xy[0] == 5
     assert settled(after, [gone, alike, target], lost_below=0.5) .trace == target.trace

@@ -116,9 +116,8 @@ def test_what_cannot_be_is_told_in_one_line(tmp_path: Path) -> None:
         commands.call("train", ["--cfg", str(presence_yaml(tmp_path, PRETRAIN=False))])
     (tmp_path / "on.yaml").write_text("TEST: {presence: learned}\n")
     params = load_tracker_params(tmp_path / "on.yaml")
+    save_checkpoint(tmp_path / "tracker.pth", {"state_dict": small_model().state_dict(), "model": small_model().spec})
     with pytest.raises(UserError, match=r"tracker.pth: .* no presence branch, which TEST.presence learned asks for"):
-        save_checkpoint(tmp_path / "tracker.pth", {"state_dict": small_model().state_dict(),
-                                                   "model": small_model().spec})
         OceanTracker.from_weights(tmp_path / "tracker.pth", params=params)
 
 

@@ -78,11 +78,12 @@ def presence_loss(output: OceanOutput, logit: Tensor, *, ltrb_target: Tensor) ->
     overlap = shared / (_area(ltrb) + _area(target) - shared).clamp(min=1e-6)
     held, other = ((score * chosen).flatten(1).max(1) for chosen in (overlap >= 0.5, overlap < 0.1))
     there, own = (held.values > 0).float(), torch.eye(len(score), device=score.device)
-    at_held, at_other = (logit.float().flatten(2).gather(2, best.indices[None, :, None].expand(len(score), -1, 1))[..., 0]
-                         for best in (held, other))
+    each = torch.arange(len(score), device=score.device)
+    at_held, at_other = (logit.float().flatten(2)[:, each, best.indices] for best in (held, other))  # (B, B)
     losses = {"held": _masked_mean(F.softplus(-at_held), own * there),
               "alike": _masked_mean(F.softplus(at_other), own),
-              "others": _masked_mean(F.softplus(at_held), (1 - own) * there) + _masked_mean(F.softplus(at_other), 1 - own)}
+              "others": (_masked_mean(F.softplus(at_held), (1 - own) * there)
+                         + _masked_mean(F.softplus(at_other), 1 - own))}
     return losses | {"total": losses["held"] + losses["alike"] / 2 + losses["others"] / 4}
 
 

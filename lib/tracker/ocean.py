@@ -50,6 +50,7 @@ class TrackerState:
     template: TemplateFeatures  # of one target
     presence: float = 1.0  # 0..1, that the box shows the target
     colours: Floats | None = None  # histogram of the first box; None: the next one's will do
+    second: torch.Tensor | None = None  # (1, C, 7, 7) the second template; None: none yet, the first stands for it
     trace: Trace | None = None  # what presence is made of; None on the first frame
     rival: Rival | None = None  # what else looked like the target; None on the first frame
     away: int = 0  # frames since the target was lost; 0 while it is held, and always where `lost_below` is 0
@@ -247,29 +248,34 @@ class OceanTracker:
     def predict(self, states: Sequence[TrackerState], crops: Sequence[SearchCrop]) -> Callable[[], Prediction]:
         """Ask the network about B crops of one search size (section 5, step 2); return what waits for its answer."""
         with self._precision():
-            maps = self._maps(self._pixels([crop.pixels for crop in crops]), self._templates(states))
+            maps, features = self._maps(self._pixels([crop.pixels for crop in crops]), self._templates(states), states)
             fetched = self._link.fetch(maps)
 
         def answer() -> Prediction:
             on_host = fetched().numpy()
-            return Prediction(on_host[:, 0], on_host[:, 1:5], *on_host[:, 5:].swapaxes(0, 1))
+            found = Prediction(on_host[:, 0], on_host[:, 1:5], *on_host[:, 5:].swapaxes(0, 1))
+            return found._replace(features=features)
 
         return answer
 
-    def _maps(self, pixels: torch.Tensor, template: TemplateFeatures) -> torch.Tensor:
-        """Return score, ltrb and, where the model has them, similarity and likeness (B, 5 to 7, S, S): one copy."""
+    def _maps(self, pixels: torch.Tensor, template: TemplateFeatures, states: Sequence[TrackerState]
+              ) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """Return score, ltrb and what speaks for presence (B, 5, 7 or 8, S, S), and the features that this is of."""
         output = self._track(self._as_float(pixels), template)
         score = torch.sigmoid(output.cls.float())
         if output.cls_aligned is not None:
             aligned = torch.sigmoid(output.cls_aligned.float())
             score = self.params.ratio * score + (1 - self.params.ratio) * aligned
-        zf, search = template.zf, output.search
-        similar = [] if zf is None or search is None else [similarity_map(search, zf)]
+        zf, search, similar = template.zf, output.search, []
+        if zf is not None and search is not None:
+            second = torch.cat([zf[row : row + 1].float() if state.second is None else state.second
+                                for row, state in enumerate(states)])
+            similar = [similarity_map(search, zf), similarity_map(search, second)]
         if output.vectors is not None and self.params.presence != "map":
             assert self.model.presence is not None
             assert template.vector is not None
             similar.append(self.model.presence.logit((output.vectors * template.vector).sum(1, keepdim=True)))
-        return torch.cat([score, output.ltrb.float(), *similar], dim=1)
+        return torch.cat([score, output.ltrb.float(), *similar], dim=1), search if similar else None
 
     def update(
         self, states: Sequence[TrackerState], crops: Sequence[SearchCrop], prediction: Prediction

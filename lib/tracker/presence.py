@@ -1,11 +1,14 @@
 """Presence: the probability that a tracker's box shows its target, from what a frame leaves behind; nothing is trained.
 
 A score map is high wherever something looks like a target, on the wrong runner too. Better witnesses are how much the
-features around the found box resemble the template's (cosine over the neck's 7 x 7 map, one extra correlation), and how
-much the colours in the box resemble those of the first box (Bhattacharyya's coefficient of two histograms), both beside
-what they were in the first frames; and whether the box once went to where another thing, which also looked like the
-target, had just been. A logistic model of these, fitted by perf/presence.py on videos with lost and absent targets,
-makes the probability.
+features around the found box resemble the template's and a second template's (cosine over the neck's 7 x 7 map), how
+much the colours in the box resemble those of the first box (Bhattacharyya's coefficient of two histograms) beside what
+they did in the first frames; and whether the box lately went to where another thing, which also looked like the target,
+had just been. A logistic model of these, fitted by perf/presence.py on videos with lost and absent targets, makes the
+probability. A presence branch (`lib.models.presence`), where a checkpoint has one, is one more witness.
+
+The second template follows a target that turns or is lit otherwise: a slow mean of what confident frames showed, of
+which none counts that resembles the first template little, so that it does not follow the box to something else.
 """
 
 from __future__ import annotations
@@ -17,8 +20,8 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor
 
 from lib.boxes import iou_xywh
@@ -27,22 +30,26 @@ from lib.tracker.scoring import Floats, Peak, Prediction
 
 TrackerState = Any  # this and the next are those of lib.tracker.ocean, which builds on this file
 SearchCrop = Any
+CONFIDENT, RESEMBLES = 0.9, 0.3  # presence and cosine with the first template above which a frame counts for the second
+SECOND = 0.2  # its share in that
+FADES = 0.99  # what is left of a suspicion in the next frame
 SLOW = 0.1  # share of a new frame in what is remembered of score and similarity
 LEVEL_FRAMES = 5  # first frames, whose means are the levels that later frames are compared with
 TRUSTED = 0.999  # the score's logit is cut at this score and at 1 minus it
 VIEWS, GRID = 3, 0.6  # further places looked at in a frame while lost, and their distance in sides of a search crop
-COEFFICIENTS = (3.4464, 0.1340, 0.0905, 4.3768, -2.7006, 3.2993, 2.4671)
+COEFFICIENTS = (-1.2184, 0.0945, 0.0278, 3.6418, -2.1439, 4.0994, 3.0107)
 """Bias, and weights of `Trace.evidence`; docs/EXPERIMENTS.md has the command that made them."""
-WITHOUT_SIMILARITY = (1.2320, 0.1979, 0.1833, 5.0245, -3.1119)
+WITHOUT_SIMILARITY = (1.4736, 0.1912, 0.1542, 3.9954, -2.6456)
 """The same without similarity, for a network whose features are out of reach: an exported or a joint one."""
-WITH_BRANCH = (3.4464, 0.1340, 0.0905, 4.3768, -2.7006, 3.2993, 2.4671, 0.0, 0.0)
+WITH_BRANCH = (-0.5339, 0.0863, 0.0223, 3.8418, -2.1804, 3.5632, 2.5242, 0.1421, 0.1159)
 """The same as the first with the presence branch."""
 MODELS = (COEFFICIENTS, WITHOUT_SIMILARITY, WITH_BRANCH)
 COLOURS, INNER = 16, 0.9  # steps of each share in a histogram of colours, and the part of the box's sides it is of
 APART = 0.1  # overlap below which two boxes show different things
 SHARES, DARK = (0.1, 0.6), 16  # range of a share; added to each channel, as the colour of dark px is noise
-FINGERPRINT = hashlib.sha256(repr((MODELS, SLOW, LEVEL_FRAMES, TRUSTED, VIEWS, GRID, COLOURS, INNER, APART, SHARES, DARK)
-                                  ).encode()).hexdigest()[:12]
+FINGERPRINT = hashlib.sha256(repr((
+    MODELS, CONFIDENT, RESEMBLES, SECOND, FADES, SLOW, LEVEL_FRAMES, TRUSTED, VIEWS, GRID, COLOURS, INNER, APART,
+    SHARES, DARK)).encode()).hexdigest()[:12]
 """Of all these numbers: results made with others are told apart by it."""
 
 
@@ -51,27 +58,21 @@ class Trace(NamedTuple):
 
     score: float  # logit of the chosen cell's score
     scores: float  # its slow mean
-    similarity: float  # cosine with the template at the found box, -1..1; NaN where the network gives no features
+    similarity: float  # mean cosine with both templates at the found box, -1..1; NaN where there are no features
     similarities: float  # its slow mean
-    similarity_level: float  # its mean over the first frames
     colour: float  # Bhattacharyya's coefficient of the box's colours and those of the first box, 0..1
     colour_level: float  # its mean over the first frames
     frames: int  # so many of them
-    suspicion: float = 0.0  # score of the rival whose place the box took, the highest so far
+    suspicion: float = 0.0  # score of the rival whose place the box took; it fades
     likeness: float = math.nan  # logit of the presence branch at the found box, NaN where the network has none
     likenesses: float = math.nan  # its slow mean
 
     @property
     def evidence(self) -> tuple[float, ...]:
-        """Return what the logistic model weighs: scores, suspicion, colour and known similarities above their level.
-
-        With the presence branch its likeness, too.
-        """
+        """Return what the logistic model weighs: scores, colour above its level, suspicion, and what else is known."""
         told = (self.score, self.scores, self.colour - self.colour_level, self.suspicion)
-        level = self.similarity_level
-        if math.isfinite(level):
-            told += (self.similarity - level, self.similarities - level)
-        return (*told, self.likeness, self.likenesses) if math.isfinite(self.likeness) else told
+        more = (self.similarity, self.similarities, self.likeness, self.likenesses)
+        return told + tuple(value for value in more if math.isfinite(value))
 
     @property
     def presence(self) -> float:
@@ -104,7 +105,7 @@ def seen(score: float, similarity: float, colour: float, taken: float, before: T
     score = min(max(score, 1 - TRUSTED), TRUSTED)
     logit = math.log(score / (1 - score))
     if before is None:
-        return Trace(logit, logit, similarity, similarity, similarity, colour, colour, 1, 0.0, likeness, likeness)
+        return Trace(logit, logit, similarity, similarity, colour, colour, 1, 0.0, likeness, likeness)
     if alone:
         return before._replace(score=logit, scores=logit, similarity=similarity, similarities=similarity, colour=colour,
                                likeness=likeness, likenesses=likeness)
@@ -112,9 +113,8 @@ def seen(score: float, similarity: float, colour: float, taken: float, before: T
     return Trace(
         logit, before.scores + SLOW * (logit - before.scores),
         similarity, before.similarities + SLOW * (similarity - before.similarities),
-        before.similarity_level + rate * (similarity - before.similarity_level),
         colour, before.colour_level + rate * (colour - before.colour_level), before.frames + 1,
-        max(before.suspicion, taken), likeness, before.likenesses + SLOW * (likeness - before.likenesses))
+        max(FADES * before.suspicion, taken), likeness, before.likenesses + SLOW * (likeness - before.likenesses))
 
 
 def similarity_map(search: Tensor, template: Tensor) -> Tensor:
@@ -129,11 +129,21 @@ def similarity_map(search: Tensor, template: Tensor) -> Tensor:
     return product / (length * z.flatten(1).norm(dim=1)[:, None, None, None]).clamp_min(1e-6)
 
 
-def at_offset(values: NDArray[np.float32], offset_xy: Floats) -> float:
-    """Return a map's (S, S) value at the cell nearest to an offset (2,) in search px from the crop's centre."""
-    side = len(values)
-    column, row = np.clip(np.rint(offset_xy / STRIDE).astype(int) + side // 2, 0, side - 1)
-    return float(values[row, column])
+def cell_at(offset_xy: Floats, *, side: int) -> tuple[int, int]:
+    """Return row and column, of `side` each, of the cell nearest to an offset (2,) in search px from the centre."""
+    column, row = np.clip(np.rint(offset_xy / STRIDE).astype(int) + side // 2, 0, side - 1).tolist()
+    return row, column
+
+
+def second_template(before: TrackerState, prediction: Prediction, cell: tuple[int, int], *, row: int) -> Tensor:
+    """Return the second template (1, C, 7, 7) after a confident frame whose box was found at a cell."""
+    features, kept = prediction.features, before.second
+    assert features is not None
+    y, x = cell
+    side = features.shape[-1] + 1 - prediction.score.shape[-1]
+    shown = features[row : row + 1, :, y : y + side, x : x + side].float()
+    kept = before.template.zf.float() / before.template.zf.float().norm() if kept is None else kept
+    return torch.lerp(kept, shown / shown.norm().clamp_min(1e-6), SECOND)
 
 
 def colours_of(pixels: Image, centre_xy: Floats, size_wh: Floats) -> Floats:
@@ -179,14 +189,17 @@ def judged(before: TrackerState, after: TrackerState, crop: SearchCrop, predicti
     """
     middle = np.array(crop.pixels.shape[1::-1]) // 2
     colours = colours_of(crop.pixels, peak.offset_xy[row] + middle, peak.box_wh[row])
-    first = colours if before.colours is None else before.colours
-    similarity, likeness = (math.nan if values is None else at_offset(values[row], peak.offset_xy[row])
-                            for values in (prediction.similarity, prediction.likeness))
-    trace = seen(after.score, similarity, float(np.sqrt(first * colours).sum()), taken_over(before, after.centre_xy),
-                 before.trace, likeness=likeness, alone=before.away > 0)
+    first_colours = colours if before.colours is None else before.colours
+    cell = cell_at(peak.offset_xy[row], side=prediction.score.shape[-1])
+    first, second, likeness = (math.nan if values is None else float(values[row][cell])
+                               for values in (prediction.similarity, prediction.second, prediction.likeness))
+    trace = seen(after.score, (first + second) / 2, float(np.sqrt(first_colours * colours).sum()),
+                 taken_over(before, after.centre_xy), before.trace, likeness=likeness, alone=before.away > 0)
     score, offset_xy = rival_of(prediction, peak, row=row)
     rival = Rival(score, before.centre_xy + offset_xy / crop.scale)
-    return replace(after, trace=trace, presence=trace.presence, colours=first, rival=rival)
+    confident = trace.presence > CONFIDENT and first > RESEMBLES
+    return replace(after, trace=trace, presence=trace.presence, colours=first_colours, rival=rival,
+                   second=second_template(before, prediction, cell, row=row) if confident else before.second)
 
 
 def views(state: TrackerState, image: Image) -> list[TrackerState]:

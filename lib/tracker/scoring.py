@@ -11,6 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from torch import Tensor
 
 from lib.crops import grid_points
 from lib.tracker.params import TrackerParams
@@ -32,7 +33,9 @@ class Prediction(NamedTuple):
     score: NDArray[np.float32]  # (B, S, S) in 0..1, the object-aware score mixed in
     ltrb: NDArray[np.float32]  # (B, 4, S, S) distances in crop px from a cell's point to the box's sides
     similarity: NDArray[np.float32] | None = None  # (B, S, S) cosine with the template, where the network tells
+    second: NDArray[np.float32] | None = None  # (B, S, S) cosine with the second template
     likeness: NDArray[np.float32] | None = None  # (B, S, S) logit of the presence branch, where there is one
+    features: Tensor | None = None  # (B, C, S + 6, S + 6) on the device, what the cosines are of
 
 
 class Peak(NamedTuple):

@@ -171,7 +171,8 @@ def _check_start(cfg: Config, *, place: str, frozen_start: bool = True) -> None:
         if not str(train.PRETRAIN).startswith(TIMM):
             _pretrained_path(str(train.PRETRAIN))
     elif (branch := branch_of(train)) and not train.RANDOM_TRUNK:
-        raise UserError(f"{place}: TRAIN.{branch} trains beside a trained tracker; name its checkpoint in TRAIN.PRETRAIN")
+        raise UserError(f"{place}: TRAIN.{branch} trains beside a trained tracker; name its checkpoint in "
+                        f"TRAIN.PRETRAIN")
     elif frozen_start and frozen and not train.RANDOM_TRUNK:
         name = TORCHVISION.get(train.BACKBONE)
         remedy = "name pretrained weights in TRAIN.PRETRAIN" if name is None else (

@@ -109,7 +109,8 @@ def build_stage(model: Any, train: TrainConfig, *, epoch: int, world: World, bef
     groups = [{"name": part, "factor": rate_factor(train, bases[part]), "params": [parameter for _, parameter in items]}
               for part, items in parts.items() if items]
     names = tuple(name for items in parts.values() for name, _ in items)
-    resting = "; the tracker rests" if branch_of(train) else "" if parts["backbone"] else "; the backbone's trunk is frozen"
+    resting = "; the tracker rests" if branch_of(train) else (
+        "" if parts["backbone"] else "; the backbone's trunk is frozen")
     stage = Stage(_wrap(model, train, world), _optimizer(groups, train), names, thawed, resting,
                   _frozen_batchnorm(model, train))
     if before is not None:
