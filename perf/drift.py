@@ -43,9 +43,9 @@ def write(sequence: Sequence, folder: Path, *, length: int, rng: np.random.Gener
     for t in range(length):
         frame = t % (2 * count - 2)
         frame = min(frame, 2 * count - 2 - frame)
-        image = read_image(sequence.frames[frame])
-        scale = min(1.0, HEIGHT / image.shape[0])
-        image = cv2.resize(image, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
+        read = read_image(sequence.frames[frame])
+        scale = min(1.0, HEIGHT / read.shape[0])
+        image = cv2.resize(read, None, fx=scale, fy=scale, interpolation=cv2.INTER_AREA)
         cos, sin, wide = np.cos(turn[t]), np.sin(turn[t]), np.exp(aspect[t])
         matrix = np.array([[cos, -sin], [sin, cos]]) @ [[wide, shear[t]], [0, 1 / wide]]
         middle = np.array(image.shape[1::-1]) / 2
