@@ -270,7 +270,7 @@ class OceanTracker:
         if zf is not None and search is not None:
             second = torch.cat([zf[row : row + 1].float() if state.second is None else state.second
                                 for row, state in enumerate(states)])
-            similar = [similarity_map(search, zf), similarity_map(search, second)]
+            similar.append(similarity_map(search, zf, second))
         if output.vectors is not None and self.params.presence != "map":
             assert self.model.presence is not None
             assert template.vector is not None

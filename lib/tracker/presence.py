@@ -117,16 +117,16 @@ def seen(score: float, similarity: float, colour: float, taken: float, before: T
         max(FADES * before.suspicion, taken), likeness, before.likenesses + SLOW * (likeness - before.likenesses))
 
 
-def similarity_map(search: Tensor, template: Tensor) -> Tensor:
-    """Return the cosine (B, 1, S, S), float32, of a template map (B, C, 7, 7) with each place of a map (B, C, n, n).
+def similarity_map(search: Tensor, *templates: Tensor) -> Tensor:
+    """Return the cosines (B, K, S, S), float32, of K template maps (B, C, 7, 7) with each place of a map (B, C, n, n).
 
     S = n - 6 is the side of the score map: cells are the same places.
     """
-    x, z = search.float(), template.float()
-    batch, channels, side = z.shape[:3]
-    product = F.conv2d(x.reshape(1, batch * channels, *x.shape[2:]), z, groups=batch)[0, :, None]
+    x, z = search.float(), torch.stack([template.float() for template in templates], dim=1)
+    batch, side = len(z), z.shape[-1]
+    product = F.conv2d(x.reshape(1, -1, *x.shape[2:]), z.flatten(0, 1), groups=batch)[0].unflatten(0, (batch, -1))
     length = F.avg_pool2d(x.square().sum(1, keepdim=True), side, 1).sqrt() * side
-    return product / (length * z.flatten(1).norm(dim=1)[:, None, None, None]).clamp_min(1e-6)
+    return product / (length * z.flatten(2).norm(dim=2)[..., None, None]).clamp_min(1e-6)
 
 
 def cell_at(offset_xy: Floats, *, side: int) -> tuple[int, int]:
