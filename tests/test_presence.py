@@ -30,6 +30,7 @@ from lib.tracker.params import TrackerParams, load_tracker_params
 from lib.tracker.presence import (
     COEFFICIENTS,
     FADES,
+    FINGERPRINT,
     MODELS,
     SECOND,
     WITH_BRANCH,
@@ -320,6 +321,20 @@ def test_the_key_is_read_and_changes_no_record_while_it_is_off(tmp_path: Path) -
     identity = record_of(path, params=TrackerParams(), **facts).identity
     assert "lost_below" not in identity["tracker"]
     assert record_of(path, params=LOST, **facts).identity["tracker"]["lost_below"] == 0.3
+
+
+def test_results_of_other_numbers_are_refused_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = tmp_path / "weights"
+    source.touch()
+    facts = {"dataset": "own", "data_source": tmp_path, "model": {"arch": "Ocean"}}
+    there = ResultFolder(tmp_path / "out", record_of(source, **facts))
+    there.open(replace=False, replace_unknown=False)
+    there.result_path("a").write_text("1,2,3,4\n")
+    monkeypatch.setattr("lib.testing.results.FINGERPRINT", "other")
+    with pytest.raises(UserError, match=rf"presence {FINGERPRINT} instead of other; --fresh replaces these results"):
+        ResultFolder(tmp_path / "out", record_of(source, **facts)).open(replace=False, replace_unknown=False)
+    assert there.result_path("a").read_text() == "1,2,3,4\n"
+    assert "presence" not in record_of(source, **{**facts, "model": {"tracker": "theirs"}}).identity
 
 
 def test_rendered_targets_leave_and_come_back(tmp_path: Path) -> None:

@@ -223,14 +223,15 @@ def settled(before: TrackerState, found: Sequence[TrackerState], *, lost_below: 
     """Return the state after a frame, given what was found in each of `views`: the most likely one, or none of them.
 
     While presence is below `lost_below` the box rests, unless only colours speak against it: a light may have gone on.
-    A lost target counts as found elsewhere when presence is above the middle between `lost_below` and 1 there, and
-    higher than where the target was without the colours, too. Suspicion ends with that.
+    A lost target counts as found elsewhere when presence is confident there, above the middle between `lost_below` and
+    1, and higher than where the target was without the colours, too. Suspicion ends with that.
     """
     here = found[0]
     sure = (1 + lost_below) / 2
     if here.presence >= lost_below:
         return replace(here, away=0)
-    elsewhere = [state for state in found[1:] if state.presence >= sure and state.trace.plain > here.trace.plain]
+    elsewhere = [state for state in found[1:]
+                 if state.presence >= max(sure, CONFIDENT) and state.trace.plain > here.trace.plain]
     if elsewhere:
         best = max(elsewhere, key=lambda state: state.presence)
         return replace(best, trace=best.trace._replace(suspicion=0.0), away=0)
