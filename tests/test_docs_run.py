@@ -121,6 +121,7 @@ def reader(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         if path.stem != "Ocean":
             small["OCEAN"]["CHECKPOINT_DIR"] = f"snapshot/{path.stem}"
         small["OCEAN"]["TRAIN"]["ONLINE"] = "raw" if path.stem.endswith("online") else False
+        small["OCEAN"]["TRAIN"]["PRESENCE"] = path.stem.endswith("presence")
         (tmp_path / "experiments" / "train" / path.name).write_text(yaml.safe_dump(small))
     (tmp_path / "my_file.py").write_text("class MyTracker:\n    def init(self, image, box):\n        self.box = box\n"
                                          "    def track(self, image):\n        return self.box\n")
