@@ -121,7 +121,7 @@ def test_a_lost_target_is_said_to_be_lost(tmp_path: Path, caplog: pytest.LogCapt
     rows = rows_of(tmp_path / "clip.csv")
     assert rows[:, 7].tolist() == [0, 0, 0, 0, 1, 0, 1, 0]
     assert rows[4, 5] > 0.8  # the score sees little of it
-    assert "frame 5: lost (presence 0.2" in caplog.text
+    assert "frame 5: lost (presence 0.4" in caplog.text
     assert "frame 6: found again" in caplog.text
 
 
