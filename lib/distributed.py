@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import logging
 import os
 import signal
@@ -18,7 +16,7 @@ from typing import Any, TypeVar, cast
 import torch
 import torch.distributed as dist
 
-from lib.errors import EXIT_USER_ERROR, UserError
+from lib.errors import EXIT_USER_ERROR, UserError, die_with_parent
 
 EXIT_STOPPED = 75  # EX_TEMPFAIL: stopped on request with a checkpoint written; start again with RESUME auto
 EXIT_FAILED = 1
@@ -112,13 +110,6 @@ def reports_errors() -> bool:
         return bool(_store.add("spoken", 1) == 1)
     except RuntimeError:  # the store's host is gone: better told twice than not at all
         return True
-
-
-def die_with_parent(number: signal.Signals = signal.SIGTERM) -> None:
-    """Ask Linux to send this process a signal when its parent is killed, so that no orphan goes on."""
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError, AttributeError):
-            ctypes.CDLL(None).prctl(1, number)  # 1 is PR_SET_PDEATHSIG
 
 
 def gather(values: torch.Tensor, world: World) -> torch.Tensor:

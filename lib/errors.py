@@ -1,10 +1,16 @@
-"""The one way a user's mistake is reported: one line on standard error, exit code 2, no traceback."""
+"""How processes end: a user's mistake is one line on standard error and exit code 2, and none outlives its parent."""
 
 from __future__ import annotations
 
+import contextlib
+import ctypes
 import difflib
 import importlib
+import multiprocessing
+import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
@@ -37,6 +43,21 @@ def run(main: Callable[[], int | None]) -> NoReturn:
         sys.stderr.close()
         code = 1
     sys.exit(code)
+
+
+def die_with_parent(number: signal.Signals = signal.SIGTERM) -> None:
+    """See to it that this process gets a signal when the one that started it is killed, so that no orphan goes on."""
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):
+            ctypes.CDLL(None).prctl(1, number)  # 1 is PR_SET_PDEATHSIG
+    parent = multiprocessing.parent_process()
+    if parent is not None and parent.pid != os.getppid():  # Linux heeds the fork server, which lives on with us
+
+        def follow() -> None:
+            parent.join()
+            os.kill(os.getpid(), number)
+
+        threading.Thread(target=follow, daemon=True).start()
 
 
 def package(name: str, *, needed_by: str, install: str = "") -> Any:

@@ -1,10 +1,12 @@
 """Boxes, crops, files and errors: the leaves that everything else stands on, by hand-computed numbers."""
 
+import contextlib
 import math
 import os
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import cv2
@@ -176,3 +178,34 @@ def test_a_users_mistake_is_one_line_and_exit_code_2() -> None:
 def test_the_nearest_name_is_offered() -> None:
     assert did_you_mean("batchs", ["BATCH", "GPUS"]) == "; did you mean BATCH?"
     assert did_you_mean("zzz", ["b", "a"]) == "; valid here: a, b"
+
+
+POOL = """
+import os, signal, sys, time
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from lib.errors import die_with_parent
+
+if __name__ == "__main__":
+    pool = ProcessPoolExecutor(1, get_context(sys.argv[1]), die_with_parent, (signal.SIGKILL,))
+    print(pool.submit(os.getpid).result(), flush=True)
+    time.sleep(600)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems do not tell a process that its parent was killed")
+@pytest.mark.parametrize("start", ["fork", "spawn", "forkserver"])
+def test_no_process_of_a_pool_outlives_a_killed_parent(tmp_path: Path, start: str) -> None:
+    script = tmp_path / "pool.py"
+    script.write_text(POOL, encoding="utf-8")
+    command = [sys.executable, str(script), start]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env={**os.environ, "PYTHONPATH": str(ROOT)}) as parent:
+        assert parent.stdout is not None
+        child = Path("/proc") / parent.stdout.readline().decode().strip()
+        assert child.is_dir()
+        parent.kill()
+    ends = time.monotonic() + 20
+    with contextlib.suppress(FileNotFoundError):  # gone, or dead and not asked for yet
+        while child.joinpath("stat").read_text().rpartition(")")[2].split()[0] != "Z":
+            assert time.monotonic() < ends, f"{child} goes on"
+            time.sleep(0.05)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -9,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from lib.benchmarks import Benchmark, layout_of, load_benchmark
-from lib.errors import UserError
+from lib.errors import UserError, die_with_parent
 from lib.eval_toolkit.protocols import ALL_OPTIONS, ScoreSummary, score_results, scoring_of
 from lib.eval_toolkit.report import FORMATS, remarks, render
 from lib.eval_toolkit.results import find_trackers, pack_submission
@@ -33,7 +34,7 @@ def main(options: EvalOptions) -> int:
     if options.num == 1 or len(calls) == 1:
         scores = [_score(call) for call in calls]
     else:
-        with ProcessPoolExecutor(min(options.num, len(calls))) as pool:
+        with ProcessPoolExecutor(min(options.num, len(calls)), None, die_with_parent, (signal.SIGKILL,)) as pool:
             scores = list(pool.map(_score, calls))
     scores = [replace(s, display=labels.get(s.tracker, "")) for s in scores]
     print(render(benchmark, scores, form=options.format, by_sequence=options.show_video_level), end="")

@@ -18,8 +18,8 @@ import torch
 
 from lib.benchmarks import layout_of, load_benchmark
 from lib.cli import as_argv
-from lib.distributed import available_cpus, check_gpus, die_with_parent, under_torchrun
-from lib.errors import EXIT_USER_ERROR, UserError
+from lib.distributed import available_cpus, check_gpus, under_torchrun
+from lib.errors import EXIT_USER_ERROR, UserError, die_with_parent
 from lib.eval_toolkit.protocols import check_scored_here
 from lib.files import MAIN
 from lib.log import RunLog

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import re
+import signal
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -19,7 +20,7 @@ from tqdm import tqdm
 from lib.benchmarks import RUN_FILE, Benchmark, layout_of, load_benchmark, result_folder
 from lib.checkpoint import find_weights, load_model
 from lib.config_file import load_config
-from lib.errors import UserError
+from lib.errors import UserError, die_with_parent
 from lib.eval_toolkit.protocols import score_results
 from lib.eval_toolkit.tables import Cell, Table, markdown_table
 from lib.files import check_output, write_whole
@@ -102,7 +103,7 @@ def read_entry(text: str) -> Entry:
 def measure_all(entries: Sequence[Entry], *, search_size: int, device: str, amp: Amp, frames: int) -> list[Figures]:
     """Return the figures of each model. Each has a process of its own, so memory is its own; they take turns."""
     context = multiprocessing.get_context("spawn")
-    pools = [ProcessPoolExecutor(1, mp_context=context) for _ in entries]
+    pools = [ProcessPoolExecutor(1, context, die_with_parent, (signal.SIGKILL,)) for _ in entries]
     bar = tqdm(total=len(entries) * (measure.ROUNDS + 1), unit="step", file=sys.stderr, dynamic_ncols=True)
     found: list[tuple[measure.Cost, int | None]] = []
     try:

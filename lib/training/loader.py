@@ -15,8 +15,8 @@ import torch
 from torch.utils.data import DataLoader, Dataset, default_collate
 
 from lib.device import Link
-from lib.distributed import World, available_cpus, die_with_parent
-from lib.errors import UserError
+from lib.distributed import World, available_cpus
+from lib.errors import UserError, die_with_parent
 
 log = logging.getLogger(__name__)
 

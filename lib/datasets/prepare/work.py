@@ -23,8 +23,8 @@ from tqdm import tqdm
 from lib.crops import Image, crop511, mean_colour
 from lib.datasets.prepare import ABSENT, MISSING, UNREADABLE, Frame, Task, Video, unwanted
 from lib.datasets.stores import crop_name, pack_pictures
-from lib.distributed import available_cpus, die_with_parent
-from lib.errors import UserError
+from lib.distributed import available_cpus
+from lib.errors import UserError, die_with_parent
 from lib.images import decode
 from lib.options import PrepareOptions
 
